@@ -1,0 +1,1 @@
+"""Grow a PyTorch network while it trains, under a lifecycle that is proved before it runs."""

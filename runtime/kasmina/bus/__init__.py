@@ -1,0 +1,1 @@
+"""Messages between processes: clients, publishers, handlers, ordering and dead letters."""

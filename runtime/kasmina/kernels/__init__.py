@@ -1,0 +1,1 @@
+"""Custom ops around the generated Triton kernels, and their PyTorch twins."""

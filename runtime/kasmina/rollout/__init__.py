@@ -1,0 +1,1 @@
+"""Careful introduction of a change: feature flags, A/B comparisons, performance baselines."""
