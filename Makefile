@@ -25,7 +25,7 @@ $(READY): constraints.txt pyproject.toml
 	@echo "Setting up $(VENV), once. PyTorch is the large part; this takes some minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-	  -c constraints.txt -e '.[dev]' | { grep --line-buffered -E '^(Collecting|Installing)' || true; }
+	  -c constraints.txt -e '.[dev]' | { grep --line-buffered -E '^(Collecting|Processing|Downloading|Installing)' || true; }
 	@touch $@
 
 grow: $(READY) ## grow a network on handwritten digits and write a report (ARGS='--seed 1' adds options)
