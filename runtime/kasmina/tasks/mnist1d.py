@@ -1,0 +1,77 @@
+"""MNIST-1D: digits as signals of 40 samples (Greydanus and Kobak, arXiv:2011.14439).
+
+Made here by the package's generator from its default arguments, never downloaded. The official
+test set of 1000 is the test split; the 4000 others are cut into 3500 and 500 as they come, which
+is an order that the generator has shuffled.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from kasmina.growth.task import Data, Task, accuracy, cross_entropy, seeded
+from kasmina.tasks.data import Split, SplitData, optional
+from kasmina.tasks.mlp import build_mlp
+
+if TYPE_CHECKING:
+    from kasmina.sites import Site
+
+WIDTH = 16  # 1098 parameters
+BUDGET = 7434  # parameters of the static network of width 64
+EPOCHS = 171  # of 35 batches of 100: 5985 steps
+BATCH = 100
+
+
+def task() -> Task:
+    """MNIST-1D for a narrow MLP."""
+    _splits()  # a missing package is told here, not when the run has begun
+    return Task(
+        name="mnist1d",
+        build_model=build_model,
+        build_data=build_data,
+        loss=cross_entropy,
+        metric=accuracy,
+        sites=sites,
+        layout=(1, 40),
+        default_epochs=EPOCHS,
+        default_width=WIDTH,
+        default_budget=BUDGET,
+        widths=True,
+    )
+
+
+def sites() -> tuple[Site, ...]:
+    """Where the narrow MLP grows by default."""
+    from kasmina.sites import Site
+
+    return (Site("features", placement="parallel", seeds=4, blueprint="mlp"),)
+
+
+def build_model(seed: int, width: int | None = None) -> nn.Module:
+    """MLP 40 - width - width - 10."""
+    return build_mlp(40, 10, WIDTH if width is None else width, seed)
+
+
+def build_data(seed: int) -> Data:
+    """Signals of 40 standardised samples; batches of 100."""
+    return SplitData(*_splits(), batch_size=BATCH, seed=seed)
+
+
+@cache
+def _splits() -> tuple[Split, Split, Split]:
+    """Make the data set, 1 s; cached for the process."""
+    with seeded(0):  # the generator seeds the global streams, which belong to the caller
+        package = optional("mnist1d.data", "mnist1d")
+        made = package.make_dataset(package.get_dataset_args())
+    x, x_test = (torch.from_numpy(made[key].astype(np.float32)) for key in ("x", "x_test"))
+    y, y_test = (torch.from_numpy(made[key].astype(np.int64)) for key in ("y", "y_test"))
+    return (
+        Split("train", x[:3500], y[:3500]).checked(classes=10),
+        Split("validation", x[3500:], y[3500:]).checked(classes=10),
+        Split("test", x_test, y_test).checked(classes=10),
+    )
