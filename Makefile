@@ -50,8 +50,9 @@ bench: $(READY) ## run every benchmark; one miss does not stop the others
 	@status=0; for name in $$($(BIN)/kasmina bench); do \
 	  $(BIN)/kasmina bench $$name $(ARGS) || status=1; done; exit $$status
 
-spec: $(READY) ## build generated/ from spec/
+spec: $(READY) ## build generated/ from spec/, and the README's diagram from generated/
 	$(BIN)/kasmina spec build
+	$(BIN)/python tools/readme.py
 
 clean: ## remove .venv and every cache, but no run
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* build dist

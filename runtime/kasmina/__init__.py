@@ -1,1 +1,109 @@
-"""Grow a PyTorch network while it trains, under a lifecycle that is proved before it runs."""
+"""Grow a PyTorch network while it trains, under a lifecycle that is proved before it runs.
+
+`import kasmina` costs nothing: a name is imported from its room when it is first used, and torch
+with it. What is listed here is the public API; a room's own names are public too, under the room.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kasmina.blueprints import Blueprint, blueprint
+    from kasmina.control import TamiyoController
+    from kasmina.errors import KasminaError
+    from kasmina.grafting import strategy
+    from kasmina.growth import Controller, Gardener, GardenerConfig, Task
+    from kasmina.lifecycle import (
+        GuardRefused,
+        IllegalTransition,
+        Lifecycle,
+        LifecycleManager,
+        LogicalSeed,
+        StateTensor,
+        step,
+    )
+    from kasmina.observe import EventLog
+    from kasmina.sites import (
+        ChunkedKasminaLayer,
+        ChunkManager,
+        HybridKasminaLayer,
+        ParallelKasminaLayer,
+        Site,
+        fold,
+        morph,
+    )
+
+_ROOM_OF = {
+    "Blueprint": "blueprints",
+    "ChunkManager": "sites",
+    "ChunkedKasminaLayer": "sites",
+    "Controller": "growth",
+    "EventLog": "observe",
+    "Gardener": "growth",
+    "GardenerConfig": "growth",
+    "GuardRefused": "lifecycle",
+    "HybridKasminaLayer": "sites",
+    "IllegalTransition": "lifecycle",
+    "KasminaError": "errors",
+    "Lifecycle": "lifecycle",
+    "LifecycleManager": "lifecycle",
+    "LogicalSeed": "lifecycle",
+    "ParallelKasminaLayer": "sites",
+    "Site": "sites",
+    "StateTensor": "lifecycle",
+    "TamiyoController": "control",
+    "Task": "growth",
+    "blueprint": "blueprints",
+    "fold": "sites",
+    "morph": "sites",
+    "step": "lifecycle",
+    "strategy": "grafting",
+}
+_ROOMS = {*_ROOM_OF.values(), "bench", "bus", "checkpoint", "cli", "kernels", "rollout", "tasks"}
+
+__all__ = [
+    "Blueprint",
+    "ChunkManager",
+    "ChunkedKasminaLayer",
+    "Controller",
+    "EventLog",
+    "Gardener",
+    "GardenerConfig",
+    "GuardRefused",
+    "HybridKasminaLayer",
+    "IllegalTransition",
+    "KasminaError",
+    "Lifecycle",
+    "LifecycleManager",
+    "LogicalSeed",
+    "ParallelKasminaLayer",
+    "Site",
+    "StateTensor",
+    "TamiyoController",
+    "Task",
+    "blueprint",
+    "fold",
+    "morph",
+    "step",
+    "strategy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the name's room, or the room itself: `kasmina.growth.gate` works as it stands."""
+    if name in _ROOM_OF:
+        return getattr(importlib.import_module(f"kasmina.{_ROOM_OF[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"kasmina.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("kasmina")
+    raise AttributeError(f"module 'kasmina' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Everything that `__getattr__` answers."""
+    return sorted({*globals(), *__all__, *_ROOMS, "__version__"})
