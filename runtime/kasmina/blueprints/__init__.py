@@ -1,0 +1,30 @@
+"""Blueprints: the kinds of small modules that a seed can grow, and the pools that hold them."""
+
+from kasmina.blueprints.convolution import Conv
+from kasmina.blueprints.dense import AffineMap, Gated, LowRank, Mlp
+from kasmina.blueprints.pool import BlueprintPool, PoolFull
+from kasmina.blueprints.registry import (
+    Blueprint,
+    blueprint,
+    blueprint_kind,
+    known_blueprints,
+)
+from kasmina.blueprints.shape import BlueprintError, Cost, Placement, SiteShape
+
+__all__ = [
+    "AffineMap",
+    "Blueprint",
+    "BlueprintError",
+    "BlueprintPool",
+    "Conv",
+    "Cost",
+    "Gated",
+    "LowRank",
+    "Mlp",
+    "Placement",
+    "PoolFull",
+    "SiteShape",
+    "blueprint",
+    "blueprint_kind",
+    "known_blueprints",
+]

@@ -1,0 +1,189 @@
+"""The convolutional kind. Legend: S seeds, B examples, C channels, h hidden channels, k kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kasmina.blueprints.maps import filled, linear, plain_linear, uniform
+from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
+from kasmina.blueprints.shape import BlueprintError, SiteShape
+
+# By the number of axes that have neighbours.
+_CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d}
+_POOL: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
+_CONV_MODULE: dict[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
+_POOL_MODULE: dict[int, Callable[..., nn.Module]] = {
+    1: nn.AdaptiveAvgPool1d,
+    2: nn.AdaptiveAvgPool2d,
+}
+
+
+@blueprint("conv")
+class Conv(Blueprint):
+    """A small convolutional branch, ReLU between its layers.
+
+    At a site that writes features, the input has a declared layout: `layers` convolutions of
+    stride 2 with `hidden` channels, flattened into a Linear. The defaults are the branch that
+    took an MLP on MNIST-1D from 62 to 87% (design figures: three layers, 16 channels, kernels 5,
+    3, 3). At a channel-first site: `layers` convolutions that keep the positions (the last one
+    without ReLU), averaged down where the output has fewer of them.
+
+    Args:
+        shape: the place; must have a layout, or be channel-first and inline.
+        hidden: channels.
+        layers: convolutions, 1 or more; at a channel-first site 2 or more.
+        kernel: odd size of the first kernel, by default 5 for signals and 3 for pictures; the
+            others have 3.
+    """
+
+    keeps_layout: ClassVar[bool] = True
+
+    def __init__(
+        self, shape: SiteShape, hidden: int, layers: int | None = None, kernel: int | None = None
+    ) -> None:
+        super().__init__(shape, hidden)
+        if shape.layout is None or len(shape.layout) not in (2, 3):
+            raise BlueprintError(
+                f"blueprint 'conv' needs a layout (channels, length) or (channels, height, width), "
+                f"but this site's input has {shape.layout}; give Site(..., layout=(1, 40)), or an "
+                "example= to morph() for a site of channels"
+            )
+        if shape.placement == "inline" and not shape.channels_first:
+            raise BlueprintError(
+                "blueprint 'conv' cannot transform a chunk of plain features, which have no "
+                "neighbours; use placement='parallel', or a site of channels"
+            )
+        self.axes = len(shape.layout) - 1
+        self.layers = layers if layers is not None else (2 if shape.channels_first else 3)
+        self.kernel = kernel if kernel is not None else (5 if self.axes == 1 else 3)
+        if self.layers < 1 + shape.channels_first or self.kernel % 2 == 0 or self.kernel < 1:
+            raise BlueprintError(
+                f"blueprint 'conv': layers={layers}, kernel={kernel}; legal: layers from "
+                f"{1 + shape.channels_first} on, an odd kernel"
+            )
+
+    @property
+    def _channels(self) -> list[int]:
+        """Channels before, between and after the convolutions."""
+        assert self.shape.layout is not None
+        if not self.shape.channels_first:
+            return [self.shape.layout[0], *[self.hidden] * self.layers]
+        return [self.shape.d_in, *[self.hidden] * (self.layers - 1), self.shape.d_out]
+
+    @property
+    def _stride(self) -> int:
+        return 1 if self.shape.channels_first else 2
+
+    def _sizes(self) -> list[tuple[int, ...]]:
+        """Positions after each convolution; all kernels are padded by half."""
+        assert self.shape.layout is not None
+        sizes = [self.shape.layout[1:]]
+        for _ in range(self.layers):
+            sizes.append(tuple((n - 1) // self._stride + 1 for n in sizes[-1]))
+        return sizes[1:]
+
+    def _kernel(self, layer: int) -> int:
+        return self.kernel if layer == 0 else 3
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """`conv<i>_weight` `[out, in, k, ..]`, `conv<i>_bias`; `out_weight` where flattened."""
+        found: dict[str, tuple[int, ...]] = {}
+        for layer, (before, after) in enumerate(pairwise(self._channels)):
+            kernel = (self._kernel(layer),) * self.axes
+            found[f"conv{layer}_weight"] = (after, before, *kernel)
+            found[f"conv{layer}_bias"] = (after,)
+        if not self.shape.channels_first:
+            found["out_weight"] = (self.shape.d_out, self.hidden * prod(self._sizes()[-1]))
+        return found
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every map as nn.Conv and nn.Linear start."""
+        shapes = self.shapes()
+        fan_in = {n[:-7]: prod(s[1:]) for n, s in shapes.items() if n.endswith("_weight")}
+        return {n: uniform(s, fan_in[n.rpartition("_")[0]], generator) for n, s in shapes.items()}
+
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `Blueprint.forward`; seeds are the groups of one grouped convolution."""
+        seeds = len(params["conv0_weight"])
+        y, groups = x, 1
+        if self.shape.placement == "inline":
+            y, groups = x.transpose(0, 1).flatten(1, 2), seeds  # [B, S * C, ...]
+        for layer in range(self.layers):
+            y = self._convolve(params, y, layer, groups)
+            groups = seeds
+        if self.shape.channels_first:
+            y = self._averaged(y)
+            return y.view(len(y), seeds, -1, *y.shape[2:]).transpose(0, 1)
+        features = y.view(len(y), seeds, -1).transpose(0, 1)  # [S, B, h * positions]
+        return linear(features, params["out_weight"])
+
+    def _convolve(self, params: Parameters, x: Tensor, layer: int, groups: int) -> Tensor:
+        weight, bias = params[f"conv{layer}_weight"], params[f"conv{layer}_bias"]
+        y = _CONVOLVE[self.axes](
+            x,
+            weight.flatten(0, 1),
+            bias.flatten(),
+            stride=self._stride,
+            padding=self._kernel(layer) // 2,
+            groups=groups,
+        )
+        return y if self._is_last(layer) else F.relu(y)
+
+    def _is_last(self, layer: int) -> bool:
+        return self.shape.channels_first and layer == self.layers - 1
+
+    def _averaged(self, y: Tensor) -> Tensor:
+        pooled = self._pooled()
+        return y if pooled is None else _POOL[self.axes](y, pooled)
+
+    def _pooled(self) -> tuple[int, ...] | None:
+        """Positions to average down to, where the site's output has others than its input."""
+        layout, out = self.shape.layout, self.shape.out_layout
+        if layout is None or out is None or out[1:] == layout[1:]:
+            return None
+        return out[1:]
+
+    def output(self) -> tuple[str, ...]:
+        """The last map."""
+        last = self.layers - 1
+        named = (f"conv{last}_weight", f"conv{last}_bias")
+        return named if self.shape.channels_first else ("out_weight",)
+
+    def flops(self) -> int:
+        """Two products with each weight at each position that it writes."""
+        shapes = self.shapes()
+        each = (prod(shapes[f"conv{i}_weight"]) * prod(s) for i, s in enumerate(self._sizes()))
+        return 2 * (sum(each) + prod(shapes.get("out_weight", (0,))))
+
+    def export(self, params: Parameters) -> nn.Module:
+        """Convolutions and ReLUs, then Flatten and Linear, or the average."""
+        parts: list[nn.Module] = []
+        for layer in range(self.layers):
+            parts.append(self._plain_convolution(params, layer))
+            if not self._is_last(layer):
+                parts.append(nn.ReLU())
+        if not self.shape.channels_first:
+            parts += [nn.Flatten(), plain_linear(params["out_weight"])]
+        elif (pooled := self._pooled()) is not None:
+            parts.append(_POOL_MODULE[self.axes](pooled))
+        return nn.Sequential(*parts)
+
+    def _plain_convolution(self, params: Parameters, layer: int) -> nn.Module:
+        weight, bias = params[f"conv{layer}_weight"], params[f"conv{layer}_bias"]
+        made = _CONV_MODULE[self.axes](
+            weight.shape[1],
+            weight.shape[0],
+            self._kernel(layer),
+            stride=self._stride,
+            padding=self._kernel(layer) // 2,
+            device="meta",
+            dtype=weight.dtype,
+        )
+        return filled(made, weight, bias)

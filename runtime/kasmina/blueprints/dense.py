@@ -1,0 +1,180 @@
+"""Kinds that map features: `mlp`, `low_rank`, `gated` and `affine`. Legend: S seeds, B examples.
+
+The last map of a parallel seed has no bias: what it adds to has one already, or needs none. An
+inline seed has one, since a seed that replaces its chunk must be able to give any value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kasmina.blueprints.maps import linear, plain_linear, uniform
+from kasmina.blueprints.plain import Affine, SwiGLU
+from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
+from kasmina.blueprints.shape import BlueprintError, SiteShape
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+_MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class _Dense(Blueprint):
+    """What the kinds with one hidden layer share; `inner` names the maps that read the input."""
+
+    inner: tuple[str, ...]
+    inner_bias: bool
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Inner maps `[hidden, d_in]` with their biases, then `out_weight` `[d_out, hidden]`."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in self.inner:
+            found[f"{name}_weight"] = (self.hidden, self.shape.d_in)
+            if self.inner_bias:
+                found[f"{name}_bias"] = (self.hidden,)
+        found["out_weight"] = (self.shape.d_out, self.hidden)
+        if self.shape.placement == "inline":
+            found["out_bias"] = (self.shape.d_out,)
+        return found
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every map as nn.Linear starts."""
+        return {
+            name: uniform(
+                shape, self.hidden if name.startswith("out") else self.shape.d_in, generator
+            )
+            for name, shape in self.shapes().items()
+        }
+
+    def output(self) -> tuple[str, ...]:
+        """The last map."""
+        return tuple(name for name in self.shapes() if name.startswith("out"))
+
+    def flops(self) -> int:
+        """Two products with each weight, at every position."""
+        sizes = (a * b for a, b in (s for s in self.shapes().values() if len(s) == 2))
+        return 2 * sum(sizes) * self.shape.positions
+
+    def _out(self, params: Parameters, hidden: Tensor) -> Tensor:
+        return linear(hidden, params["out_weight"], params.get("out_bias"))
+
+
+@blueprint("mlp")
+class Mlp(_Dense):
+    """`out(activation(up(x)))`: hidden units, beside the host's own where the seed is parallel."""
+
+    inner, inner_bias = ("up",), True
+
+    def __init__(
+        self, shape: SiteShape, hidden: int, activation: Literal["relu", "gelu", "silu"] = "relu"
+    ) -> None:
+        super().__init__(shape, hidden)
+        if activation not in _FUNCTIONS:
+            raise BlueprintError(
+                f"blueprint 'mlp': unknown activation {activation!r}; known: "
+                f"{', '.join(_FUNCTIONS)}"
+            )
+        self.activation = activation
+
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `Blueprint.forward`."""
+        hidden = linear(x, params["up_weight"], params["up_bias"])
+        return self._out(params, _FUNCTIONS[self.activation](hidden))
+
+    def export(self, params: Parameters) -> nn.Module:
+        """Linear, activation, Linear."""
+        return nn.Sequential(
+            plain_linear(params["up_weight"], params["up_bias"]),
+            _MODULES[self.activation](),
+            plain_linear(params["out_weight"], params.get("out_bias")),
+        )
+
+
+@blueprint("low_rank")
+class LowRank(_Dense):
+    """`out(down(x))`, a linear map of rank `hidden` (Hu et al. 2021, LoRA, without its zero start).
+
+    At most of rank min(d_in, d_out), which a larger `hidden` cannot raise.
+    """
+
+    inner, inner_bias = ("down",), False
+
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `Blueprint.forward`."""
+        return self._out(params, linear(x, params["down_weight"]))
+
+    def export(self, params: Parameters) -> nn.Module:
+        """Two Linears."""
+        return nn.Sequential(
+            plain_linear(params["down_weight"]),
+            plain_linear(params["out_weight"], params.get("out_bias")),
+        )
+
+
+@blueprint("gated")
+class Gated(_Dense):
+    """`out(silu(gate(x)) * up(x))`: SwiGLU (Shazeer 2020, GLU Variants Improve Transformer, eq. 6).
+
+    Unlike there the two inner maps have biases, since a small host's features are not normalised.
+    """
+
+    inner, inner_bias = ("gate", "up"), True
+
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `Blueprint.forward`."""
+        gate = F.silu(linear(x, params["gate_weight"], params["gate_bias"]))
+        return self._out(params, gate * linear(x, params["up_weight"], params["up_bias"]))
+
+    def export(self, params: Parameters) -> nn.Module:
+        """The plain SwiGLU module."""
+        gate, up = (plain_linear(params[f"{n}_weight"], params[f"{n}_bias"]) for n in self.inner)
+        return SwiGLU(gate, up, plain_linear(params["out_weight"], params.get("out_bias")))
+
+
+@blueprint("affine")
+class AffineMap(Blueprint):
+    """`x * scale + shift` by feature, as in FiLM (Perez et al. 2018); has no hidden units.
+
+    Starts as the zero function. A parallel seed needs as many features at its input as at its
+    output.
+    """
+
+    def __init__(self, shape: SiteShape, hidden: int) -> None:
+        super().__init__(shape, hidden)
+        if shape.d_in != shape.d_out:
+            raise BlueprintError(
+                "blueprint 'affine' maps features one by one, but this site reads "
+                f"{shape.d_in} and writes {shape.d_out}; use 'mlp' or 'low_rank' here"
+            )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Scale and shift, `[d_out]` each."""
+        return {"scale": (self.shape.d_out,), "shift": (self.shape.d_out,)}
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Zeros; the gradient of both does not vanish there."""
+        device = generator.device
+        return {name: torch.zeros(s, device=device) for name, s in self.shapes().items()}
+
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `Blueprint.forward`."""
+        return x * params["scale"].unsqueeze(1) + params["shift"].unsqueeze(1)
+
+    def output(self) -> tuple[str, ...]:
+        """Both parameters."""
+        return ("scale", "shift")
+
+    def flops(self) -> int:
+        """One multiply-add a feature."""
+        return 2 * self.shape.d_out * self.shape.positions
+
+    def export(self, params: Parameters) -> nn.Module:
+        """The plain Affine module."""
+        made = Affine(self.shape.d_out).to(params["scale"])
+        with torch.no_grad():
+            made.scale.copy_(params["scale"])
+            made.shift.copy_(params["shift"])
+        return made

@@ -1,0 +1,164 @@
+"""Where the parameters of all seeds of one kind at one site live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.blueprints.registry import Blueprint
+from kasmina.errors import KasminaError
+
+Grown = Callable[[nn.Parameter, int, int], None]  # parameter, old capacity, new capacity
+
+
+class PoolFull(KasminaError):
+    """There is no memory for more rows; the pool is as it was."""
+
+
+class BlueprintPool(nn.Module):
+    """Stacked parameters `[capacity, ...]` of one kind; a seed holds one row of each.
+
+    A full pool doubles. Its Parameters stay the same objects, so an optimizer's references hold;
+    each callable in `grown` is told (parameter, old capacity, new capacity) so that an optimizer's
+    state can be padded. Free rows are zero. A copy of a pool has no callables in `grown`: they
+    belong to whoever trains the original.
+
+    Args:
+        kind: what the rows are parameters of.
+        capacity: rows to begin with, 1 or more.
+        device: where the parameters live.
+        dtype: of the parameters.
+    """
+
+    occupied: Tensor  # bool [capacity]
+
+    def __init__(
+        self,
+        kind: Blueprint,
+        capacity: int = 4,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if capacity < 1:
+            raise ValueError(f"a pool needs a capacity of 1 or more, got {capacity}")
+        self.kind = kind
+        self.grown: list[Grown] = []
+        for name, shape in kind.shapes().items():
+            stacked = torch.zeros((capacity, *shape), device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(stacked))
+        self.register_buffer("occupied", torch.zeros(capacity, dtype=torch.bool, device=device))
+
+    @property
+    def capacity(self) -> int:
+        """Rows, free ones included."""
+        return len(self.occupied)
+
+    def used(self) -> list[int]:
+        """The rows that are taken, ascending."""
+        rows: list[int] = self.occupied.nonzero().flatten().tolist()
+        return rows
+
+    def stacked(self) -> dict[str, nn.Parameter]:
+        """The Parameters by name, each `[capacity, ...]`."""
+        return {name: self.get_parameter(name) for name in self.kind.shapes()}
+
+    def rows(self, index: Tensor) -> dict[str, Tensor]:
+        """The parameters of rows `index` `[S]` by name, `[S, ...]`; differentiable."""
+        return {name: value.index_select(0, index) for name, value in self.stacked().items()}
+
+    @torch.no_grad()
+    def allocate(self, generator: torch.Generator) -> int:
+        """Take the lowest free row and initialise it.
+
+        Raises:
+            PoolFull: the pool would have to double and there is no memory for it.
+        """
+        free = (~self.occupied).nonzero()
+        if len(free) == 0:
+            self._resize(2 * self.capacity)
+            free = (~self.occupied).nonzero()
+        row = int(free[0])
+        for name, value in self.kind.init(generator).items():
+            self.get_parameter(name)[row].copy_(value)
+        self.occupied[row] = True
+        return row
+
+    @torch.no_grad()
+    def free(self, row: int) -> None:
+        """Zero the row and give it back.
+
+        Raises:
+            ValueError: nobody holds the row.
+        """
+        if not 0 <= row < self.capacity or not self.occupied[row]:
+            raise ValueError(f"row {row} is not taken; taken: {self.used()}")
+        for parameter in self.stacked().values():
+            parameter[row].zero_()
+        self.occupied[row] = False
+
+    def _resize(self, capacity: int) -> None:
+        """Add zero rows up to `capacity`; all of it or, with `PoolFull`, nothing."""
+        old = self.capacity
+        stacked = self.stacked()
+        try:
+            bigger = {name: _padded(p.detach(), capacity) for name, p in stacked.items()}
+            gradients = {
+                name: _padded(p.grad, capacity) for name, p in stacked.items() if p.grad is not None
+            }
+            occupied = _padded(self.occupied, capacity)
+        except (RuntimeError, MemoryError) as error:  # torch's allocators raise RuntimeErrors
+            raise PoolFull(
+                f"no memory to double the pool of blueprint {self.kind.name!r} from {old} to "
+                f"{capacity} rows on {self.occupied.device}; nothing was changed. Free a seed, or "
+                "use fewer or smaller ones"
+            ) from error
+        for name, parameter in stacked.items():
+            parameter.grad = None
+            _replace(parameter, bigger[name])
+            parameter.grad = gradients.get(name)
+        self.occupied = occupied
+        for callback in self.grown:
+            for parameter in stacked.values():
+                callback(parameter, old, capacity)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "grown": []}
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, *arguments: Any
+    ) -> None:
+        """Fit the capacity: grow to a larger one, pad a smaller one with free rows."""
+        loaded = state_dict.get(f"{prefix}occupied")
+        if loaded is None or len(loaded) == self.capacity:
+            super()._load_from_state_dict(state_dict, prefix, *arguments)
+            return
+        if len(loaded) > self.capacity:
+            with torch.no_grad():
+                self._resize(len(loaded))
+        names = [f"{prefix}{name}" for name in (*self.kind.shapes(), "occupied")]
+        padded = {k: _padded(state_dict[k], self.capacity) for k in names if k in state_dict}
+        super()._load_from_state_dict({**state_dict, **padded}, prefix, *arguments)
+
+
+def _padded(stacked: Tensor, capacity: int) -> Tensor:
+    """A copy with zero rows at the end, `[capacity, ...]`."""
+    made = stacked.new_zeros((capacity, *stacked.shape[1:]))
+    made[: len(stacked)] = stacked
+    return made
+
+
+def _replace(parameter: nn.Parameter, data: Tensor) -> None:
+    """Give `parameter` other data of another shape.
+
+    A graph that is still alive keeps the node that gathers the parameter's gradient, and that node
+    remembers the old shape: the next backward pass would fail. Torch drops the node where the
+    dtype changes, so the dtype takes a detour.
+    """
+    detour = torch.float64 if data.dtype != torch.float64 else torch.float32
+    parameter.data = parameter.data.new_empty(0, dtype=detour)
+    parameter.data = data

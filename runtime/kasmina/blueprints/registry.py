@@ -1,0 +1,139 @@
+"""The kinds of blueprints, by name, and what a kind must be able to do.
+
+A kind is stateless: it says which parameters one seed has and computes with parameters that it is
+given, stacked over many seeds. That lets a `BlueprintPool` own the numbers and a kernel take the
+place of `forward`.
+
+    @blueprint("bottleneck")
+    class Bottleneck(Blueprint): ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from math import prod
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.blueprints.shape import BlueprintError, Cost, SiteShape
+
+Parameters = Mapping[str, Tensor]  # name -> [S, ...]
+
+
+class Blueprint(ABC):
+    """A kind of small module at one place. Legend: S seeds, B examples, c chunk width.
+
+    Args:
+        shape: the place.
+        hidden: hidden units (channels, rank) of one seed, 1 or more.
+
+    `keeps_layout` says which tensors `forward` takes. False: features last, that is `[S, B, c]`
+    inline and `[B, d_in]` parallel. True: as the layout says, that is `[S, B, c, ...]` inline and
+    `[B, *layout]` parallel.
+    """
+
+    name: ClassVar[str] = ""
+    keeps_layout: ClassVar[bool] = False
+
+    def __init__(self, shape: SiteShape, hidden: int) -> None:
+        if hidden < 1:
+            raise BlueprintError(f"blueprint {self.name!r}: hidden must be 1 or more, got {hidden}")
+        self.shape = shape
+        self.hidden = hidden
+
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters of one seed, in a fixed order."""
+
+    @abstractmethod
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Fresh float32 parameters of one seed, on the generator's device."""
+
+    @abstractmethod
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """All seeds at once.
+
+        Args:
+            params: name -> `[S, ...]`.
+            x: inline `[S, B, c]`, parallel `[B, d_in]`; with `keeps_layout` see the class.
+
+        Returns:
+            inline `[S, B, c]`, parallel `[S, B, d_out]`; with `keeps_layout` and a channel-first
+            site `[S, B, channels, ...]`.
+        """
+
+    @abstractmethod
+    def output(self) -> tuple[str, ...]:
+        """Names of the parameters in which the output is linear and homogeneous."""
+
+    @abstractmethod
+    def flops(self) -> int:
+        """FLOPs of a forward pass of one example, 2 for a multiply-add."""
+
+    @abstractmethod
+    def export(self, params: Parameters) -> nn.Module:
+        """A plain module that computes what one seed with `params` (name -> `[...]`) computes.
+
+        It takes what `forward` takes, without the axis of the seeds. Every part of it has
+        `reset_parameters`, so that the architecture can be trained from the start.
+        """
+
+    def scale_output(self, params: Parameters, factor: Tensor) -> None:
+        """Multiply what each seed computes by `factor` `[S]`, in place in its last map."""
+        with torch.no_grad():
+            for name in self.output():
+                values = params[name]
+                values.mul_(factor.to(values).view(-1, *[1] * (values.dim() - 1)))
+
+    def cost(self) -> Cost:
+        """What one seed costs."""
+        parameters = sum(prod(shape) for shape in self.shapes().values())
+        return Cost(parameters, self.flops(), 4 * parameters)
+
+
+Kind = TypeVar("Kind", bound=type[Blueprint])
+_KINDS: dict[str, type[Blueprint]] = {}
+
+
+def blueprint(name: str) -> Callable[[Kind], Kind]:
+    """Register the decorated `Blueprint` class as `name`.
+
+    Raises:
+        BlueprintError: the name is taken, is no plain word, or the class is no `Blueprint`.
+    """
+
+    def register(kind: Kind) -> Kind:
+        if not (isinstance(kind, type) and issubclass(kind, Blueprint)):
+            raise BlueprintError(
+                f"blueprint {name!r}: {kind!r} is no class derived from kasmina.Blueprint"
+            )
+        if not name.isidentifier():
+            raise BlueprintError(f"{name!r} is no plain word; name the blueprint like 'low_rank'")
+        if name in _KINDS:
+            raise BlueprintError(
+                f"blueprint {name!r} is already registered by {_KINDS[name].__qualname__}; choose "
+                "another name"
+            )
+        kind.name = name
+        _KINDS[name] = kind
+        return kind
+
+    return register
+
+
+def known_blueprints() -> tuple[str, ...]:
+    """The registered names, in the order of registration."""
+    return tuple(_KINDS)
+
+
+def blueprint_kind(name: str) -> type[Blueprint]:
+    """The class registered as `name`; raises `BlueprintError` listing the known ones."""
+    if name not in _KINDS:
+        near = get_close_matches(name, _KINDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise BlueprintError(f"unknown blueprint {name!r}; known: {', '.join(_KINDS)}{hint}")
+    return _KINDS[name]
