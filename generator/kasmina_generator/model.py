@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kasmina_generator.expression import Expression
 
 EventKind = Literal["command", "automatic"]
+InfinityPolicy = Literal["allowed", "unknown", "refuse"]
+NanPolicy = float | Literal["unknown", "refuse"]
 Scalar = float | int | bool
 
 
@@ -91,8 +93,8 @@ class ContextField:
     low: Scalar
     high: Scalar
     default: Scalar
-    nan: float | Literal["unknown", "refuse"] | None  # None for integer and bool fields
-    infinity: Literal["allowed", "unknown", "refuse"] | None
+    nan: NanPolicy | None  # None for integer and bool fields
+    infinity: InfinityPolicy | None
     meaning: str
     place: Place
 
@@ -133,6 +135,7 @@ class Edge:
     priority: int
     effects: tuple[str, ...]
     recycle: bool  # re-arms the slot: the generation is counted up
+    meaning: str  # "" where the spec says nothing beyond the event's
     place: Place
 
 

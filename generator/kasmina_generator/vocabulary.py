@@ -1,0 +1,119 @@
+"""Which keys each record of a spec has, and which names a spec may use.
+
+The JSON Schemas in `kasmina_spec/schema` hold the same keys; a test compares them.
+"""
+
+from __future__ import annotations
+
+import enum
+import keyword
+import re
+from dataclasses import dataclass
+
+LIFECYCLE_SCHEMA = "kasmina/lifecycle@1"
+STATE_SCHEMA = "kasmina/state@1"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one kind of record."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Return every key, the required ones first."""
+        return self.required + self.optional
+
+
+RECORDS = {
+    "lifecycle": Keys(
+        ("schema", "name", "version", "meaning", "initial", "states", "events", "transitions"),
+        (
+            "state",
+            "attributes",
+            "groups",
+            "context",
+            "limits",
+            "guards",
+            "effects",
+            "capacities",
+            "recycle",
+            "properties",
+        ),
+    ),
+    "attribute": Keys(("meaning", "values")),
+    "state": Keys(("code", "meaning"), ("terminal", "min_epochs", "max_epochs")),
+    "event": Keys(("kind", "meaning"), ("urgent", "priority")),
+    "float_field": Keys(("dtype", "unit", "range", "default", "nan", "infinity", "meaning")),
+    "integer_field": Keys(("dtype", "unit", "range", "default", "meaning")),
+    "bool_field": Keys(("dtype", "default", "meaning")),
+    "number_limit": Keys(("dtype", "range", "default", "meaning")),
+    "bool_limit": Keys(("dtype", "default", "meaning")),
+    "effect": Keys(("meaning",)),
+    "transition": Keys(("from", "on", "to"), ("guard", "priority", "effects", "meaning")),
+    "capacity": Keys(("states", "limit", "order", "meaning")),
+    "recycle": Keys(("from", "to", "after_epochs"), ("guard", "effects", "meaning")),
+    "property": Keys(("name",), ("must_pass", "handles", "absorbing", "reachable", "bounded")),
+    "must_pass": Keys(("to", "through")),
+    "handles": Keys(("event", "in")),
+    "bounded": Keys(("from",)),
+    "state_file": Keys(("schema", "name", "meaning", "columns")),
+    "column": Keys(("dtype", "meaning"), ("length", "default", "role", "fields")),
+}
+
+GUARD_WORDS = ("epochs", "min_epochs", "max_epochs", "timed_out")
+BUILT_IN_GROUPS = ("terminal", "non_terminal")
+RECYCLE = "recycle"  # the event of the edges that re-arm a slot
+CAPACITY_ORDERS = ("slot", "epochs")
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+MOST_NAME_LENGTH = 64
+YAML_WORDS = frozenset({"on", "off", "yes", "no", "y", "n", "true", "false", "null"})
+# Members by these names would hide what an enum or an int has.
+ENUM_WORDS = frozenset(dir(enum.IntEnum)) | frozenset(dir(enum.IntFlag)) | {"mro", "name", "value"}
+# Classes that the generated lifecycle module has anyway; an attribute becomes a class as well.
+CLASS_WORDS = frozenset(
+    [
+        "State",
+        "Event",
+        "Effect",
+        "Edge",
+        "Context",
+        "Limits",
+        "ContextField",
+        "LimitField",
+        "Column",
+        "IntEnum",
+        "IntFlag",
+        "NamedTuple",
+        "Final",
+    ]
+)
+
+
+def camel(name: str) -> str:
+    """Return the class name of an attribute: `blueprint_kind` becomes `BlueprintKind`."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def fault_of_name(name: str, plain: bool, taken: frozenset[str]) -> str | None:
+    """Say why `name` cannot be the name of something; None where it can.
+
+    Args:
+        name: As written.
+        plain: Whether it stands without quotes, where other YAML readers see `no` as false.
+        taken: Names that mean something else there.
+    """
+    if plain and name.lower() in YAML_WORDS:
+        return "is a YAML boolean or null; choose another name or put it in quotes"
+    if not _NAME.fullmatch(name):
+        return "is no name; use letters, digits and '_', and begin with a letter"
+    if keyword.iskeyword(name):
+        return "is a Python keyword; choose another name"
+    if name in taken:
+        return "is reserved; choose another name"
+    if len(name) > MOST_NAME_LENGTH:
+        return f"is longer than {MOST_NAME_LENGTH} characters"
+    return None
