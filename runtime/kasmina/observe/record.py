@@ -28,12 +28,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "decision": ("controller", "observation", "legal", "action", "reason"),
     "step": ("tick", "rows"),
     "transition": ("event", "from", "to", "edge", "effects", "reason"),
-    "refused": ("event", "edge", "reason"),
-    "allocated": ("blueprint", "row", "parameters"),
-    "released": ("blueprint", "row", "parameters"),
+    "refused": ("event", "state", "reason"),
+    "allocated": ("blueprint", "parameters"),
+    "released": ("blueprint",),
+    "scaled": ("factor", "losses", "rows"),
     "evidence": ("measure", "value", "interval", "terms"),
     "snapshot": ("number",),
-    "rewind": ("number", "from_step", "to_step", "addresses"),
+    "rewind": ("number", "from_step", "to_step", "to", "addresses"),
     "limit": ("name", "value"),
     "comparison": ("name", "parameters", "test_metric", "train_flops", "curve"),
     "run_finished": (
@@ -158,8 +159,10 @@ def parse(line: str | bytes, where: str) -> dict[str, Any]:
 
     try:
         raw = json.loads(line, object_pairs_hook=_unique, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise LogError(f"{where}: not a line of a log: {error}") from error
+    except RecursionError as error:
+        raise LogError(f"{where}: not a line of a log: it is nested too deeply") from error
     if not isinstance(raw, dict):
         raise LogError(f"{where}: not a line of a log: it is no JSON object")
     return raw
