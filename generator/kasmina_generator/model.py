@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class AttributeValue:
-    """One legal value of an attribute, e.g. plane `blend`; `code` counts from 0 as declared."""
+    """One legal value of an attribute; `code` counts from 0 as declared."""
 
     name: str
     code: int
@@ -43,7 +43,7 @@ class AttributeValue:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A property that each state has, e.g. `plane`; becomes an enum and a table by state."""
+    """A property that each state has; becomes an enum and a table by state."""
 
     name: str
     values: tuple[AttributeValue, ...]
@@ -80,7 +80,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class ContextField:
-    """A measured value of a seed that guards read.
+    """A measured value of an entity that guards read.
 
     Before any guard reads it the value is rounded to `dtype`, then NaN becomes `nan` (None: stays
     NaN and every comparison with it is false), then infinity is handled, then the value is clamped
@@ -141,7 +141,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """At most `limit` seeds in `states`; of those that ask, `order` says who enters first."""
+    """At most `limit` entities in `states`; of those that ask, `order` says who enters first."""
 
     name: str
     states: tuple[str, ...]
@@ -186,7 +186,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class StateSchema:
-    """The columns that are stored of a seed."""
+    """The columns that are stored of an entity."""
 
     name: str
     meaning: str
