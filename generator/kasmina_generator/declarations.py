@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from kasmina_generator.document import Mapping, Node, Scalar, Sequence, describe
-from kasmina_generator.interval import Range
 from kasmina_generator.model import (
     Attribute,
     AttributeValue,
@@ -342,11 +341,3 @@ def _limit(record: Record, dtype: str, name: Scalar) -> Limit:
     low, high = _bounds(record, dtype)
     default = _default(record, dtype, (low, high))
     return Limit(name.text, dtype, default, low, high, record.text("meaning"), name.place)
-
-
-def range_of_field(item: ContextField | Limit) -> Range | None:
-    """Return what values guards see of a field or limit; None for a bool."""
-    if item.dtype == "bool":
-        return None
-    nan = isinstance(item, ContextField) and "unknown" in (item.nan, item.infinity)
-    return Range(item.low, item.high, nan)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from kasmina_generator.declarations import (
-    range_of_field,
     read_attributes,
     read_context,
     read_effects,
@@ -32,6 +31,7 @@ from kasmina_generator.references import (
     read_properties,
 )
 from kasmina_generator.state_file import check_schema, read_name, read_state_file
+from kasmina_generator.symbols import range_of_declared
 from kasmina_generator.vocabulary import LIFECYCLE_SCHEMA, RECORDS
 
 __all__ = ["SpecErrors", "read_spec"]
@@ -120,7 +120,7 @@ def _symbols(
     values: dict[str, Symbol | None] = {}
     for name, item in [*context.items(), *limits.items()]:
         kind = Field if name in context else LimitRef
-        values[name] = Symbol(kind(name, item.dtype), range_of_field(item)) if item else None
+        values[name] = Symbol(kind(name, item.dtype), range_of_declared(item)) if item else None
     return Symbols(values, macros)
 
 
