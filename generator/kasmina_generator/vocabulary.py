@@ -94,7 +94,7 @@ CLASS_WORDS = frozenset(
 
 
 def camel(name: str) -> str:
-    """Return the class name of an attribute: `blueprint_kind` becomes `BlueprintKind`."""
+    """Return the class name of an attribute: `lamp_colour` becomes `LampColour`."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
