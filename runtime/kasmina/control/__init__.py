@@ -1,0 +1,5 @@
+"""Controllers: who decides where and when a network grows."""
+
+from kasmina.control.tamiyo import TamiyoController
+
+__all__ = ["TamiyoController"]

@@ -1,0 +1,128 @@
+"""The heuristic controller.
+
+Tamiyo germinates a wave of seeds when the network has stopped getting better on validation data,
+and no wave is under way. A wave spends a share of what is left of the parameter budget, at the
+sites where the loss pulls hardest on the output (gradient ratio). It never proposes what the mask
+forbids, nor what the budget cannot hold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kasmina.growth.controller import Command, Observation, Proposal, SiteObservation
+
+
+@dataclass(frozen=True, slots=True)
+class TamiyoConfig:
+    """Settings of the heuristic.
+
+    Attributes:
+        warm_up: epochs before the first wave, so that gradients mean something.
+        patience: epochs without a better validation loss that count as a plateau.
+        tolerance: relative improvement of the validation loss that counts as better.
+        wave: largest share of the remaining budget that one wave may spend, in (0, 1].
+        last: share of the planned epochs after which nothing germinates, so that every seed has
+            time to be judged; in (0, 1].
+        germinate: the spec's command that asks for a seed.
+    """
+
+    warm_up: int = 2
+    patience: int = 2
+    tolerance: float = 0.01
+    wave: float = 1.0
+    last: float = 0.6
+    germinate: str = "request_germination"
+
+
+class TamiyoController:
+    """Heuristic controller by plateau of the validation loss, budget and gradient ratio."""
+
+    name = "tamiyo"
+
+    def __init__(self, config: TamiyoConfig = TamiyoConfig()) -> None:
+        self.config = config
+        self._best = math.inf
+        self._since = 0
+
+    def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
+        """Decide on a wave; see the module's docstring. Arguments as in `Controller`."""
+        self._watch(observation.validation_loss)
+        refusal = self._why_not(observation)
+        if refusal:
+            return Proposal((), refusal)
+        return self._wave(observation, mask)
+
+    def state_dict(self) -> dict[str, object]:
+        """The best validation loss so far and the epochs since."""
+        return {"best": self._best, "since": self._since}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take back what `state_dict` gave."""
+        self._best = float(str(state["best"]))
+        self._since = int(str(state["since"]))
+
+    def _watch(self, loss: float) -> None:
+        if loss < self._best * (1 - self.config.tolerance):
+            self._best, self._since = loss, 0
+        else:
+            self._since += 1
+
+    def _why_not(self, seen: Observation) -> str:
+        """Why nothing germinates now, or an empty string."""
+        config = self.config
+        if seen.epoch < config.warm_up:
+            return f"warming up: epoch {seen.epoch} of {config.warm_up}"
+        if seen.epochs is not None and seen.epoch > config.last * seen.epochs:
+            return f"too late to judge a new seed: epoch {seen.epoch} of {seen.epochs}"
+        if seen.busy:
+            return f"{seen.busy} seeds are under way"
+        first = seen.epoch == config.warm_up
+        if not first and self._since < config.patience:
+            return f"no plateau: the best validation loss is {self._since} epochs old"
+        return ""
+
+    def _wave(self, seen: Observation, mask: NDArray[np.bool_]) -> Proposal:
+        left = math.inf if seen.budget is None else seen.budget - seen.parameters
+        allowance = left if seen.budget is None else left * self.config.wave
+        ready = {site.path: self._ready(site, seen, mask) for site in seen.sites}
+        commands: list[Command] = []
+        for site in sorted(seen.sites, key=lambda site: (-site.gradient_ratio, site.first_row)):
+            kind = site.kinds[0]
+            for row in ready[site.path]:
+                if kind.parameters > (allowance if commands else left):
+                    break
+                allowance -= kind.parameters
+                left -= kind.parameters
+                commands.append(self._germinate(row, site, kind.name))
+        if not commands:
+            return Proposal((), self._empty(seen, left, any(ready.values())))
+        return Proposal(
+            tuple(commands),
+            f"plateau: validation loss {self._best:.4g} is {self._since} epochs old; "
+            f"{len(commands)} seeds for {seen.budget or 'no'} budget, {left:g} parameters left",
+        )
+
+    def _ready(
+        self, site: SiteObservation, seen: Observation, mask: NDArray[np.bool_]
+    ) -> list[int]:
+        """The site's rows that may germinate, lowest first."""
+        if site.embargoed:
+            return []
+        rows = np.arange(site.first_row, site.first_row + site.seeds)
+        column = seen.commands.index(self.config.germinate)
+        return [int(row) for row in rows[mask[rows, column]]]
+
+    def _germinate(self, row: int, site: SiteObservation, kind: str) -> Command:
+        reason = f"gradient ratio {site.gradient_ratio:.3g} at {site.path or 'the whole model'}"
+        return Command(self.config.germinate, row, reason, self.name, blueprint=kind)
+
+    def _empty(self, seen: Observation, left: float, any_ready: bool) -> str:
+        if not any_ready:
+            return "no seed is free to germinate"
+        cheapest = min(kind.parameters for site in seen.sites for kind in site.kinds)
+        return f"budget: {left:g} parameters left, the cheapest seed costs {cheapest}"

@@ -1,0 +1,46 @@
+"""Growth: the loop that lets seeds live while their host trains."""
+
+from kasmina.growth.controller import (
+    Command,
+    Controller,
+    Idle,
+    KindOffer,
+    Observation,
+    Proposal,
+    Scripted,
+    SeedTable,
+    SiteObservation,
+)
+from kasmina.growth.flops import FlopMeter
+from kasmina.growth.gardener import Gardener, GardenerConfig, NonFiniteLoss
+from kasmina.growth.gates import Readings, gate
+from kasmina.growth.optimizer import StaleOptimizer
+from kasmina.growth.replay import ReplayReport, replay
+from kasmina.growth.run import Comparison, GrowConfig, RunResult, grow
+from kasmina.growth.task import Task
+
+__all__ = [
+    "Command",
+    "Comparison",
+    "Controller",
+    "FlopMeter",
+    "Gardener",
+    "GardenerConfig",
+    "GrowConfig",
+    "Idle",
+    "KindOffer",
+    "NonFiniteLoss",
+    "Observation",
+    "Proposal",
+    "Readings",
+    "ReplayReport",
+    "RunResult",
+    "Scripted",
+    "SeedTable",
+    "SiteObservation",
+    "StaleOptimizer",
+    "Task",
+    "gate",
+    "grow",
+    "replay",
+]

@@ -1,0 +1,128 @@
+"""What the runtime does when a seed takes an edge, by the effect's name in the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kasmina.errors import KasminaError
+from kasmina.growth import rewind
+from kasmina.growth.rewind import Snapshot, Stateful
+from kasmina.growth.scaling import line_search
+from kasmina.lifecycle import StepResult
+
+if TYPE_CHECKING:
+    from kasmina.growth.gardener import Gardener
+
+
+class Effects:
+    """Handlers of the spec's effects; built for one Gardener.
+
+    Raises:
+        KasminaError: the spec declares an effect that has no handler.
+    """
+
+    def __init__(self, gardener: Gardener, stateful: Mapping[str, Stateful]) -> None:
+        self._gardener = gardener
+        self._handlers = {  # in the order in which they happen within one step
+            "snapshot": self._snapshot,
+            "graft": self._graft,
+            "judge": self._judge,
+            "rewind": self._rewind,
+        }
+        self._snapshots: dict[int, Snapshot] = {}
+        self._taken = 0
+        self.rewinds: dict[str, int] = dict.fromkeys(gardener.garden.sites, 0)
+        self._stateful = {**gardener.stateful(), **stateful}
+        unknown = [
+            e.name for e in gardener.garden.state.lifecycle.Effect if e.name not in self._handlers
+        ]
+        if unknown:
+            raise KasminaError(
+                f"the spec declares effect(s) that nothing carries out: {', '.join(map(str, unknown))}; "
+                f"known effects: {', '.join(self._handlers)}"
+            )
+
+    def apply(self, result: StepResult) -> None:
+        """Carry out the effects of the edges that were taken, kind by kind."""
+        lifecycle = self._gardener.garden.state.lifecycle
+        taken = [lifecycle.edges[int(edge)].effects for edge in result.edge[result.rows].tolist()]
+        for name, handler in self._handlers.items():
+            flag = lifecycle.Effect.__members__.get(name)
+            if flag is not None:
+                hit = torch.tensor([flag in effects for effects in taken], dtype=torch.bool)
+                if bool(hit.any()):
+                    handler(result.rows[hit], result)
+
+    def embargoed(self, site: str) -> bool:
+        """Whether the site has used up its rewinds."""
+        return self.rewinds[site] >= self._gardener.config.max_rewinds
+
+    def forget(self) -> None:
+        """Drop snapshots that no seed on its way can need any more."""
+        state = self._gardener.garden.state
+        alive = ~torch.from_numpy(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
+        needed = set(state["checkpoint_id"][alive].tolist())
+        self._snapshots = {n: s for n, s in self._snapshots.items() if n in needed}
+
+    def rewindable(self) -> bool:
+        """Whether there is anything to return to."""
+        return bool(self._snapshots)
+
+    def _snapshot(self, rows: Tensor, result: StepResult) -> None:
+        gardener = self._gardener
+        self._taken += 1
+        gardener.garden.state.update(rows, {"checkpoint_id": self._taken})
+        self._snapshots[self._taken] = rewind.take(
+            self._taken, gardener.clock.step, gardener.model, gardener.optimizer, self._stateful
+        )
+        gardener.journal.write("snapshot", number=self._taken)
+
+    def _graft(self, rows: Tensor, result: StepResult) -> None:
+        gardener = self._gardener
+        losses = line_search(gardener.garden, rows, lambda: gardener.measure().loss)
+        gardener.journal.write("scaled", rows=rows.tolist(), losses=list(losses.items()))
+        gardener.ramps.start(rows)
+        gardener.ledger.loss_at_graft[rows.cpu()] = gardener.validation.loss
+
+    def _judge(self, rows: Tensor, result: StepResult) -> None:
+        gardener = self._gardener
+        for row in rows.tolist():
+            judgement = gardener.ledger.integral.judgement(row)
+            gardener.garden.state.update([row], {"evaluation_score": [judgement.value]})
+            gardener.journal.write(
+                "evidence",
+                seed=row,
+                measure="path_integral",
+                value=judgement.value,
+                interval=[judgement.low, judgement.high],
+                terms=judgement.terms,
+            )
+
+    def _rewind(self, rows: Tensor, result: StepResult) -> None:
+        """Return to the oldest snapshot of `rows`; they and their cohorts end as `rows` did."""
+        gardener, state = self._gardener, self._gardener.garden.state
+        numbers = [n for n in state["checkpoint_id"][rows].tolist() if n in self._snapshots]
+        if not numbers:
+            return  # none of them had touched the host
+        number, left = min(numbers), gardener.clock.step
+        target = int(state.codes[rows[0]])
+        rewind.restore(self._snapshots[number], gardener.model, gardener.optimizer, self._stateful)
+        cohort = (state["checkpoint_id"] == number).nonzero().squeeze(1)
+        ended = torch.cat([rows, cohort]).unique()
+        for site in {gardener.garden.address(row).site for row in ended.tolist()}:
+            self.rewinds[site] += 1
+        gardener.journal.write(
+            "rewind",
+            number=number,
+            from_step=left,
+            to_step=gardener.clock.step,
+            to=state.lifecycle.State(target).name,
+            addresses=gardener.journal.addresses(ended.tolist()),
+        )
+        state.move(ended, target)
+        state.update(ended, {"checkpoint_id": -1})
+        self._snapshots = {n: s for n, s in self._snapshots.items() if n < number}

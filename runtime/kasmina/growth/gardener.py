@@ -1,0 +1,318 @@
+"""The Gardener: one loop that lets a garden live while its host trains.
+
+    telemetry -> gates fill the context -> the controller proposes commands -> step -> effects
+
+The training loop stays the user's: `Gardener.step(loss)` takes the place of `optimizer.step()`, and
+`Gardener.tick()` is called at an epoch's end. What happens to a seed follows from the attributes of
+its state (plane, trains, blueprint) and from the effects of its edges, never from the names of
+states, so an edited spec needs no edit here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kasmina.errors import KasminaError
+from kasmina.growth.aside import AsideTrainer
+from kasmina.growth.controller import Command, Controller, Idle, Proposal
+from kasmina.growth.effects import Effects
+from kasmina.growth.flops import FlopMeter
+from kasmina.growth.gates import Readings, gates_for
+from kasmina.growth.holdings import Holdings
+from kasmina.growth.journal import Journal
+from kasmina.growth.ledger import Clock, Ledger
+from kasmina.growth.observation import action_mask, observe
+from kasmina.growth.optimizer import check_holds
+from kasmina.growth.planes import mask_in, planes_in_use
+from kasmina.growth.ramp import Ramps
+from kasmina.growth.rewind import Stateful
+from kasmina.growth.validation import Validate, Validation, Validator
+from kasmina.lifecycle import ContextTable, LimitTable, step
+from kasmina.observe.log import EventLog
+from kasmina.sites import Garden, Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class GardenerConfig:
+    """Settings of the loop.
+
+    Attributes:
+        budget: parameters that the grown network may have in the end; None for no bound.
+        epochs: planned epochs, for controllers that must know when it is too late; None if open.
+        ramp_steps: optimizer steps of an alpha ramp.
+        aside_rate: learning rate of the isolated training.
+        max_rewinds: rewinds of one site after which nothing germinates there any more.
+        strategy: grafting strategy of a command that names none.
+    """
+
+    budget: int | None = None
+    epochs: int | None = None
+    ramp_steps: int = 60
+    aside_rate: float = 1e-2
+    max_rewinds: int = 3
+    strategy: str = "linear"
+
+
+TOUCHING = ("blend", "full")  # planes in which a seed reaches the host
+EMERGENCY, CANCEL = "emergency", "cancel"  # the commands that the Gardener itself gives
+
+
+class NonFiniteLoss(KasminaError):
+    """The loss is NaN or infinite and no cohort is there to be taken back."""
+
+
+class Gardener:
+    """Lets the seeds of a morphed model live.
+
+    Args:
+        model: what `kasmina.morph` returned.
+        optimizer: holds all of `model.parameters()`; its state survives growth.
+        validate: returns the mean validation loss as a 0-d tensor, or (loss, metric).
+        controller: decides at each tick; None never germinates by itself.
+        config: see `GardenerConfig`.
+        limits: overrides of the spec's limits by name.
+        log: where everything is written; None keeps no log.
+        stateful: what else a rewind must bring back, by name: data cursor, scheduler, scaler.
+        meter: adds up what growing costs.
+        reduce_context: called on the context before each step, so that many ranks can agree on
+            one (e.g. an all-reduce of every field); returns the context to step with.
+
+    Raises:
+        StaleOptimizer: the optimizer misses parameters of the model.
+        KasminaError: the spec asks for a context field, effect or attribute that nothing fills.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        validate: Validate,
+        controller: Controller | None = None,
+        config: GardenerConfig = GardenerConfig(),
+        limits: Mapping[str, float] | None = None,
+        log: EventLog | None = None,
+        stateful: Mapping[str, Stateful] | None = None,
+        meter: FlopMeter | None = None,
+        reduce_context: Callable[[ContextTable], ContextTable] | None = None,
+    ) -> None:
+        self.garden = Garden.of(model)
+        self.model, self.optimizer, self.config = model, optimizer, config
+        self.controller = controller or Idle()
+        self.meter = meter or FlopMeter()
+        self.clock, self.validation = Clock(), Validation(float("nan"), float("nan"))
+        state = self.garden.state
+        self.ledger = Ledger(len(state))
+        self.queue: deque[Command] = deque()
+        self.limits = LimitTable(state.lifecycle)
+        for name, value in (limits or {}).items():
+            self.limits.override(name, value)
+        self.journal = Journal(log, self.garden, self.clock)
+        self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps)
+        self._agree = reduce_context or (lambda context: context)
+        self._validator = Validator(model, validate)
+        self._gates = gates_for(state.lifecycle.context_fields)
+        check_holds(optimizer, dict(model.named_parameters()))
+        self._aside = AsideTrainer(self.garden, config.aside_rate, self.meter)
+        self._holdings = Holdings(
+            self.garden, optimizer, self._aside, self.journal, config.strategy
+        )
+        self._recorders = {path: Recorder(site) for path, site in self.garden.sites.items()}
+        self._effects = Effects(self, stateful or {})
+        self._refresh()
+
+    def request(self, command: Command) -> None:
+        """Queue a command for the next tick; safe to call from any thread."""
+        self.queue.append(command)
+
+    def step(self, loss: Tensor) -> bool:
+        """Call after `loss.backward()` in the place of `optimizer.step()`.
+
+        Steps the optimizer, trains shadow seeds aside on what the batch left at their sites, moves
+        every ramp by one step, and rewinds at once where a blended seed has put out a NaN.
+
+        Args:
+            loss: the batch's loss, 0-d; only its value is read.
+
+        Returns:
+            Whether the step counts; False where it was rewound, so that a scheduler which the
+            rewind has set back must not be stepped: `if gardener.step(loss): scheduler.step()`.
+
+        Raises:
+            NonFiniteLoss: the loss is not finite and there is no cohort to take back.
+        """
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self._diverged(value)
+            return False
+        before = self.clock.step
+        gradient = self.garden.alpha_gradient() if "blend" in self._planes else None
+        self.optimizer.step()
+        self.clock.step += 1
+        self.ledger.add_loss(value)
+        if "shadow" in self._planes:
+            self._aside.step()
+        if gradient is not None or "withdraw" in self._planes:
+            self.ramps.move(gradient)
+            self._holdings.release()
+            self._refresh()
+        if not self._planes.isdisjoint(TOUCHING):
+            self._emergency(self._broken(), "the blueprint put out a NaN or an infinity")
+        return self.clock.step > before
+
+    def tick(self) -> Validation:
+        """Call at an epoch's end; returns the epoch's validation.
+
+        Measures, asks the controller, steps the lifecycle and carries out the effects.
+        """
+        self.clock.epoch += 1
+        self.validation = self._validate()
+        context = self._context()
+        commands = [*self._drain(), *self._propose().commands]
+        self.epoch_loss = self.ledger.train_loss
+        self.ledger.end_epoch()  # before the effects: a snapshot is of the epoch's very end
+        self._advance(commands, context, tick=True)
+        return self.validation
+
+    def parameters(self, *, promised: bool = False) -> int:
+        """Parameters of the network that `fold` would give now.
+
+        Args:
+            promised: also count seeds that are still on their way, as if all were kept.
+        """
+        return self.garden.parameters_kept(promised=promised)
+
+    def stateful(self) -> dict[str, Stateful]:
+        """Everything of the Gardener's own that decides how the run goes on."""
+        return {
+            "kasmina.clock": self.clock,
+            "kasmina.state": self.garden.state,
+            "kasmina.ledger": self.ledger,
+            "kasmina.aside": self._aside,
+            "kasmina.controller": self.controller,
+            **self._holdings.stateful(),
+        }
+
+    def measure(self) -> Validation:
+        """One validation pass of the model as it stands; its cost is counted."""
+        with self.meter.forward(("validate", self.garden.signature()), FlopMeter.EVALUATE):
+            return self._validator.measure()
+
+    def _validate(self) -> Validation:
+        """Record what passes the sites where someone will read it, else only measure."""
+        if "shadow" not in self._planes and len(self.garden.sites) == 1:
+            return self.measure()
+        with self.meter.forward(("record", self.garden.signature()), FlopMeter.TRAIN):
+            return self._validator.record(self._recorders)
+
+    def _context(self) -> ContextTable:
+        loss, gain = self._aside.judge(self.validation)
+        readings = Readings(
+            state=self.garden.state,
+            validation_loss=self.validation.loss,
+            stability=self.ledger.stability(),
+            reconstruction_loss=loss,
+            validation_gain=gain,
+            integral=self.ledger.integral,
+            loss_at_graft=self.ledger.loss_at_graft,
+        )
+        context = ContextTable(len(self.garden.state), lifecycle=self.garden.state.lifecycle)
+        for name, measure in self._gates.items():
+            context.set(slice(None), name, measure(readings))
+        return self._agree(context)
+
+    def _propose(self) -> Proposal:
+        embargoed = self._effects.embargoed
+        seen = observe(
+            self.garden,
+            self.clock,
+            self.ledger,
+            self.validation,
+            budget=self.config.budget,
+            epochs=self.config.epochs,
+            parameters=self.parameters(promised=True),
+            rewinds=self._effects.rewinds,
+            embargoed=embargoed,
+        )
+        mask = action_mask(self.garden, embargoed)
+        proposal = self.controller.propose(seen, mask)
+        self._refuse_illegal(proposal, mask)
+        self.journal.decision(seen, int(mask.sum()), proposal, self.controller.name)
+        return proposal
+
+    def _refuse_illegal(self, proposal: Proposal, mask: NDArray[np.bool_]) -> None:
+        lifecycle = self.garden.state.lifecycle
+        for command in proposal.commands:
+            if not mask[command.row, lifecycle.event(command.event)]:
+                raise KasminaError(
+                    f"controller '{self.controller.name}' proposed '{command.event}' for "
+                    f"{self.garden.address(command.row)} in state "
+                    f"{self.garden.state.state(command.row).name}, which the action mask forbids"
+                )
+
+    def _drain(self) -> Iterator[Command]:
+        while self.queue:
+            yield self.queue.popleft()
+
+    def _advance(self, commands: Sequence[Command], context: ContextTable, *, tick: bool) -> None:
+        """One step of the lifecycle and all that follows from it."""
+        state = self.garden.state
+        events = torch.zeros(len(state), dtype=torch.int32)
+        for command in commands:
+            self.journal.command(command)
+            events[command.row] |= 1 << state.lifecycle.event(command.event)
+        self.journal.inputs(events, context, tick)
+        result = step(state, events, context, self.limits, tick)
+        self.journal.result(result, {c.row: c.reason for c in commands})
+        self._holdings.bind(commands, result)
+        self.ramps.turn(result.rows)
+        self._holdings.release()
+        refused = self._holdings.allocate()
+        self._effects.apply(result)
+        self._holdings.release()
+        if refused:
+            reason = "there is no memory for its blueprint"
+            commands = [Command(CANCEL, row, reason, "detector") for row in refused]
+            self._advance(commands, context, tick=False)
+        self._effects.forget()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Let the sites, and this loop, know what there is to do until the next step."""
+        self.garden.refresh()
+        self._planes = planes_in_use(self.garden.state)
+
+    def _broken(self) -> Tensor:
+        """Rows that touch the host and have put out something that is not finite."""
+        touching = mask_in(self.garden.state, "plane", *TOUCHING)
+        return (touching & (self.garden.nonfinite() > 0)).nonzero().squeeze(1)
+
+    def _diverged(self, loss: float) -> None:
+        """The loss is not finite: take back the cohort under way, or stop with an error."""
+        state = self.garden.state
+        on_trial = (state["checkpoint_id"] >= 0).nonzero().squeeze(1)
+        on_trial = on_trial[~self._is_terminal(on_trial)]
+        if not self._effects.rewindable() or not len(on_trial):
+            raise NonFiniteLoss(
+                f"the training loss is {loss} at step {self.clock.step} (epoch "
+                f"{self.clock.epoch}) and no seed is on trial, so it is the host's own: look for "
+                "NaN in the data, a learning rate that is too high or an unstable loss"
+            )
+        self._emergency(on_trial, f"the training loss is {loss}")
+
+    def _emergency(self, rows: Tensor, reason: str) -> None:
+        """Stop `rows` at once, between ticks."""
+        if len(rows):
+            commands = [Command(EMERGENCY, row, reason, "detector") for row in rows.tolist()]
+            state = self.garden.state
+            state.increment(rows, "error_count")
+            self._advance(commands, ContextTable(len(state), lifecycle=state.lifecycle), tick=False)
+            self.optimizer.zero_grad(set_to_none=True)

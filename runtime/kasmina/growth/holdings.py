@@ -1,0 +1,113 @@
+"""Which seed holds which row of which pool, and what an optimizer must know of it.
+
+The attribute `blueprint` of a seed's state decides: `required` takes a row, `forbidden` gives it
+back at once, `leaving` gives it back when alpha has reached 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kasmina.blueprints import PoolFull
+from kasmina.grafting import strategy_number
+from kasmina.growth.aside import AsideTrainer
+from kasmina.growth.controller import Command
+from kasmina.growth.journal import Journal
+from kasmina.growth.optimizer import RowGuard
+from kasmina.growth.planes import bed_key, beds, mask_in
+from kasmina.growth.rewind import Stateful
+from kasmina.lifecycle import StepResult
+from kasmina.sites import Garden
+
+
+class Holdings:
+    """Takes and gives back pool rows for the seeds of a garden.
+
+    Args:
+        garden: the sites and their seeds.
+        optimizer: holds the pools' parameters.
+        aside: trains shadow seeds; told of fresh rows.
+        journal: where it is written.
+        strategy: grafting strategy of a command that names none.
+    """
+
+    def __init__(
+        self,
+        garden: Garden,
+        optimizer: torch.optim.Optimizer,
+        aside: AsideTrainer,
+        journal: Journal,
+        strategy: str,
+    ) -> None:
+        self._garden, self._aside, self._journal = garden, aside, journal
+        self._strategy = strategy
+        strategy_number(strategy)  # an unknown name fails here, not in the middle of a run
+        self._guards: dict[str, RowGuard] = {}
+        for site in garden.sites.values():
+            for pool in site.pools.values():
+                parameters = list(pool.stacked().values())
+                guard = RowGuard(
+                    optimizer, parameters, lambda s=site, p=pool: s.training_rows(p.kind.name)
+                )
+                pool.grown.append(lambda parameter, old, _, g=guard: g.grow(parameter, old))
+                self._guards[bed_key(site, pool)] = guard
+
+    def stateful(self) -> dict[str, Stateful]:
+        """The ages of all rows, by bed."""
+        return {f"kasmina.rows.{key}": guard for key, guard in self._guards.items()}
+
+    def bind(self, commands: Sequence[Command], result: StepResult) -> None:
+        """Note the kind and the strategy of each command whose edge was taken."""
+        lifecycle = self._garden.state.lifecycle
+        edges = dict(zip(result.rows.tolist(), result.edge[result.rows].tolist(), strict=True))
+        for command in commands:
+            edge = edges.get(command.row)
+            if edge is None or lifecycle.edges[edge].event != lifecycle.event(command.event):
+                continue
+            site = self._garden.site_of(command.row)
+            if not mask_in(self._garden.state, "plane", "withdraw")[command.row]:
+                kind = site.kinds.index(command.blueprint) if command.blueprint else 0
+                number = strategy_number(command.strategy or self._strategy)
+                self._garden.state.update(
+                    [command.row], {"blueprint_id": kind, "grafting_strategy": number}
+                )
+
+    def allocate(self) -> list[int]:
+        """Give a row to every seed that needs one; returns the seeds for which there is none."""
+        state = self._garden.state
+        wanting = mask_in(state, "blueprint", "required") & (state["blueprint_slot"] < 0)
+        refused = []
+        for row in wanting.nonzero().squeeze(1).tolist():
+            try:
+                self._garden.allocate(row)
+            except PoolFull:
+                refused.append(row)
+            else:
+                self._welcome(row)
+        return refused
+
+    def release(self) -> None:
+        """Take back the rows of seeds that may hold none any more."""
+        state = self._garden.state
+        holding = state["blueprint_slot"] >= 0
+        gone = mask_in(state, "blueprint", "leaving") & (state["alpha"] <= 0)
+        gone |= mask_in(state, "blueprint", "forbidden")
+        for bed in beds(self._garden, (gone & holding).nonzero().squeeze(1)):
+            for row, slot in zip(bed.rows.tolist(), bed.slots.tolist(), strict=True):
+                self._garden.release(row)
+                self._guards[bed.key].forget(slot)
+                self._write("released", row, bed.pool.kind.name, slot)
+
+    def _welcome(self, row: int) -> None:
+        (bed,) = beds(self._garden, torch.tensor([row]))
+        slot = int(bed.slots[0])
+        self._guards[bed.key].forget(slot)
+        self._aside.start(bed)
+        self._write("allocated", row, bed.pool.kind.name, slot)
+
+    def _write(self, kind: str, seed: int, blueprint: str, row: int) -> None:
+        site = self._garden.site_of(seed)
+        parameters = site.pools[blueprint].kind.cost().parameters
+        self._journal.write(kind, seed=seed, blueprint=blueprint, row=row, parameters=parameters)

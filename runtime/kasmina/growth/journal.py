@@ -1,0 +1,125 @@
+"""Writes a garden's life into the event log, with everything that replay needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kasmina.growth.controller import Command, Observation, Proposal
+from kasmina.growth.ledger import Clock
+from kasmina.lifecycle import Address, ContextTable, StepResult
+from kasmina.observe.log import EventLog
+from kasmina.sites import Garden
+
+
+class Journal:
+    """One run's log as the Gardener uses it; does nothing where `log` is None."""
+
+    def __init__(self, log: EventLog | None, garden: Garden, clock: Clock) -> None:
+        self._log, self._garden, self._clock = log, garden, clock
+        self._lifecycle = garden.state.lifecycle
+        self._moves_by_itself = torch.tensor(
+            [
+                any(
+                    edge.source == state and edge.event not in self._lifecycle.commands
+                    for edge in self._lifecycle.edges
+                )
+                for state in range(self._lifecycle.tables.N_STATES)
+            ]
+        )
+
+    def write(self, kind: str, *, seed: int | None = None, **fields: Any) -> None:
+        """Append one event at the run's clock; `seed`, a row, becomes its address."""
+        if self._log is not None:
+            address = None if seed is None else self._garden.address(seed)
+            self._log.append(
+                kind, epoch=self._clock.epoch, step=self._clock.step, address=address, **fields
+            )
+
+    def command(self, command: Command) -> None:
+        """A command was taken in."""
+        self.write(
+            "command",
+            seed=command.row,
+            event=command.event,
+            blueprint=command.blueprint,
+            strategy=command.strategy,
+            source=command.source,
+            reason=command.reason,
+        )
+
+    def decision(self, seen: Observation, legal: int, proposal: Proposal, controller: str) -> None:
+        """The controller decided; later outcomes follow as transitions of the same addresses."""
+        self.write(
+            "decision",
+            controller=controller,
+            observation={
+                "train_loss": seen.train_loss,
+                "validation_loss": seen.validation_loss,
+                "validation_metric": seen.validation_metric,
+                "parameters": seen.parameters,
+                "budget": seen.budget,
+                "busy": seen.busy,
+                "gradient_ratio": {site.path: site.gradient_ratio for site in seen.sites},
+            },
+            legal=legal,
+            action=[
+                {"event": c.event, **self._place(c.row), "blueprint": c.blueprint}
+                for c in proposal.commands
+            ],
+            reason=proposal.reason,
+        )
+
+    def inputs(self, events: Tensor, context: ContextTable, tick: bool) -> None:
+        """The inputs of a step, for every seed that could move; the others are at rest."""
+        if self._log is None:
+            return
+        codes = self._garden.state.codes.long().cpu()
+        could = (events != 0) | (self._moves_by_itself[codes] if tick else False)
+        rows = []
+        for row in could.nonzero().squeeze(1).tolist():
+            values = context.row(row)
+            rows.append(
+                {
+                    "row": row,
+                    "events": int(events[row]),
+                    "context": {
+                        name: getattr(values, name) for name in self._lifecycle.context_fields
+                    },
+                }
+            )
+        self.write("step", tick=tick, rows=rows)
+
+    def result(self, result: StepResult, reasons: dict[int, str]) -> None:
+        """What a step did: transitions, and commands that it refused."""
+        for row in result.rows.tolist():
+            edge = self._lifecycle.edges[int(result.edge[row])]
+            self.write(
+                "transition",
+                seed=row,
+                event=edge.event.name if edge.event is not None else "recycle",
+                **{"from": edge.source.name, "to": edge.target.name},
+                edge=edge.index,
+                effects=[effect.name for effect in edge.effects],
+                reason=reasons.get(row, edge.guard_text),
+            )
+        for row, event, refusal in result.unused_events:
+            self.write(
+                "refused",
+                seed=row,
+                event=event.name,
+                edge=None,
+                state=self._lifecycle.State(int(result.before[row])).name,
+                reason=refusal.name.lower(),
+            )
+
+    def addresses(self, rows: Iterable[int]) -> list[dict[str, Any]]:
+        """The rows' addresses as the log writes them."""
+        return [self._place(row) for row in rows]
+
+    def _place(self, row: int) -> dict[str, Any]:
+        address: Address = self._garden.address(row)
+        return {"site": address.site, "slot": address.slot, "generation": address.generation}

@@ -1,0 +1,74 @@
+"""Which seeds are where, asked by an attribute of their state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kasmina.blueprints import BlueprintPool
+from kasmina.lifecycle import StateTensor
+from kasmina.sites import Garden, SiteLayer
+
+
+def mask_in(state: StateTensor, attribute: str, *values: str) -> Tensor:
+    """Bool `[N]`: the seeds whose state has one of `values` for `attribute`."""
+    codes = state.lifecycle.attribute_of(attribute, state.codes)
+    wanted = [state.lifecycle.attribute_code(attribute, value) for value in values]
+    return torch.isin(codes, torch.tensor(wanted, dtype=codes.dtype, device=codes.device))
+
+
+def rows_in(state: StateTensor, attribute: str, *values: str) -> Tensor:
+    """int64 rows of the seeds whose state has one of `values` for `attribute`."""
+    return mask_in(state, attribute, *values).nonzero().squeeze(1)
+
+
+def planes_in_use(state: StateTensor) -> frozenset[str]:
+    """The planes of all seeds that hold a blueprint."""
+    held = state.codes[state["blueprint_slot"] >= 0]
+    planes = set(state.lifecycle.plane_of(held).tolist())
+    names = state.lifecycle.attribute_values("plane")
+    return frozenset(name for name, code in names.items() if code in planes)
+
+
+class Bed(NamedTuple):
+    """Seeds of one kind at one site."""
+
+    site: SiteLayer
+    pool: BlueprintPool
+    rows: Tensor  # int64 [S], rows of the state tensor
+    slots: Tensor  # int64 [S], rows of the pool
+
+    @property
+    def key(self) -> str:
+        """Site and kind, as a dictionary key."""
+        return bed_key(self.site, self.pool)
+
+    @property
+    def chunks(self) -> Tensor:
+        """int64 [S], places of the seeds in their site."""
+        return self.rows - self.site.first_row
+
+
+def bed_key(site: SiteLayer, pool: BlueprintPool) -> str:
+    """The key of a site's seeds of one kind."""
+    return f"{site.path}:{pool.kind.name}"
+
+
+def beds(garden: Garden, rows: Tensor) -> Iterator[Bed]:
+    """`rows` that hold a blueprint, by site and kind."""
+    state = garden.state
+    rows = rows[state["blueprint_slot"][rows] >= 0]
+    for site in garden.sites.values():
+        here = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
+        kinds = state["blueprint_id"][here]
+        for number in kinds.unique().tolist():
+            of_kind = here[kinds == number]
+            yield Bed(
+                site,
+                site.pools[site.kinds[number]],
+                of_kind,
+                state["blueprint_slot"][of_kind].long(),
+            )

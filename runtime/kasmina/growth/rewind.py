@@ -1,0 +1,89 @@
+"""Snapshots before a cohort grafts, and the return to one, to the bit."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Stateful(Protocol):
+    """Anything with `state_dict` and `load_state_dict`: scheduler, scaler, data cursor, ledger."""
+
+    def state_dict(self) -> Any:
+        """Everything that must come back."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Take back what `state_dict` gave."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that decides how a run goes on; tensors are copies."""
+
+    number: int
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    others: dict[str, Any]
+    streams: dict[str, Any]
+
+
+def _streams() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+
+
+def _restore_streams(streams: Mapping[str, Any]) -> None:
+    torch.set_rng_state(streams["torch"])
+    if streams["cuda"]:
+        torch.cuda.set_rng_state_all(streams["cuda"])
+    np.random.set_state(streams["numpy"])
+    random.setstate(streams["python"])
+
+
+def take(
+    number: int,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    others: Mapping[str, Stateful],
+) -> Snapshot:
+    """Copy the model (buffers too), the optimizer, `others` and every random stream."""
+    return Snapshot(
+        number=number,
+        step=step,
+        model={name: value.detach().clone() for name, value in model.state_dict().items()},
+        optimizer=copy.deepcopy(optimizer.state_dict()),
+        others={name: copy.deepcopy(other.state_dict()) for name, other in others.items()},
+        streams=_streams(),
+    )
+
+
+@torch.no_grad()
+def restore(
+    snapshot: Snapshot,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    others: Mapping[str, Stateful],
+) -> None:
+    """Return to `snapshot`; it stays usable for another return."""
+    model.load_state_dict(snapshot.model)
+    optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
+    for name, other in others.items():
+        other.load_state_dict(copy.deepcopy(snapshot.others[name]))
+    _restore_streams(snapshot.streams)
+    for parameter in model.parameters():
+        parameter.grad = None

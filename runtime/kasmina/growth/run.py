@@ -1,0 +1,345 @@
+"""The main job: train a task's start network and let it grow."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.errors import KasminaError
+from kasmina.growth.controller import Controller
+from kasmina.growth.flops import FlopMeter
+from kasmina.growth.gardener import Gardener, GardenerConfig
+from kasmina.growth.task import Data, Task, evaluate, seeded
+from kasmina.lifecycle import Lifecycle
+from kasmina.observe.log import EventLog
+from kasmina.sites import fold, morph
+
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class GrowConfig:
+    """What one run is told; None takes the task's default.
+
+    Attributes:
+        width: width of the start network.
+        budget: parameters that the network may have in the end.
+        epochs: epochs to train, 1 or more.
+        seed: of the start network, the batches and everything of Kasmina's own.
+        compare: also train the static start network and a static one of the final size.
+        lifecycle: another lifecycle than the built-in one.
+        limits: overrides of its limits.
+    """
+
+    width: int | None = None
+    budget: int | None = None
+    epochs: int | None = None
+    seed: int = 0
+    compare: bool = False
+    lifecycle: Lifecycle | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A static network trained with the same steps on the same batches."""
+
+    name: str
+    parameters: int
+    test_metric: float
+    train_flops: int
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to; the metric is in [0, 1], FLOPs include all that growing cost."""
+
+    task: str
+    seed: int
+    status: str  # finished | interrupted
+    validation_metric: float
+    test_metric: float
+    params_start: int
+    params_final: int
+    train_flops: int
+    wall_s: float
+    states: dict[str, int]
+    comparisons: tuple[Comparison, ...]
+    model: nn.Module
+
+
+def grow(
+    task: Task,
+    config: GrowConfig,
+    *,
+    controller: Controller,
+    log: EventLog | None = None,
+    stop: Stop = lambda: False,
+    gardening: Mapping[str, Any] | None = None,
+) -> RunResult:
+    """Train `task` and let it grow; the test split is read once, at the end.
+
+    Args:
+        task: what to train.
+        config: how long, how large, from which seed.
+        controller: decides where and when seeds germinate.
+        log: where every event is written.
+        stop: asked after each step; True ends the run in order.
+        gardening: settings of `GardenerConfig` that differ from its defaults.
+
+    Raises:
+        KasminaError: budget below the start size, NaN in the loss, a spec that does not fit.
+    """
+    started = time.perf_counter()
+    run = _Run(task, config, controller, log, dict(gardening or {}))
+    status = run.train(stop)
+    validation = run.gardener.validation
+    test = evaluate(task, run.model, run.data.test())[1]
+    comparisons = tuple(_comparisons(run, stop)) if config.compare else ()
+    result = RunResult(
+        task=task.name,
+        seed=config.seed,
+        status=status,
+        validation_metric=validation.metric,
+        test_metric=test,
+        params_start=run.params_start,
+        params_final=run.gardener.parameters(),
+        train_flops=run.meter.total,
+        wall_s=time.perf_counter() - started,
+        states=run.states(),
+        comparisons=comparisons,
+        model=run.model,
+    )
+    run.finish(result)
+    return result
+
+
+class _Run:
+    """One grown training run."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: GrowConfig,
+        controller: Controller,
+        log: EventLog | None,
+        gardening: dict[str, Any],
+    ) -> None:
+        self.task, self.config = task, config
+        self.data = task.build_data(config.seed)
+        self.epochs = config.epochs or task.default_epochs
+        self.steps = self.epochs * self.data.train.batches_per_epoch
+        self.model = task.build_model(config.seed, config.width)
+        self.params_start = count(self.model)
+        budget = config.budget if config.budget is not None else task.default_budget
+        _check_budget(budget, self.params_start)
+        morph(
+            self.model,
+            sites=task.sites(),
+            lifecycle=config.lifecycle,
+            run=f"{task.name}-{config.seed}",
+            seed=config.seed,
+            example=self.data.validation()[0][0],
+        )
+        self.optimizer, self.scheduler = task.optimizer(self.model.parameters(), self.steps)
+        self.meter = FlopMeter()
+        self.gardener = Gardener(
+            self.model,
+            self.optimizer,
+            validate=lambda: validation_loss(task, self.model, self.data),
+            controller=controller,
+            config=GardenerConfig(budget=budget, epochs=self.epochs, **gardening),
+            limits=config.limits,
+            log=log,
+            stateful={"data": self.data.train, "scheduler": self.scheduler},
+            meter=self.meter,
+        )
+        self._start()
+
+    def train(self, stop: Stop) -> str:
+        """Train to the end, or until `stop`; a rewind sets the clock back, so this may repeat."""
+        clock, per_epoch = self.gardener.clock, self.data.train.batches_per_epoch
+        while clock.step < self.steps:
+            if stop():
+                return "interrupted"
+            self._batch()
+            if clock.step and clock.step % per_epoch == 0 and clock.step // per_epoch > clock.epoch:
+                self.gardener.tick()
+                self._epoch()
+        return "finished"
+
+    def states(self) -> dict[str, int]:
+        """How many seeds are in which state; states without a seed are left out."""
+        state = self.gardener.garden.state
+        names = Counter(state.lifecycle.State(code).name for code in state.codes.tolist())
+        return dict(sorted(names.items()))
+
+    def _batch(self) -> None:
+        x, y = self.data.train.next_batch()
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        key = ("train", x.shape, self.gardener.garden.signature())
+        with self.meter.forward(key, FlopMeter.TRAIN):
+            output = self.model(x)
+        loss = self.task.loss(output, y)
+        loss.backward()
+        if self.gardener.step(loss):
+            self.scheduler.step()
+
+    def _start(self) -> None:
+        garden = self.gardener.garden
+        lifecycle = garden.state.lifecycle
+        self.gardener.journal.write(
+            "run_started",
+            task=self.task.name,
+            seed=self.config.seed,
+            spec={"name": lifecycle.name, "digest": lifecycle.digest},
+            config={"width": self.config.width, "limits": dict(self.gardener.limits.items())},
+            parameters=self.params_start,
+            sites=garden.describe(),
+            epochs=self.epochs,
+            budget=self.gardener.config.budget,
+        )
+
+    def _epoch(self) -> None:
+        validation = self.gardener.validation
+        self.gardener.journal.write(
+            "epoch",
+            train_loss=self.gardener.epoch_loss,
+            validation_loss=validation.loss,
+            validation_metric=validation.metric,
+            parameters=self.gardener.parameters(),
+            flops=self.meter.total,
+            states=self.states(),
+        )
+
+    def finish(self, result: RunResult) -> None:
+        """Write the end of the run into its log."""
+        self.gardener.journal.write(
+            "run_finished",
+            status=result.status,
+            validation_metric=result.validation_metric,
+            test_metric=result.test_metric,
+            parameters=result.params_final,
+            train_flops=result.train_flops,
+            states=result.states,
+            architecture=self.gardener.garden.architecture(),
+        )
+
+
+def count(model: nn.Module) -> int:
+    """Trainable and frozen parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def validation_loss(task: Task, model: nn.Module, data: Data) -> tuple[Tensor, float]:
+    """Mean loss over the validation samples as a 0-d tensor, and their mean metric.
+
+    Raises:
+        KasminaError: the validation split is empty, so nothing could be judged.
+    """
+    losses, metric, samples = [], 0.0, 0
+    for x, y in data.validation():
+        output = model(x)
+        losses.append(task.loss(output, y) * len(y))
+        metric += task.metric(output, y) * len(y)
+        samples += len(y)
+    if not samples:
+        raise KasminaError(
+            f"task '{task.name}': the validation split is empty; growth is judged on validation "
+            "data, so give the task some"
+        )
+    return torch.stack(losses).sum() / samples, metric / samples
+
+
+def train_static(
+    task: Task, model: nn.Module, name: str, config: GrowConfig, steps: int, stop: Stop
+) -> tuple[Comparison, list[tuple[int, float]]]:
+    """Train `model` as the grown run was, without growing; returns also its validation curve."""
+    started = time.perf_counter()
+    data, meter, curve = task.build_data(config.seed), FlopMeter(), []
+    optimizer, scheduler = task.optimizer(model.parameters(), steps)
+    for step in range(1, steps + 1):
+        if stop():
+            break
+        x, y = data.train.next_batch()
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        with meter.forward(x.shape, FlopMeter.TRAIN):
+            output = model(x)
+        task.loss(output, y).backward()
+        optimizer.step()
+        scheduler.step()
+        if step % data.train.batches_per_epoch == 0:
+            curve.append((step, evaluate(task, model, data.validation())[1]))
+    test = evaluate(task, model, data.test())[1]
+    wall = time.perf_counter() - started
+    return Comparison(name, count(model), test, meter.total, wall), curve
+
+
+def _comparisons(run: _Run, stop: Stop) -> Iterator[Comparison]:
+    seed, task = run.config.seed, run.task
+    networks = {"static start": task.build_model(seed, run.config.width)}
+    size = run.gardener.parameters()
+    networks |= dict([_static_final(task, seed, size, run.model)])
+    for name, model in networks.items():
+        if stop():
+            return
+        comparison, curve = train_static(task, model, name, run.config, run.steps, stop)
+        run.gardener.journal.write(
+            "comparison",
+            name=name,
+            parameters=comparison.parameters,
+            test_metric=comparison.test_metric,
+            train_flops=comparison.train_flops,
+            curve=curve,
+        )
+        yield comparison
+
+
+def _static_final(
+    task: Task, seed: int, parameters: int, grown: nn.Module
+) -> tuple[str, nn.Module]:
+    """A static network of the grown one's size.
+
+    The task's own network at the width that comes nearest; where the task has no widths, the grown
+    architecture itself, initialised afresh.
+    """
+    if task.widths:
+        return "static final", task.build_model(seed, _nearest_width(task, seed, parameters))
+    fresh = fold(grown)
+    with seeded(seed):
+        for module in fresh.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return "static grown architecture", fresh
+
+
+def _nearest_width(task: Task, seed: int, parameters: int) -> int:
+    """The width whose network has the number of parameters nearest to `parameters`."""
+
+    def size(width: int) -> int:
+        return count(task.build_model(seed, width))
+
+    high = 1
+    while size(high) < parameters:
+        high *= 2
+    place = bisect_left(range(1, high), parameters, key=size) + 1
+    return min({max(place - 1, 1), place}, key=lambda width: abs(size(width) - parameters))
+
+
+def _check_budget(budget: int | None, start: int) -> None:
+    if budget is not None and budget < start:
+        raise KasminaError(
+            f"the budget of {budget} parameters is below the start network's {start}; give "
+            f"--budget {start} or more, or a smaller --width"
+        )

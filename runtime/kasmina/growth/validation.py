@@ -1,0 +1,94 @@
+"""Validation passes, and what flows through the sites during one.
+
+The user's `validate` runs the model on held-out data and gives the loss. While seeds train aside,
+the Gardener also needs the site's input and the gradient of *this* loss at the site's output: the
+isolated training is judged on data that it did not learn from. The pass runs in evaluation mode,
+through the graph that the host builds anyway, so parameters get no gradient and no buffer moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.errors import KasminaError
+from kasmina.sites import Passage, Recorder
+
+Validate = Callable[[], Tensor | tuple[Tensor, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """One validation: loss in nats, the task's metric (NaN if it gives none), what was recorded.
+
+    `passages` holds, by site path, one entry a batch.
+    """
+
+    loss: float
+    metric: float
+    passages: Mapping[str, list[Passage]] = field(default_factory=dict)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; every module returns to the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Validator:
+    """Runs `validate` for `model`.
+
+    Args:
+        model: the morphed model.
+        validate: takes nothing; returns the mean validation loss as a 0-d tensor (with its graph,
+            where recorded passes are wanted), or that and the metric.
+    """
+
+    def __init__(self, model: nn.Module, validate: Validate) -> None:
+        self._model = model
+        self._validate = validate
+
+    def measure(self) -> Validation:
+        """Loss and metric, without a graph."""
+        with evaluating(self._model), torch.no_grad():
+            loss, metric = self._call()
+        return Validation(float(loss), metric)
+
+    def record(self, recorders: Mapping[str, Recorder]) -> Validation:
+        """The same, and the inputs and loss gradients of the sites that `recorders` stand for."""
+        with evaluating(self._model), torch.enable_grad():
+            for recorder in recorders.values():
+                recorder.start()
+            try:
+                loss, metric = self._call()
+                if not loss.requires_grad:
+                    raise KasminaError(
+                        "validate() returned a loss without a graph, so blueprints that train "
+                        "aside cannot be judged on held-out data; return the loss tensor itself "
+                        "and drop torch.no_grad() and .item(): the Gardener switches gradients"
+                    )
+                passages = {path: r.finish(loss) for path, r in recorders.items()}
+            finally:
+                for recorder in recorders.values():
+                    recorder.stop()
+        return Validation(float(loss.detach()), metric, passages)
+
+    def _call(self) -> tuple[Tensor, float]:
+        result = self._validate()
+        loss, metric = result if isinstance(result, tuple) else (result, float("nan"))
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise KasminaError(
+                f"validate() must return the mean loss as a 0-d tensor, or (loss, metric); got "
+                f"{type(loss).__name__}{tuple(loss.shape) if isinstance(loss, Tensor) else ''}"
+            )
+        return loss, float(metric)
