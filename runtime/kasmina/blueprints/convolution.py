@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +42,6 @@ class Conv(Blueprint):
             others have 3.
     """
 
-    keeps_layout: ClassVar[bool] = True
-
     def __init__(
         self, shape: SiteShape, hidden: int, layers: int | None = None, kernel: int | None = None
     ) -> None:
@@ -70,11 +67,15 @@ class Conv(Blueprint):
             )
 
     @property
+    def _layout(self) -> tuple[int, ...]:
+        assert self.shape.layout is not None  # refused in __init__
+        return self.shape.layout
+
+    @property
     def _channels(self) -> list[int]:
         """Channels before, between and after the convolutions."""
-        assert self.shape.layout is not None
         if not self.shape.channels_first:
-            return [self.shape.layout[0], *[self.hidden] * self.layers]
+            return [self._layout[0], *[self.hidden] * self.layers]
         return [self.shape.d_in, *[self.hidden] * (self.layers - 1), self.shape.d_out]
 
     @property
@@ -83,8 +84,7 @@ class Conv(Blueprint):
 
     def _sizes(self) -> list[tuple[int, ...]]:
         """Positions after each convolution; all kernels are padded by half."""
-        assert self.shape.layout is not None
-        sizes = [self.shape.layout[1:]]
+        sizes = [self._layout[1:]]
         for _ in range(self.layers):
             sizes.append(tuple((n - 1) // self._stride + 1 for n in sizes[-1]))
         return sizes[1:]
@@ -113,7 +113,9 @@ class Conv(Blueprint):
         """See `Blueprint.forward`; seeds are the groups of one grouped convolution."""
         seeds = len(params["conv0_weight"])
         y, groups = x, 1
-        if self.shape.placement == "inline":
+        if not self.shape.channels_first:
+            y = x.view(len(x), *self._layout)
+        elif self.shape.placement == "inline":
             y, groups = x.transpose(0, 1).flatten(1, 2), seeds  # [B, S * C, ...]
         for layer in range(self.layers):
             y = self._convolve(params, y, layer, groups)
@@ -145,10 +147,8 @@ class Conv(Blueprint):
 
     def _pooled(self) -> tuple[int, ...] | None:
         """Positions to average down to, where the site's output has others than its input."""
-        layout, out = self.shape.layout, self.shape.out_layout
-        if layout is None or out is None or out[1:] == layout[1:]:
-            return None
-        return out[1:]
+        out = self.shape.out_layout
+        return None if out is None or out[1:] == self._layout[1:] else out[1:]
 
     def output(self) -> tuple[str, ...]:
         """The last map."""
@@ -163,8 +163,10 @@ class Conv(Blueprint):
         return 2 * (sum(each) + prod(shapes.get("out_weight", (0,))))
 
     def export(self, params: Parameters) -> nn.Module:
-        """Convolutions and ReLUs, then Flatten and Linear, or the average."""
+        """Convolutions and ReLUs; Unflatten before and Flatten, Linear behind, or the average."""
         parts: list[nn.Module] = []
+        if not self.shape.channels_first:
+            parts.append(nn.Unflatten(1, self._layout))
         for layer in range(self.layers):
             parts.append(self._plain_convolution(params, layer))
             if not self._is_last(layer):

@@ -6,6 +6,7 @@ inline seed has one, since a seed that replaces its chunk must be able to give a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kasmina.blueprints.maps import linear, plain_linear, uniform
-from kasmina.blueprints.plain import Affine, SwiGLU
+from kasmina.blueprints.plain import Affine, OverChannels, SwiGLU
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
 
@@ -22,7 +23,33 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.g
 _MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
-class _Dense(Blueprint):
+class _Pointwise(Blueprint):
+    """A map of features; at a channel-first site it is applied to the channels of each position."""
+
+    @abstractmethod
+    def apply(self, params: Parameters, x: Tensor) -> Tensor:
+        """Map `[S, B, d_in]`, or shared `[B, d_in]`, to `[S, B, d_out]`."""
+
+    @abstractmethod
+    def plain(self, params: Parameters) -> nn.Module:
+        """A module that maps `[..., d_in]` to `[..., d_out]`, as one seed does."""
+
+    def forward(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `Blueprint.forward`."""
+        if not self.shape.channels_first:
+            return self.apply(params, x)
+        batch = 0 if self.shape.placement == "parallel" else 1  # axis of the examples
+        places = x.movedim(batch + 1, -1)  # [B, ..., d_in] or [S, B, ..., d_in]
+        mapped = self.apply(params, places.flatten(batch, -2))
+        return mapped.view(len(mapped), *places.shape[batch:-1], self.shape.d_out).movedim(-1, 2)
+
+    def export(self, params: Parameters) -> nn.Module:
+        """See `Blueprint.export`."""
+        made = self.plain(params)
+        return OverChannels(made) if self.shape.channels_first else made
+
+
+class _Dense(_Pointwise):
     """What the kinds with one hidden layer share; `inner` names the maps that read the input."""
 
     inner: tuple[str, ...]
@@ -79,12 +106,12 @@ class Mlp(_Dense):
             )
         self.activation = activation
 
-    def forward(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `Blueprint.forward`."""
+    def apply(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `_Pointwise.apply`."""
         hidden = linear(x, params["up_weight"], params["up_bias"])
         return self._out(params, _FUNCTIONS[self.activation](hidden))
 
-    def export(self, params: Parameters) -> nn.Module:
+    def plain(self, params: Parameters) -> nn.Module:
         """Linear, activation, Linear."""
         return nn.Sequential(
             plain_linear(params["up_weight"], params["up_bias"]),
@@ -102,11 +129,11 @@ class LowRank(_Dense):
 
     inner, inner_bias = ("down",), False
 
-    def forward(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `Blueprint.forward`."""
+    def apply(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `_Pointwise.apply`."""
         return self._out(params, linear(x, params["down_weight"]))
 
-    def export(self, params: Parameters) -> nn.Module:
+    def plain(self, params: Parameters) -> nn.Module:
         """Two Linears."""
         return nn.Sequential(
             plain_linear(params["down_weight"]),
@@ -123,19 +150,19 @@ class Gated(_Dense):
 
     inner, inner_bias = ("gate", "up"), True
 
-    def forward(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `Blueprint.forward`."""
+    def apply(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `_Pointwise.apply`."""
         gate = F.silu(linear(x, params["gate_weight"], params["gate_bias"]))
         return self._out(params, gate * linear(x, params["up_weight"], params["up_bias"]))
 
-    def export(self, params: Parameters) -> nn.Module:
+    def plain(self, params: Parameters) -> nn.Module:
         """The plain SwiGLU module."""
         gate, up = (plain_linear(params[f"{n}_weight"], params[f"{n}_bias"]) for n in self.inner)
         return SwiGLU(gate, up, plain_linear(params["out_weight"], params.get("out_bias")))
 
 
 @blueprint("affine")
-class AffineMap(Blueprint):
+class AffineMap(_Pointwise):
     """`x * scale + shift` by feature, as in FiLM (Perez et al. 2018); has no hidden units.
 
     Starts as the zero function. A parallel seed needs as many features at its input as at its
@@ -159,8 +186,8 @@ class AffineMap(Blueprint):
         device = generator.device
         return {name: torch.zeros(s, device=device) for name, s in self.shapes().items()}
 
-    def forward(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `Blueprint.forward`."""
+    def apply(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `_Pointwise.apply`."""
         return x * params["scale"].unsqueeze(1) + params["shift"].unsqueeze(1)
 
     def output(self) -> tuple[str, ...]:
@@ -171,7 +198,7 @@ class AffineMap(Blueprint):
         """One multiply-add a feature."""
         return 2 * self.shape.d_out * self.shape.positions
 
-    def export(self, params: Parameters) -> nn.Module:
+    def plain(self, params: Parameters) -> nn.Module:
         """The plain Affine module."""
         made = Affine(self.shape.d_out).to(params["scale"])
         with torch.no_grad():

@@ -36,3 +36,16 @@ class SwiGLU(nn.Module):
         """Map `[..., d_in]` to `[..., d_out]`."""
         hidden = nn.functional.silu(self.gate(x)) * self.up(x)
         return self.down(hidden)  # type: ignore[no-any-return]
+
+
+class OverChannels(nn.Module):
+    """Applies a map of features to the channels of `[B, C, ...]`, position by position."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, C, ...]` to `[B, C', ...]`."""
+        mapped: Tensor = self.inner(x.movedim(1, -1))
+        return mapped.movedim(-1, 1)

@@ -54,6 +54,11 @@ class BlueprintPool(nn.Module):
         self.register_buffer("occupied", torch.zeros(capacity, dtype=torch.bool, device=device))
 
     @property
+    def name(self) -> str:
+        """The name of the kind."""
+        return self.kind.name
+
+    @property
     def capacity(self) -> int:
         """Rows, free ones included."""
         return len(self.occupied)

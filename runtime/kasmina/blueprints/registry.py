@@ -25,19 +25,24 @@ Parameters = Mapping[str, Tensor]  # name -> [S, ...]
 
 
 class Blueprint(ABC):
-    """A kind of small module at one place. Legend: S seeds, B examples, c chunk width.
+    """A kind of small module at one place.
+
+    What a kind reads and writes depends on the site alone, so that kinds can compete for it.
+    Legend: S seeds, B examples, c chunk width, `...` positions of a channel-first site.
+
+    | site | reads | writes |
+    |---|---|---|
+    | inline, features | `[S, B, c]` | `[S, B, c]` |
+    | inline, channel-first | `[S, B, c, ...]` | `[S, B, c, ...]` |
+    | parallel, features | `[B, d_in]` | `[S, B, d_out]` |
+    | parallel, channel-first | `[B, d_in, ...]` | `[S, B, d_out, ...]` |
 
     Args:
         shape: the place.
         hidden: hidden units (channels, rank) of one seed, 1 or more.
-
-    `keeps_layout` says which tensors `forward` takes. False: features last, that is `[S, B, c]`
-    inline and `[B, d_in]` parallel. True: as the layout says, that is `[S, B, c, ...]` inline and
-    `[B, *layout]` parallel.
     """
 
     name: ClassVar[str] = ""
-    keeps_layout: ClassVar[bool] = False
 
     def __init__(self, shape: SiteShape, hidden: int) -> None:
         if hidden < 1:
@@ -55,15 +60,11 @@ class Blueprint(ABC):
 
     @abstractmethod
     def forward(self, params: Parameters, x: Tensor) -> Tensor:
-        """All seeds at once.
+        """All seeds at once; shapes as in the table of the class.
 
         Args:
             params: name -> `[S, ...]`.
-            x: inline `[S, B, c]`, parallel `[B, d_in]`; with `keeps_layout` see the class.
-
-        Returns:
-            inline `[S, B, c]`, parallel `[S, B, d_out]`; with `keeps_layout` and a channel-first
-            site `[S, B, channels, ...]`.
+            x: what the site gives; a parallel site gives all seeds the same.
         """
 
     @abstractmethod

@@ -121,7 +121,7 @@ def ramp_up(numbers: Tensor, ramp: Ramp) -> Tensor:
         float32 `[S]` in [0, 1].
     """
     found = torch.zeros_like(ramp.alpha)
-    for number in numbers.unique().tolist():
+    for number in set(numbers.tolist()):
         alpha = strategy_by_number(number).alpha(ramp)
         found = torch.where(numbers == number, alpha.to(found), found)
     return found.clamp(0, 1)
