@@ -31,7 +31,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "refused": ("event", "state", "reason"),
     "allocated": ("blueprint", "parameters"),
     "released": ("blueprint",),
-    "scaled": ("factor", "losses", "rows"),
+    "scaled": ("rows", "losses"),
     "evidence": ("measure", "value", "interval", "terms"),
     "snapshot": ("number",),
     "rewind": ("number", "from_step", "to_step", "to", "addresses"),

@@ -1,0 +1,231 @@
+"""`kasmina grow`: train a network and let it grow meanwhile."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from kasmina.errors import UsageError
+from kasmina.observe.folder import RunFolder, write_atomically
+
+if TYPE_CHECKING:
+    from kasmina.growth import GrowConfig, RunResult
+    from kasmina.growth.task import Task
+    from kasmina.lifecycle import Lifecycle
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+RUNS = Path("runs")
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def grow(
+    *,
+    task: str,
+    width: int | None = None,
+    budget: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    compare: Flag = False,
+    out: Path | None = None,
+    force: Flag = False,
+    json: Flag = False,
+    lifecycle: Path | None = None,
+    set_: Annotated[Sequence[str], Parameter(name="--set", negative=())] = (),
+) -> int:
+    """Train a network and let it grow meanwhile.
+
+    Leaves a run directory with the event log, the result, the report and the grown network. Ctrl-C
+    ends in order after the current step; a second one ends at once.
+
+    Args:
+        task: digits, mnist1d, chars, or your own as package.module:function.
+        width: width of the start network.
+        budget: parameters that the network may have in the end.
+        epochs: epochs to train.
+        seed: of the start network, of the batches and of all that Kasmina draws.
+        compare: also train the static start network and a static one of the final size.
+        out: run directory; without it the first free one of runs/TASK-SEED, runs/TASK-SEED-2, ...
+        force: replace the run that the directory holds.
+        json: print the result as one JSON object; everything else goes to standard error.
+        lifecycle: directory of a lifecycle of your own, from `kasmina spec build FILE --out DIR`.
+        set_: another value for a limit of the lifecycle, as limit=value; may be given again.
+
+    Returns:
+        0, or 130 where Ctrl-C ended the run in order.
+    """
+    _check_numbers(width=width, budget=budget, epochs=epochs, seed=seed)
+    limits = _limits(set_)
+    job = _task(task, width)
+    config = _config(width, budget, epochs, seed, compare, lifecycle, limits)
+    console = Console(stderr=json, highlight=False)
+    folder = _folder(out, job.name, seed, force)
+    result = _run(job, config, folder, console)
+    if json:
+        print(json_module.dumps(summary(result)))  # noqa: T201  one line, not wrapped
+    _tell(console, result, folder)
+    return INTERRUPTED if result.status == "interrupted" else 0
+
+
+def summary(result: RunResult) -> dict[str, Any]:
+    """Return what `--json` prints; a figure that is not known is null."""
+    plain = {
+        field.name: getattr(result, field.name) for field in fields(result) if field.name != "model"
+    }
+    plain["comparisons"] = [
+        {field.name: _known(getattr(each, field.name)) for field in fields(each)}
+        for each in result.comparisons
+    ]
+    return {name: _known(value) for name, value in plain.items()}
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_numbers(*, width: int | None, budget: int | None, epochs: int | None, seed: int) -> None:
+    least = {"--width": (width, 1), "--budget": (budget, 1), "--epochs": (epochs, 1)}
+    for name, (value, lowest) in {**least, "--seed": (seed, 0)}.items():
+        if value is not None and value < lowest:
+            raise UsageError(f"{name} is {value}; it must be {lowest} or more")
+
+
+def _limits(given: Sequence[str]) -> dict[str, float]:
+    """Read `limit=value` pairs."""
+    limits: dict[str, float] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        with suppress(ValueError):
+            if equals and name and name not in limits:
+                limits[name] = float(value)
+                continue
+        twice = "is given twice" if name in limits else "is not of the form limit=number"
+        raise UsageError(f"--set {pair} {twice}; write e.g. --set min_stability=0.8")
+    return limits
+
+
+def _task(name: str, width: int | None) -> Task:
+    from kasmina.tasks import find
+
+    task = find(name)
+    if width is not None and not task.widths:
+        raise UsageError(f"--width {width}: task {name!r} builds one width only; leave it out")
+    return task
+
+
+def _config(
+    width: int | None,
+    budget: int | None,
+    epochs: int | None,
+    seed: int,
+    compare: bool,
+    directory: Path | None,
+    limits: dict[str, float],
+) -> GrowConfig:
+    from kasmina.growth import GrowConfig
+    from kasmina.lifecycle import Lifecycle, LimitTable
+
+    lifecycle = Lifecycle.default() if directory is None else Lifecycle.from_directory(directory)
+    table = LimitTable(lifecycle)  # a limit that is not legal is told before the run
+    for name, value in limits.items():
+        table.override(name, value)
+    return GrowConfig(
+        width=width,
+        budget=budget,
+        epochs=epochs,
+        seed=seed,
+        compare=compare,
+        lifecycle=lifecycle,
+        limits=limits,
+    )
+
+
+def _folder(out: Path | None, task: str, seed: int, force: bool) -> RunFolder:
+    if out is None:
+        return RunFolder.create_next(RUNS, task, seed, replace=force)
+    return RunFolder.create(out, task, seed, replace=force)
+
+
+def _run(task: Task, config: GrowConfig, folder: RunFolder, console: Console) -> RunResult:
+    """Grow, and leave log, result, report and network in the folder whatever happens."""
+    from kasmina.control import TamiyoController
+    from kasmina.growth import grow
+    from kasmina.observe.live import follow
+    from kasmina.observe.log import EventLog
+    from kasmina.observe.report import write_report
+
+    run = f"{task.name}-{config.seed}"
+    try:
+        with EventLog(folder.log, run) as log, _interrupt(console) as stop, follow(log, console):
+            result = grow(task, config, controller=TamiyoController(), log=log, stop=stop)
+    except BaseException:
+        if folder.log.exists() and folder.log.stat().st_size:
+            write_report(folder.path)
+        else:
+            folder.discard()  # the run never began, so it leaves nothing
+        raise
+    write_atomically(folder.result, f"{json_module.dumps(summary(result), indent=2)}\n".encode())
+    _save(result, folder)
+    write_report(folder.path)
+    return result
+
+
+@contextmanager
+def _interrupt(console: Console) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C ask for an end in order, and the second one end at once."""
+    asked = False
+
+    def ask(_: int, __: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("ending after this step; Ctrl-C again ends at once")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _save(result: RunResult, folder: RunFolder) -> None:
+    from safetensors.torch import save_model
+
+    from kasmina.sites import fold
+
+    save_model(fold(result.model), str(folder.model))
+
+
+def _tell(console: Console, result: RunResult, folder: RunFolder) -> None:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("", "parameters", "test", "train GFLOP", "wall"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    grown = ("grown", result.params_final, result.test_metric, result.train_flops, result.wall_s)
+    others = [
+        (each.name, each.parameters, each.test_metric, each.train_flops, each.wall_s)
+        for each in result.comparisons
+    ]
+    for name, parameters, metric, flops, wall in (grown, *others):
+        table.add_row(
+            name, f"{parameters:,}", f"{metric:.2%}", f"{flops / 1e9:.2f}", f"{wall:.1f} s"
+        )
+    console.print()
+    console.print(table)
+    seeds = ", ".join(f"{count} {name}" for name, count in result.states.items())
+    console.print(f"\ngrew from {result.params_start:,} parameters; seeds: {seeds}")
+    console.print(f"report: {folder.report}", soft_wrap=True)
+    if result.status != "finished":
+        console.print(f"{result.status}: the figures are those of the network as it stands")
+    if isinstance(result.test_metric, float) and math.isnan(result.test_metric):
+        console.print("the task has no test split, so nothing was measured on one")

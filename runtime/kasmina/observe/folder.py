@@ -1,0 +1,140 @@
+"""The directory that a run leaves, and who may write into one that exists."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from kasmina.errors import KasminaError
+
+FORMAT = 1
+MARKER = "kasmina-run.json"
+LOG = "events.jsonl"
+RESULT = "result.json"
+REPORT = "report.html"
+MODEL = "model.safetensors"
+FILES = (LOG, RESULT, REPORT, MODEL, MARKER)  # the marker goes last when a run is taken away
+
+
+class FolderError(KasminaError, OSError):
+    """A directory that cannot hold the run."""
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """What makes a directory a run: `kasmina-run.json`."""
+
+    format: int
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run directory; its files have fixed names."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, task: str, seed: int, *, replace: bool = False) -> RunFolder:
+        """Make a directory for a new run.
+
+        Args:
+            path: new, or empty, or with `replace` one that holds a run.
+            task: name of the task.
+            seed: of the run.
+            replace: take away the run that is there. Only the files of a run go, and only from a
+                directory that is marked as one.
+
+        Raises:
+            FolderError: the directory is in use, holds something else, or cannot be written.
+        """
+        folder = cls(path)
+        folder._make_room(replace)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / MARKER, msgspec.json.encode(Marker(FORMAT, task, seed)))
+        except OSError as error:
+            raise FolderError(
+                f"{path}: the run directory cannot be written: {error.strerror}; choose another "
+                "one with --out"
+            ) from error
+        return folder
+
+    @classmethod
+    def create_next(cls, runs: Path, task: str, seed: int, *, replace: bool = False) -> RunFolder:
+        """Make `runs/TASK-SEED`, or, where that is taken, the first free `runs/TASK-SEED-N`."""
+        name = f"{task.replace(':', '-')}-{seed}"
+        numbered = (runs / (name if n == 1 else f"{name}-{n}") for n in count(1))
+        path = next(path for path in numbered if replace or not os.path.lexists(path))
+        return cls.create(path, task, seed, replace=replace)
+
+    @property
+    def log(self) -> Path:
+        """The event log."""
+        return self.path / LOG
+
+    @property
+    def result(self) -> Path:
+        """What `--json` prints."""
+        return self.path / RESULT
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / REPORT
+
+    @property
+    def model(self) -> Path:
+        """The grown network's tensors."""
+        return self.path / MODEL
+
+    def marker(self) -> Marker | None:
+        """Read what run it holds; None where it holds none."""
+        try:
+            return msgspec.json.decode((self.path / MARKER).read_bytes(), type=Marker)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def discard(self) -> None:
+        """Take the run's files away, and the directory where nothing else is in it."""
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def _make_room(self, replace: bool) -> None:
+        if not os.path.lexists(self.path):
+            return
+        if not self.path.is_dir():
+            raise FolderError(f"{self.path}: this is a file; a run needs a directory")
+        marker = self.marker()
+        if marker is None and any(self.path.iterdir()):
+            raise FolderError(
+                f"{self.path}: this directory exists and is not a run; choose a new or an empty "
+                "one with --out"
+            )
+        if marker is not None and not replace:
+            raise FolderError(
+                f"{self.path}: this directory holds a run of task {marker.task!r} with seed "
+                f"{marker.seed}; choose another one with --out, or replace the run with --force"
+            )
+        if marker is not None:
+            self.discard()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
