@@ -257,7 +257,7 @@ def describe(node: Node) -> str:
             return "nothing"
         case Scalar(text=text):
             return repr(text if len(text) <= 60 else text[:57] + "...")
-        case Sequence():
-            return "a list"
+        case Sequence(items=items):
+            return f"a list of {len(items)}"
         case _:
             return "a mapping"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kasmina_generator.model import Place
 
-MOST_FINDINGS = 200  # a spec that is wrong everywhere need not say so more often
+MOST_FINDINGS = 1000  # a spec that is wrong everywhere need not say so more often
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,21 @@ class Log:
     def __len__(self) -> int:
         return len(self._findings)
 
+    def has(self, place: Place) -> bool:
+        """Say whether a fault was recorded at a place."""
+        return any(found == place for found, _ in self._findings)
+
     def add(
         self, place: Place, what: str, *, allowed: Collection[str] = (), given: str | None = None
     ) -> None:
         """Record a fault; `allowed` lists the legal names and `given` is guessed from them."""
-        if len(self._findings) < MOST_FINDINGS:
+        if len(self._findings) == MOST_FINDINGS:
+            what, allowed, given = (
+                f"more than {MOST_FINDINGS} faults; the rest is left out",
+                (),
+                None,
+            )
+        if len(self._findings) <= MOST_FINDINGS:
             text = what + alternatives(allowed, given)
             self._findings.setdefault((place, text), Finding(place, text))
 

@@ -7,27 +7,24 @@ from pathlib import Path
 
 from kasmina_generator.declarations import (
     read_attributes,
-    read_context,
     read_effects,
     read_events,
-    read_limits,
     read_states,
 )
 from kasmina_generator.digest import digest_of
 from kasmina_generator.document import Mapping, Unusable, describe, load_document
+from kasmina_generator.edges import check_unused_macros, read_edges, read_macros
 from kasmina_generator.expression import Field, LimitRef
+from kasmina_generator.fields import read_context, read_limits
 from kasmina_generator.finding import Log, SpecErrors
 from kasmina_generator.guard import Guard, Symbol, Symbols
 from kasmina_generator.model import ContextField, Limit, Spec, State, StateSchema
 from kasmina_generator.record import Record
 from kasmina_generator.references import (
     Names,
-    check_unused_macros,
     declared,
     read_capacities,
-    read_edges,
     read_groups,
-    read_macros,
     read_properties,
 )
 from kasmina_generator.state_file import check_schema, read_name, read_state_file
@@ -133,5 +130,8 @@ def _columns(top: Record, path: Path, initial: State | None) -> StateSchema | No
     name = scalar.text
     if Path(name).name != name or name in (".", ".."):
         top.fault("state", f"{name!r} is no plain file name; the file lies beside the spec")
+        return None
+    if not (path.parent / name).exists():
+        top.fault("state", f"no file {name!r} lies beside the spec")
         return None
     return read_state_file(path.parent / name, initial.code if initial else 0, top.log)

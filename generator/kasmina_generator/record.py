@@ -40,10 +40,15 @@ class Record:
                 log.add(key.place, what, allowed=keys.all, given=key.text)
         for name in keys.required:
             if name not in self._values:
-                log.add(node.place, f"{label}: key '{name}' is missing; required", allowed=())
+                required = ", ".join(keys.required)
+                log.add(node.place, f"{label}: key '{name}' is missing; required: {required}")
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
+
+    def has_fault(self, key: str) -> bool:
+        """Say whether a fault was found in the value of `key`."""
+        return key in self._values and self.log.has(self.place(key))
 
     def node(self, key: str) -> Node | None:
         """Return the value of `key`, None if it is missing or was refused."""
@@ -79,6 +84,8 @@ class Record:
         scalar = self.scalar(key, "text")
         if scalar is None:
             return ""
+        if parse_float(scalar) is not None or parse_boolean(scalar) is not None:
+            self.fault(key, f"expected text, found {scalar.text}; put it in quotes")
         line = " ".join(scalar.text.split())
         if not line:
             self.fault(key, "is empty; say it in a sentence")
@@ -128,7 +135,7 @@ class Record:
         if dtype == "bool":
             value = parse_boolean(scalar)
         elif dtype in ("float32", "float64"):
-            value = _as_float(scalar, dtype)
+            value = as_float(scalar, dtype)
         else:
             low, high = integer_range(dtype)
             value = parse_integer(scalar)
@@ -184,7 +191,7 @@ class Record:
         for name, value in node.entries:
             fault = fault_of_name(name.text, name.plain, taken)
             if fault:
-                self.log.add(name.place, f"{what} {name.text!r}: the name {fault}")
+                self.log.add(name.place, f"{what} {name.text!r} {fault}")
             yield name, value
 
 
@@ -201,7 +208,7 @@ def named_record(log: Log, what: str, name: Scalar, node: Node, keys: Keys) -> R
 _HOW_TO_WRITE = {"bool": "; write true or false"}
 
 
-def _as_float(scalar: Scalar, dtype: str) -> float | None:
+def as_float(scalar: Scalar, dtype: str) -> float | None:
     """Return the number as `dtype` stores it; None where it is none or rounds to infinity."""
     written = parse_float(scalar)
     if written is None:

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from kasmina_generator.declarations import read_priority
 from kasmina_generator.document import Mapping, Node, Scalar, Sequence, Unusable, describe
-from kasmina_generator.expression import Expression, Truth
-from kasmina_generator.guard import Clock, Guard, Symbols, at_least, bind, conjunction, parse_guard
+from kasmina_generator.guard import Symbols
 from kasmina_generator.model import (
     Capacity,
     ContextField,
-    Edge,
     Event,
     Group,
     Limit,
     Property,
     State,
 )
-from kasmina_generator.number import INT16_MAX
 from kasmina_generator.record import Record
 from kasmina_generator.vocabulary import (
     BUILT_IN_GROUPS,
     CAPACITY_ORDERS,
-    GUARD_WORDS,
     RECORDS,
-    RECYCLE,
 )
-
-MOST_EDGES = INT16_MAX  # the step stores an edge's number as int16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +82,8 @@ class Names:
         if twice:
             what = f"{record.label}: {key}: {scalar.text!r} names {twice[0]!r} a second time"
             record.log.add(scalar.place, what)
-        if not states:
-            what = f"{record.label}: {key}: group {scalar.text!r} has no states"
+        if not states and scalar.text in BUILT_IN_GROUPS:
+            what = f"{record.label}: {key}: no state is {scalar.text!r}"
             record.log.add(scalar.place, what)
 
 
@@ -134,130 +126,6 @@ def _members(top: Record, name: Scalar, node: Node, state_names: tuple[str, ...]
         else:
             seen.add(item.text)
             yield item.text
-
-
-def read_macros(top: Record, taken: Collection[str]) -> dict[str, Guard | None]:
-    """Return the named guards; None for one that does not parse."""
-    macros: dict[str, Guard | None] = {}
-    for name, node in top.table("guards", "guard", frozenset({*GUARD_WORDS, *taken})):
-        label = f"guard {name.text!r}"
-        if isinstance(node, Scalar) and node.text:
-            macros[name.text] = parse_guard(node, label, top.log)
-        else:
-            macros[name.text] = None
-            if not isinstance(node, Unusable):
-                what = f"{label}: expected an expression, found {describe(node)}"
-                top.log.add(node.place, what)
-    return macros
-
-
-def check_unused_macros(top: Record, symbols: Symbols) -> None:
-    """Check the types of the macros that no edge has named, as if in some bounded state."""
-    for name, macro in symbols.macros.items():
-        if macro is not None and name not in symbols.used:
-            bind(macro, symbols, Clock("", 0, 1), top.log)
-
-
-def read_edges(top: Record, names: Names) -> tuple[Edge, ...]:
-    """Return every edge, sorted by (code of the source, priority, declaration)."""
-    edges = list(_transitions(top, names)) + list(_recycles(top, names))
-    if len(edges) > MOST_EDGES:
-        what = f"{len(edges)} edges with groups written out; at most {MOST_EDGES}"
-        top.fault("transitions", what)
-    codes = {state.name: state.code for state in names.states.values()}
-    edges.sort(key=lambda edge: (codes[edge.source], edge.priority))
-    return tuple(replace(edge, index=index) for index, edge in enumerate(edges))
-
-
-def _transitions(top: Record, names: Names) -> Iterator[Edge]:
-    for record in top.records("transitions", RECORDS["transition"], "transition"):
-        event_name = names.reference(record, "on", names.event_names, "event")
-        _relabel(record, event_name)
-        sources = names.expand(record, "from")
-        target = names.reference(record, "to", names.state_names, "state")
-        event = names.events.get(event_name)
-        guard = _guard(record)
-        common = Edge(
-            index=-1,
-            source="",
-            event=event_name,
-            target=target,
-            guard=Truth(True),
-            text=guard.text if guard else "",
-            priority=read_priority(record, event.priority if event else 0),
-            effects=_effects(record, names),
-            recycle=False,
-            meaning=_meaning(record),
-            place=record.at,
-        )
-        urgent = event is not None and event.urgent
-        for state in _known(sources, names):
-            expression = _bound(guard, state, 0 if urgent else state.min_epochs, names, top)
-            yield replace(common, source=state.name, guard=expression)
-
-
-def _recycles(top: Record, names: Names) -> Iterator[Edge]:
-    if "recycle" not in top:
-        return
-    for record in top.records("recycle", RECORDS["recycle"], "recycle"):
-        sources = names.expand(record, "from")
-        guard = _guard(record)
-        after = record.integer("after_epochs", 0, INT16_MAX)
-        common = Edge(
-            index=-1,
-            source="",
-            event=RECYCLE,
-            target=names.reference(record, "to", names.state_names, "state"),
-            guard=Truth(True),
-            text=guard.text if guard else "",
-            priority=0,
-            effects=_effects(record, names),
-            recycle=True,
-            meaning=_meaning(record),
-            place=record.at,
-        )
-        for state in _known(sources, names):
-            expression = _bound(guard, state, after, names, top)
-            yield replace(common, source=state.name, guard=expression)
-
-
-def _relabel(record: Record, event: str) -> None:
-    """Name a transition by what it says, as soon as that is known."""
-    sources = record.node("from")
-    if event and isinstance(sources, Scalar):
-        record.label = f"transition from {sources.text} on {event}"
-
-
-def _known(sources: tuple[str, ...], names: Names) -> Iterator[State]:
-    yield from (names.states[name] for name in sources if name in names.states)
-
-
-def _meaning(record: Record) -> str:
-    return record.text("meaning") if "meaning" in record else ""
-
-
-def _guard(record: Record) -> Guard | None:
-    scalar = record.scalar("guard", "an expression")
-    return parse_guard(scalar, record.label, record.log) if scalar else None
-
-
-def _bound(guard: Guard | None, state: State, least: int, names: Names, top: Record) -> Expression:
-    """Return the guard as the edge of one source state has it, the wait of `least` included."""
-    clock = Clock(state.name, state.min_epochs, state.max_epochs)
-    own = bind(guard, names.symbols, clock, top.log) if guard else Truth(True)
-    return conjunction([at_least(least), own])
-
-
-def _effects(record: Record, names: Names) -> tuple[str, ...]:
-    effects = []
-    for scalar in record.names("effects"):
-        if scalar.text in names.effect_names:
-            effects.append(scalar.text)
-        else:
-            what = f"{record.label}: effects: unknown effect {scalar.text!r}"
-            allowed = names.effect_names
-            record.log.add(scalar.place, what, allowed=allowed, given=scalar.text)
-    return tuple(effects)
 
 
 def read_capacities(top: Record, names: Names) -> tuple[Capacity, ...]:

@@ -87,7 +87,7 @@ def _check_fields(record: Record, fields: tuple[str, ...], length: int) -> None:
     for item in record.names("fields"):
         fault = fault_of_name(item.text, item.plain, frozenset())
         if fault:
-            record.log.add(item.place, f"{record.label}: field {item.text!r}: the name {fault}")
+            record.log.add(item.place, f"{record.label}: field {item.text!r} {fault}")
     if fields and len(fields) != length:
         record.fault("fields", f"{len(fields)} names for length {length}; give one for each entry")
 
