@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         StateTensor,
         step,
     )
-    from kasmina.observe import EventLog
+    from kasmina.observe.log import EventLog
     from kasmina.sites import (
         ChunkedKasminaLayer,
         ChunkManager,
@@ -40,7 +40,7 @@ _ROOM_OF = {
     "ChunkManager": "sites",
     "ChunkedKasminaLayer": "sites",
     "Controller": "growth",
-    "EventLog": "observe",
+    "EventLog": "observe.log",
     "Gardener": "growth",
     "GardenerConfig": "growth",
     "GuardRefused": "lifecycle",
@@ -61,7 +61,9 @@ _ROOM_OF = {
     "step": "lifecycle",
     "strategy": "grafting",
 }
-_ROOMS = {*_ROOM_OF.values(), "bench", "bus", "checkpoint", "cli", "kernels", "rollout", "tasks"}
+_ROOMS = {room.partition(".")[0] for room in _ROOM_OF.values()} | {
+    *("bench", "bus", "checkpoint", "cli", "kernels", "rollout", "tasks")
+}
 
 __all__ = [
     "Blueprint",
