@@ -1,0 +1,83 @@
+"""Placement inline: seeds that transform the host's output, chunk by chunk.
+
+Legend: S seeds, A active ones, N examples, F features, c the widest chunk's width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.blueprints import Placement
+from kasmina.lifecycle import StateTensor
+from kasmina.sites.chunks import ChunkManager
+from kasmina.sites.layer import Place, SiteLayer, by_columns
+from kasmina.sites.mixing import blend
+from kasmina.sites.plan import Part
+
+
+class InlineSite(SiteLayer):
+    """`x + alpha B(x)` (residual) or `(1 - alpha) x + alpha B(x)` (replace), for each chunk x.
+
+    Chunks are slices of the output's features; those whose width is one less than the widest are
+    padded with a 0 that B reads, and what B puts out there is dropped.
+    """
+
+    placement: ClassVar[Placement] = "inline"
+
+    def __init__(self, place: Place, state: StateTensor, dtype: torch.dtype | None = None) -> None:
+        chunks = ChunkManager(place.shape.d_out, place.seeds)
+        shape = replace(place.shape, d_in=chunks.width, d_out=chunks.width)
+        super().__init__(place, state, shape, chunks.columns(), chunks.valid(), dtype)
+        self.chunks = chunks
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Forward hook of the host's module."""
+        return self._pass(None, output)
+
+    def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:
+        grown = by_columns(y, self.shape)
+        for part in self.plan.active:
+            grown = self._mixed(part, grown)
+        return grown.reshape(y.shape)
+
+    def _mixed(self, part: Part, y: Tensor) -> Tensor:
+        """`y` `[N, F, ...]` with the seeds of one part mixed in."""
+        chunks = self._gather(y, part.slots)
+        alpha = self.alpha.index_select(0, part.slots)
+        mixed, nonfinite = blend(chunks, self._branch(part, chunks), alpha, self.mode == "replace")
+        self._count(part, nonfinite)
+        return self._scatter(y, mixed, part.slots)
+
+    def _gather(self, y: Tensor, seeds: Tensor) -> Tensor:
+        """The chunks of some seeds: `[N, F, ...]` to `[A, N, c, ...]`."""
+        columns = self.columns[seeds]  # [A, c]
+        flat = y.index_select(1, columns.flatten())
+        chunks = flat.view(len(y), *columns.shape, *y.shape[2:]).transpose(0, 1)
+        if self.chunks.is_even:
+            return chunks
+        valid = self.valid[seeds].view(len(seeds), 1, -1, *[1] * (y.dim() - 2))
+        return torch.where(valid, chunks, 0)
+
+    def _scatter(self, y: Tensor, chunks: Tensor, seeds: Tensor) -> Tensor:
+        """`y` `[N, F, ...]` with the chunks `[A, N, c, ...]` of some seeds in their places."""
+        columns = self.columns[seeds].flatten()
+        values = chunks.transpose(0, 1).flatten(1, 2)  # [N, A * c, ...]
+        if not self.chunks.is_even:
+            valid = self.valid[seeds].flatten().nonzero().squeeze(1)
+            columns, values = columns[valid], values.index_select(1, valid)
+        return y.index_copy(1, columns, values)
+
+    def _source(self, x: Tensor | None, y: Tensor) -> Tensor:
+        return y
+
+    def blueprint_input(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """The seeds' chunks of the host's output, `[A, N, c, ...]`."""
+        return self._gather(by_columns(x, self.shape), seeds)
+
+    def blueprint_output(self, y: Tensor, seeds: Tensor) -> Tensor:
+        """The seeds' chunks of the output or of its gradient, `[A, N, c, ...]`."""
+        return self._gather(by_columns(y, self.shape), seeds)

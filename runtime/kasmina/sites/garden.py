@@ -1,0 +1,299 @@
+"""All seeds of a model: the module that stands in it under the reserved name `kasmina`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.lifecycle import (
+    Address,
+    CommandQueue,
+    InvalidUpdate,
+    LogicalSeed,
+    StateTensor,
+    generator,
+)
+from kasmina.sites.errors import SiteError
+from kasmina.sites.layer import SiteLayer
+from kasmina.sites.plan import Reading
+from kasmina.sites.telemetry import Telemetry
+
+RESERVED = "kasmina"
+
+
+class Garden(nn.Module):
+    """The sites of one model and the state of all their seeds.
+
+    Only the sites and pools are submodules; the host is not. In a state dict everything is under
+    `kasmina.`: the pools' parameters, and one entry a column under `kasmina.state.`.
+
+    Attributes:
+        state: every seed, one row each; a site owns `[first_row, first_row + n_seeds)`.
+        run: the name of the run, for addresses.
+        seed: of the run, for initial values.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[SiteLayer],
+        state: StateTensor,
+        *,
+        run: str,
+        seed: int,
+        host_parameters: int,
+    ) -> None:
+        super().__init__()
+        self.state, self.run, self.seed = state, run, seed
+        self._host_parameters = host_parameters
+        self.layers = nn.ModuleDict({key_of(layer.path): layer for layer in layers})
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+        self.refresh()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Garden:
+        """The garden of a morphed model, or of a module that holds one; raises `SiteError`."""
+        found = next((m for m in model.modules() if isinstance(m, Garden)), None)
+        if found is None:
+            raise SiteError(
+                f"{type(model).__name__} has no seeds; call kasmina.morph(model, sites=[...]) first"
+            )
+        return found
+
+    @property
+    def sites(self) -> dict[str, SiteLayer]:
+        """The sites by path, in the order of their rows."""
+        layers = (layer for layer in self.layers.values() if isinstance(layer, SiteLayer))
+        return {layer.path: layer for layer in layers}
+
+    def site_of(self, row: int) -> SiteLayer:
+        """The site that owns a row of the state tensor."""
+        for site in self.sites.values():
+            if site.first_row <= row < site.first_row + site.n_seeds:
+                return site
+        raise IndexError(f"no site owns row {row}; rows go from 0 to {len(self.state) - 1}")
+
+    def address(self, row: int) -> Address:
+        """The address of the life that the row's slot is in now."""
+        site = self.site_of(row)
+        generation = int(self.state["generation"][row])
+        return Address(self.run, site.path, row - site.first_row, generation)
+
+    def seeds(self, queue: CommandQueue) -> list[LogicalSeed]:
+        """A view on every seed; what they are asked for goes into `queue`."""
+        return [
+            LogicalSeed(self.state, site.first_row + slot, self.run, site.path, slot, queue)
+            for site in self.sites.values()
+            for slot in range(site.n_seeds)
+        ]
+
+    # What the lifecycle's step changes.
+
+    def refresh(self) -> None:
+        """Take over what a step, an effect or a ramp has written; forgets dL/dalpha.
+
+        Call it after every change of the state tensor that the next pass shall see.
+        """
+        reading = Reading.of(self.state)
+        for site in self.sites.values():
+            site.refresh(reading)
+
+    @contextmanager
+    def trial(self, rows: Tensor) -> Iterator[None]:
+        """Inside, the seeds `rows`, which hold blueprints, are mixed in at alpha 1.
+
+        The state tensor is not written, and what they put out is not held against them.
+        """
+        reading = Reading.of(self.state)
+        reading.mixed[rows.cpu().numpy()] = True
+        reading.shadow[rows.cpu().numpy()] = False
+        nonfinite = [site.nonfinite.clone() for site in self.sites.values()]
+        for site in self.sites.values():
+            site.refresh(reading)
+            own = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
+            site.alpha.data[own - site.first_row] = 1
+        try:
+            yield
+        finally:
+            for site, before in zip(self.sites.values(), nonfinite, strict=True):
+                site.nonfinite.copy_(before)
+            self.refresh()
+
+    def allocate(self, row: int) -> int:
+        """Give a seed a fresh row of its blueprint's pool; returns the row.
+
+        Its kind is in the column `blueprint_id`, the first one where that is -1.
+
+        Raises:
+            PoolFull: there is no memory; nothing was changed.
+        """
+        site = self.site_of(row)
+        kind = max(int(self.state["blueprint_id"][row]), 0)
+        address = self.address(row)
+        fresh = generator(self.seed, site.path, address.slot, address.generation, "initialise")
+        taken = site.pool(kind).allocate(fresh)
+        site.nonfinite[address.slot] = 0
+        self.state.update([row], {"blueprint_id": kind, "blueprint_slot": taken, "alpha": 0.0})
+        return taken
+
+    def release(self, row: int) -> None:
+        """Take a seed's pool row back, if it holds one, and zero it."""
+        held, site = int(self.state["blueprint_slot"][row]), self.site_of(row)
+        if held < 0:
+            return
+        site.pool(int(self.state["blueprint_id"][row])).free(held)
+        site.nonfinite[row - site.first_row] = 0
+        self.state.update([row], {"blueprint_id": -1, "blueprint_slot": -1, "alpha": 0.0})
+
+    # What growth reads; tensors are [N], in the order of the state tensor.
+
+    def alpha_gradient(self) -> Tensor:
+        """dL/dalpha of every seed since `refresh`; 0 for seeds that are not mixed in."""
+        return torch.cat([site.alpha_gradient() for site in self.sites.values()])
+
+    def nonfinite(self) -> Tensor:
+        """Elements that each seed's blueprint put out and that were not finite, int64."""
+        return torch.cat([site.nonfinite for site in self.sites.values()])
+
+    def telemetry(self) -> Telemetry:
+        """The last sample of every seed."""
+        samples = [site.telemetry() for site in self.sites.values()]
+        return Telemetry(
+            *(
+                torch.cat([getattr(sample, name) for sample in samples])
+                for name in Telemetry.__dataclass_fields__
+            )
+        )
+
+    def pool_parameters(self) -> dict[str, nn.Parameter]:
+        """Every pool's stacked parameters by their name in this module."""
+        return dict(self.named_parameters())
+
+    def signature(self) -> tuple[tuple[str, str, int], ...]:
+        """How many seeds of which kind are mixed in where; equal ones cost a pass the same."""
+        return tuple(
+            (site.path, part.kind, len(part.slots))
+            for site in self.sites.values()
+            for part in site.plan.active
+        )
+
+    # What the model is.
+
+    def host_parameters(self) -> int:
+        """Parameters of the model without any seed."""
+        return self._host_parameters
+
+    def parameters_added(self) -> dict[str, int]:
+        """Parameters in blueprints by the plane of their seeds; free rows of pools count nowhere."""
+        plane = self.state.lifecycle.attribute("plane")
+        codes = self.state.lifecycle.plane_of(self.state.codes).tolist()
+        counts = {value.name: 0 for value in plane}
+        for row in (self.state["blueprint_slot"] >= 0).nonzero().flatten().tolist():
+            counts[plane(codes[row]).name] += self._cost(row)
+        return counts
+
+    def parameters_kept(self, *, promised: bool = False) -> int:
+        """Parameters of the network that `fold` would give now.
+
+        Args:
+            promised: also count the seeds that are on their way (neither in the initial nor in a
+                terminal state), as if all of them were kept.
+        """
+        kept = self.acting()
+        if promised:
+            lifecycle, codes = self.state.lifecycle, self.state.codes.cpu()
+            terminal = torch.as_tensor(lifecycle.tables.IS_TERMINAL.copy())[codes.long()]
+            kept = kept | (~terminal & (codes != lifecycle.initial))
+        rows = kept.nonzero().flatten().tolist()
+        return self._host_parameters + sum(self._cost(row) for row in rows)
+
+    def acting(self) -> Tensor:
+        """The seeds that change what the model computes, and that `fold` keeps; bool, on the CPU."""
+        return torch.as_tensor(Reading.of(self.state).mixed) & (self.state["alpha"].cpu() > 0)
+
+    def architecture(self) -> list[dict[str, Any]]:
+        """What has grown, one entry an acting seed, as the event log holds it."""
+        return [self._entry(row) for row in self.acting().nonzero().flatten().tolist()]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The sites, as the event log holds them."""
+        return [
+            {
+                "path": site.path,
+                "placement": site.placement,
+                "first_row": site.first_row,
+                "seeds": site.n_seeds,
+                "kinds": list(site.kinds),
+            }
+            for site in self.sites.values()
+        ]
+
+    def _entry(self, row: int) -> dict[str, Any]:
+        address = self.address(row)
+        kinds = self.site_of(row).kinds
+        return {
+            "site": address.site,
+            "slot": address.slot,
+            "generation": address.generation,
+            "blueprint": kinds[int(self.state["blueprint_id"][row])],
+            "parameters": self._cost(row),
+            "state": self.state.state(row).name,
+        }
+
+    def _cost(self, row: int) -> int:
+        """Parameters of the seed's kind; of the site's first one where it is not known yet."""
+        kind = max(int(self.state["blueprint_id"][row]), 0)
+        return self.site_of(row).pool(kind).kind.cost().parameters
+
+    # Torch's own ways to move, save and load a module.
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Garden:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = next(iter(self.sites.values())).nonfinite.device
+        if self.state.device != device:
+            self.state.to(device)
+            self.refresh()
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, column in self.state.snapshot().columns.items():
+            destination[f"{prefix}state.{name}"] = column
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        keys = {f"{prefix}state.{name}": name for name in self.state.columns}
+        unexpected_keys[:] = [key for key in unexpected_keys if key not in keys]
+        missing = [key for key in keys if key not in state_dict]
+        missing_keys += missing
+        if missing:
+            return
+        try:
+            self.state.update(slice(None), {name: state_dict[key] for key, name in keys.items()})
+        except InvalidUpdate as error:
+            error_msgs.append(f"{prefix}state: {error}")
+
+
+def key_of(path: str) -> str:
+    """A site's path as the name of a submodule, in which torch allows no dots."""
+    return "/" + path.replace(".", "/")
+
+
+def _after_loading(garden: Garden, _: Any) -> None:
+    garden.refresh()

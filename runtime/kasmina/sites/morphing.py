@@ -1,0 +1,134 @@
+"""Putting seeds into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from kasmina.blueprints import BlueprintError, SiteShape
+from kasmina.lifecycle import Lifecycle, StateTensor
+from kasmina.sites.chunked import InlineSite
+from kasmina.sites.errors import SiteError
+from kasmina.sites.example import Example
+from kasmina.sites.garden import RESERVED, Garden
+from kasmina.sites.layer import Place, SiteLayer
+from kasmina.sites.locate import Spot, locate, refuse_unfit, shapes
+from kasmina.sites.parallel import ParallelSite
+from kasmina.sites.site import Site
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def morph(
+    model: Model,
+    sites: Sequence[Site],
+    *,
+    lifecycle: Lifecycle | None = None,
+    run: str = "run",
+    seed: int = 0,
+    example: Example | None = None,
+) -> Model:
+    """Give `model` seeds, in place.
+
+    Its parameters' names and state_dict keys stay; what is new lies under `model.kasmina`. Until
+    a seed is grafted the model computes what it computed before, to the bit.
+
+    Args:
+        model: any module; its tensors may be on any device.
+        sites: where seeds shall live; rows of the state tensor are given out in this order.
+        lifecycle: the seeds' lifecycle; the built-in one by default.
+        run: name of the run in addresses, without a slash.
+        seed: of the run, for the blueprints' initial values.
+        example: one batch for `model`, a tensor, a tuple of arguments or a mapping of keywords.
+            It is run once, in evaluation mode and without a trace, where modules do not tell
+            their features themselves; it also finds modules that run twice in a pass.
+
+    Returns:
+        `model`.
+
+    Raises:
+        SiteError: a site cannot be where it was asked to be; the model is as it was.
+    """
+    if "/" in run or not sites:
+        raise SiteError(
+            f"run={run!r} may hold no slash" if sites else "sites is empty; name at least one Site"
+        )
+    refuse_unfit(model)
+    spots = locate(model, sites)
+    for spot in spots:
+        _refuse_in_place(spot)
+    found = shapes(model, spots, example)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    ends = list(accumulate(spot.site.seeds for spot in spots))
+    state = StateTensor(ends[-1], lifecycle=lifecycle, device=_device(model))
+    layers = [
+        _layer(model, spot, shape, end - spot.site.seeds, state)
+        for spot, shape, end in zip(spots, found, ends, strict=True)
+    ]
+    garden = Garden(layers, state, run=run, seed=seed, host_parameters=parameters)
+    model.add_module(RESERVED, garden)
+    for spot, layer in zip(spots, layers, strict=True):
+        _install(spot, layer)
+    return model
+
+
+def _layer(
+    model: nn.Module, spot: Spot, shape: SiteShape, first_row: int, state: StateTensor
+) -> SiteLayer:
+    site = spot.site
+    place = Place(
+        path=spot.path,
+        first=spot.first,
+        last=spot.last,
+        first_row=first_row,
+        seeds=site.seeds,
+        shape=shape,
+        kinds=site.kinds,
+        hidden=site.hidden,
+        mode=site.mode,
+        options=site.options,
+    )
+    kind = InlineSite if site.placement == "inline" else ParallelSite
+    try:
+        return kind(place, state, _dtype(model, spot))
+    except (BlueprintError, SiteError, TypeError) as error:  # TypeError: an unknown option
+        raise SiteError(f"site {spot.path!r}: {error}") from error
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _dtype(model: nn.Module, spot: Spot) -> torch.dtype:
+    """That of the site's own parameters, else of the model's first ones."""
+    own = (p.dtype for m in (spot.end, spot.start, model) for p in m.parameters())
+    return next((dtype for dtype in own if dtype.is_floating_point), torch.get_default_dtype())
+
+
+def _refuse_in_place(spot: Spot) -> None:
+    """A parallel seed reads the input after the host's first module may have overwritten it."""
+    first = spot.start
+    while isinstance(first, nn.Sequential) and len(first):
+        first = first[0]
+    if spot.site.placement == "parallel" and getattr(first, "inplace", False):
+        raise SiteError(
+            f"site {spot.path!r}: {type(first).__name__}(inplace=True) overwrites the input that "
+            "parallel seeds read; use inplace=False, or begin the site at the next module"
+        )
+
+
+def _install(spot: Spot, layer: SiteLayer) -> None:
+    """Hooks are bound methods of the layer, so a deep copy of the model calls its own layer."""
+    if isinstance(layer, InlineSite):
+        spot.end.register_forward_hook(layer.after)
+        return
+    assert isinstance(layer, ParallelSite)
+    if spot.start is spot.end:
+        spot.end.register_forward_hook(layer.after, with_kwargs=True)
+    else:
+        spot.start.register_forward_pre_hook(layer.before, with_kwargs=True)
+        spot.end.register_forward_hook(layer.after_span)

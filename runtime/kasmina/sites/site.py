@@ -1,0 +1,79 @@
+"""Where seeds shall live, as the user says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kasmina.blueprints import Placement, blueprint_kind
+from kasmina.sites.errors import SiteError
+
+Mode = Literal["residual", "replace"]
+_PLACEMENTS = ("inline", "parallel")
+_MODES = ("residual", "replace")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Every module of the model whose name matches `pattern` becomes a site.
+
+    Attributes:
+        pattern: as in `fnmatch`, over the names of `model.named_modules()`; `*` matches dots too.
+            "" or "." is the whole model.
+        until: name of a later module, beside the matched one or from the root: the site spans
+            from the matched module's input to the output of `until`.
+        placement: `parallel` seeds read the site's input and add to its output, `inline` seeds
+            transform its output chunk by chunk.
+        seeds: seeds in each matched place; inline at most as many as features.
+        blueprint: a kind, or several that compete.
+        hidden: hidden units (channels, rank) of one seed.
+        mode: what an inline seed does at full alpha: add to its chunk or replace it.
+        layout: shape of one example of the site's input, `(channels, length)` or `(channels,
+            height, width)`, where its features are a flattened signal or picture.
+        features: features of the site's output, where neither the module nor an example tells.
+        channels_first: whether the site's tensors are `[B, C, ...]`; None finds out.
+        options: more arguments of the kinds, by kind, e.g. `{"conv": {"layers": 2}}`.
+    """
+
+    pattern: str
+    until: str | None = field(default=None, kw_only=True)
+    placement: Placement = field(default="parallel", kw_only=True)
+    seeds: int = field(default=8, kw_only=True)
+    blueprint: str | tuple[str, ...] = field(default="mlp", kw_only=True)
+    hidden: int = field(default=8, kw_only=True)
+    mode: Mode = field(default="residual", kw_only=True)
+    layout: tuple[int, ...] | None = field(default=None, kw_only=True)
+    features: int | None = field(default=None, kw_only=True)
+    channels_first: bool | None = field(default=None, kw_only=True)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        where = f"Site({self.pattern!r})"
+        if self.placement not in _PLACEMENTS:
+            raise SiteError(
+                f"{where}: placement {self.placement!r}; legal: {', '.join(_PLACEMENTS)}"
+            )
+        if self.mode not in _MODES:
+            raise SiteError(f"{where}: mode {self.mode!r}; legal: {', '.join(_MODES)}")
+        if self.placement == "parallel" and self.mode == "replace":
+            raise SiteError(f"{where}: a parallel seed adds; mode='replace' is for inline seeds")
+        if self.seeds < 1 or self.hidden < 1:
+            raise SiteError(
+                f"{where}: seeds={self.seeds} and hidden={self.hidden} must both be 1 or more"
+            )
+        if not self.kinds:
+            raise SiteError(f"{where}: blueprint is empty; name at least one kind")
+        for kind in self.kinds:
+            blueprint_kind(kind)
+        unused = set(self.options) - set(self.kinds)
+        if unused:
+            raise SiteError(
+                f"{where}: options for {', '.join(sorted(unused))}, which the site does not grow; "
+                f"it grows {', '.join(self.kinds)}"
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds; a seed's `blueprint_id` is an index into them."""
+        return (self.blueprint,) if isinstance(self.blueprint, str) else tuple(self.blueprint)
