@@ -1,0 +1,78 @@
+"""From spec files to packages on the disk, or to what is wrong with either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import kasmina_spec
+from kasmina_generator.checks import check_spec
+from kasmina_generator.emit.files import Change, apply, changes
+from kasmina_generator.emit.render import render
+from kasmina_generator.finding import SpecErrors
+from kasmina_generator.model import Spec
+from kasmina_generator.reader import read_spec
+
+BUILT_IN_COMMAND = "kasmina spec build"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A spec file, the directory of the package that it gives, and the command that builds it."""
+
+    spec: Path
+    directory: Path
+    command: str
+
+
+def built_in_targets(directory: Path) -> list[Target]:
+    """Return the specs that Kasmina ships, as packages in and under `directory`."""
+    return [
+        Target(kasmina_spec.LIFECYCLE, directory, BUILT_IN_COMMAND),
+        Target(kasmina_spec.LIFECYCLE_V1, directory / "lifecycle_v1", BUILT_IN_COMMAND),
+    ]
+
+
+def user_target(spec: Path, directory: Path) -> Target:
+    """Return one spec file as a package; the command names no folder, so it is the same anywhere."""
+    return Target(spec, directory, f"kasmina spec build {spec.name} --out {directory.name}")
+
+
+def checked_spec(path: Path) -> Spec:
+    """Return the spec in a file, read and checked.
+
+    Raises:
+        SpecErrors: Everything that is wrong with it.
+    """
+    spec = read_spec(path)
+    findings = check_spec(spec)
+    if findings:
+        raise SpecErrors(findings)
+    return spec
+
+
+def planned_changes(targets: Sequence[Target]) -> list[Change]:
+    """Return what building the targets would change; nothing is written.
+
+    Raises:
+        SpecErrors: A spec is wrong.
+        BuildError: A directory cannot be built into.
+    """
+    return [
+        change
+        for target in targets
+        for change in changes(target.directory, render(checked_spec(target.spec), target.command))
+    ]
+
+
+def build(targets: Sequence[Target]) -> list[Change]:
+    """Build the targets and return what was changed: everything, or with an error nothing.
+
+    Raises:
+        SpecErrors: A spec is wrong.
+        BuildError: A directory cannot be built into.
+    """
+    planned = planned_changes(targets)
+    apply(planned)
+    return planned

@@ -1,0 +1,330 @@
+"""What the templates fill in: everything that a spec means, as text that is ready to stand."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from kasmina_generator.emit.layout import call, hexadecimal, literal
+from kasmina_generator.emit.prose import prose
+from kasmina_generator.emit.python import python_return, rounds
+from kasmina_generator.emit.torch import torch_condition
+from kasmina_generator.emit.words import Words, plan_words
+from kasmina_generator.expression import Truth
+from kasmina_generator.model import Capacity, ContextField, Edge, Limit, Spec, State
+from kasmina_generator.vocabulary import camel
+
+PYTHON_TYPES = {"float32": "float", "int32": "int", "bool": "bool"}
+UNBOUNDED = -1
+_TABLE_IMPORTS = ("COMMANDS", "EDGES", "TERMINAL", "Event", "State")
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeView:
+    """One edge, in every wording."""
+
+    edge: Edge
+    event: str  # source of the event; None for one that re-arms a slot
+    effects: str
+    command: bool
+    urgent: bool
+    guarded: bool
+    label: str
+    python: list[str]
+    torch: str  # when it is taken, for the priority scan
+    words: str  # which words let it pass, for the table; "" where there is none
+    packed: int  # edge and target as the step packs them
+    prose: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """The numbers of a state, in the order of the columns of its table."""
+
+    name: str
+    numbers: str
+
+
+@dataclass(frozen=True, slots=True)
+class FieldView:
+    """A context field, and how torch normalises it."""
+
+    field: ContextField
+    type: str
+    range: str
+    default: str
+    nan: str
+    infinity: str
+    torch: str
+    refusals: list[tuple[str, str]]  # what is refused in words, and its test
+
+
+@dataclass(frozen=True, slots=True)
+class LimitView:
+    """A limit with its literals."""
+
+    limit: Limit
+    type: str
+    range: str
+    default: str
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityView:
+    """A capacity with the source of what its requesters are ranked by."""
+
+    capacity: Capacity
+    limit: str
+    rank: str
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnView:
+    """A column of the state tensor with its literals."""
+
+    name: str
+    dtype: str
+    length: int
+    default: str
+    role: str
+    fields: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class WordsView:
+    """The packing of predicates, ready to stand in `tables.py` and `vector.py`."""
+
+    plan: Words
+    gather: list[str]  # the torch statements that gather the bits
+    fold: list[str]  # those that lay the layers onto each other
+    masks: list[tuple[str, str]]  # state, the gathered bits that it reads
+    clocks: list[tuple[str, int, str]]  # state, bit of the word, numpy source over `_EPOCHS`
+    legend: list[tuple[int, str]]  # bit of the word, what it says
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What the text needs, so that nothing is imported or computed in vain."""
+
+    infinity: bool  # lifecycle.py writes `math.inf`
+    infinity_in_columns: bool
+    infinity_in_vector: bool
+    rounding: bool  # guards.py needs `_f32`
+    fields: bool  # some guard reads a context field
+    epochs: bool  # the torch guards read the epochs
+    refusals: bool
+    field_dtypes: frozenset[str]
+    limit_dtypes: frozenset[str]
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """Return the dtypes of fields and limits."""
+        return self.field_dtypes | self.limit_dtypes
+
+
+@dataclass(frozen=True, slots=True)
+class PackageView:
+    """All that the templates of one package read."""
+
+    spec: Spec
+    attributes: list[tuple[str, str]]  # name, class
+    states: list[StateRow]
+    edges: list[EdgeView]
+    fields: list[FieldView]
+    limits: list[LimitView]
+    capacities: list[CapacityView]
+    columns: list[ColumnView]
+    words: WordsView | None
+    tensors: list[tuple[str, str]]  # what vector.py keeps on each device, and the table of it
+    table_imports: list[str]  # what tables.py takes from lifecycle.py
+    uses: Uses
+
+
+def view(spec: Spec) -> PackageView:
+    """Return what the templates fill in."""
+    plan = plan_words(spec)
+    words = _words(spec, plan) if plan else None
+    fields = [_field(field) for field in spec.context]
+    limits = [_limit(limit) for limit in spec.limits]
+    edges = [_edge(spec, edge, plan) for edge in spec.edges]
+    columns = _columns(spec)
+    return PackageView(
+        spec=spec,
+        attributes=[(attribute.name, camel(attribute.name)) for attribute in spec.attributes],
+        states=[_state(state) for state in spec.states],
+        edges=edges,
+        fields=fields,
+        limits=limits,
+        capacities=[_capacity(capacity) for capacity in spec.capacities],
+        columns=columns,
+        words=words,
+        tensors=_tensors(spec, plan),
+        table_imports=[*_TABLE_IMPORTS, *(camel(attribute.name) for attribute in spec.attributes)],
+        uses=_uses(spec, fields, limits, columns, words.gather if words else [e.torch for e in edges]),
+    )
+
+
+def _uses(
+    spec: Spec,
+    fields: list[FieldView],
+    limits: list[LimitView],
+    columns: list[ColumnView],
+    guards: list[str],
+) -> Uses:
+    literals = [text for row in fields for text in (row.range, row.default, row.nan)]
+    literals += [text for row in limits for text in (row.range, row.default)]
+    return Uses(
+        infinity=_infinite(literals),
+        infinity_in_columns=_infinite([column.default for column in columns]),
+        infinity_in_vector=_infinite([row.torch for row in fields]),
+        rounding=any(rounds(edge.guard) for edge in spec.edges),
+        fields=any("seen." in guard for guard in guards),
+        epochs=any(re.search(r"(?<![.\w])ticks\b", guard) for guard in guards),
+        refusals=any(row.refusals for row in fields),
+        field_dtypes=frozenset(field.dtype for field in spec.context),
+        limit_dtypes=frozenset(limit.dtype for limit in spec.limits),
+    )
+
+
+def _infinite(literals: list[str]) -> bool:
+    return any("math." in text for text in literals)
+
+
+def _tensors(spec: Spec, plan: Words | None) -> list[tuple[str, str]]:
+    kept = {"starts": "WORD_STARTS", "decisions": "WORD_DECISIONS"} if plan else {}
+    kept |= {"masks": "WORD_MASKS"} if plan and plan.folds else {}
+    kept |= {"asks": "CAPACITY_ASKS", "inside": "CAPACITY_STATES"} if spec.capacities else {}
+    return list(kept.items())
+
+
+def _state(state: State) -> StateRow:
+    most = UNBOUNDED if state.max_epochs is None else state.max_epochs
+    values = [f"{camel(attribute)}.{value}" for attribute, value in state.attributes]
+    numbers = [str(state.min_epochs), str(most), *values]
+    return StateRow(state.name, ", ".join(numbers))
+
+
+def _edge(spec: Spec, edge: Edge, words: Words | None) -> EdgeView:
+    event = None if edge.recycle else next(e for e in spec.events if e.name == edge.event)
+    target = next(state.code for state in spec.states if state.name == edge.target)
+    command = event is not None and event.kind == "command"
+    return EdgeView(
+        edge=edge,
+        event=f"Event.{edge.event}" if event else "None",
+        effects=" | ".join(f"Effect.{name}" for name in edge.effects) or "Effect(0)",
+        command=command,
+        urgent=event is not None and event.urgent,
+        guarded=edge.guard != Truth(True),
+        label=f"{edge.source} --{edge.event}--> {edge.target}",
+        python=python_return(edge.guard),
+        torch=_scan_condition(spec, edge, command),
+        words=words.condition(edge, command) if words else "",
+        packed=edge.index * 256 + target,
+        prose=prose(edge.guard),
+    )
+
+
+def _scan_condition(spec: Spec, edge: Edge, command: bool) -> str:
+    source = next(state.code for state in spec.states if state.name == edge.source)
+    bit = next((event.bit for event in spec.events if event.name == edge.event), 0)
+    asked = f"((events & {1 << bit}) != 0)" if command else "tick"
+    guard = [] if edge.guard == Truth(True) else [torch_condition(edge.guard)]
+    return " & ".join([f"(code == {source})", asked, *guard])
+
+
+def _field(field: ContextField) -> FieldView:
+    return FieldView(
+        field=field,
+        type=PYTHON_TYPES[field.dtype],
+        range=f"({literal(field.low)}, {literal(field.high)})",
+        default=literal(field.default),
+        nan=literal(field.nan),
+        infinity=literal(field.infinity),
+        torch=_normalised(field),
+        refusals=_refusals(field),
+    )
+
+
+def _normalised(field: ContextField) -> str:
+    """Return the argument of VectorContext that normalises a field."""
+    source, bounds = f"context.{field.name}", [literal(field.low), literal(field.high)]
+    if field.dtype == "bool":
+        return f"{field.name}={source}.to(torch.bool),"
+    if field.dtype == "int32":
+        return f"{field.name}={source}.to(torch.int32).clamp({', '.join(bounds)}),"
+    nan = field.nan if isinstance(field.nan, float) else math.nan
+    end = math.inf if field.infinity == "allowed" else math.nan
+    return call(f"{field.name}=_float32", [source, literal(nan), literal(end), *bounds], 2, ",")
+
+
+def _refusals(field: ContextField) -> list[tuple[str, str]]:
+    tests = [("NaN", field.nan, "isnan"), ("infinity", field.infinity, "isinf")]
+    return [
+        (what, f"context.{field.name}.{test}()") for what, policy, test in tests if policy == "refuse"
+    ]
+
+
+def _limit(limit: Limit) -> LimitView:
+    bounds = f"({literal(limit.low)}, {literal(limit.high)})"
+    return LimitView(limit, PYTHON_TYPES[limit.dtype], bounds, literal(limit.default))
+
+
+def _capacity(capacity: Capacity) -> CapacityView:
+    ranks = {"slot": "None", "epochs": "epochs[asking]"}
+    rank = ranks.get(capacity.order, f"_seen(context, asking).{capacity.order}")
+    return CapacityView(capacity, f"limits.{capacity.limit}", rank)
+
+
+def _columns(spec: Spec) -> list[ColumnView]:
+    columns = spec.columns.columns if spec.columns else ()
+    return [
+        ColumnView(
+            name=literal(column.name),
+            dtype=literal(column.dtype),
+            length=column.length,
+            default=literal(column.default),
+            role=literal(column.role),
+            fields=repr(column.fields).replace("'", '"'),
+            meaning=literal(column.meaning),
+        )
+        for column in columns
+    ]
+
+
+def _words(spec: Spec, plan: Words) -> WordsView:
+    return WordsView(
+        plan=plan,
+        gather=_gather(spec, plan),
+        fold=_fold(plan) if plan.folds else [],
+        masks=[(state.name, hexadecimal(plan.mask(state.name))) for state in spec.states],
+        clocks=plan.clocks(),
+        legend=plan.legend(),
+    )
+
+
+def _gather(spec: Spec, plan: Words) -> list[str]:
+    masks = plan.command_masks({event.name: event.bit for event in spec.events})
+    terms = [_shifted(f"events & {hexadecimal(mask)}", shift) for mask, shift in masks] or ["events & 0"]
+    wide = "" if plan.dtype == "int32" else ".to(torch.int64)"
+    lines = [f"bits = ({terms[0]}){wide}" if wide else f"bits = {terms[0]}"]
+    lines += [f"bits += {term}" for term in terms[1:]]
+    tests = [(torch_condition(test).strip("()"), position) for test, position in plan.tests()]
+    return lines + [f"bits.add_({test}, alpha={hexadecimal(1 << position)})" for test, position in tests]
+
+
+def _fold(plan: Words) -> list[str]:
+    single, shared = (hexadecimal((1 << bits) - 1) for bits in (plan.single, plan.shared))
+    return [
+        "bits &= on_device.masks.index_select(0, code)",
+        f"shared = bits >> {plan.single}",
+        *(f"shared |= shared >> {shift}" for shift in plan.folds),
+        f"bits = (bits & {single}) + ((shared & {shared}) << {plan.single})",
+    ]
+
+
+def _shifted(text: str, shift: int) -> str:
+    if shift == 0:
+        return text
+    return f"({text}) << {shift}" if shift > 0 else f"({text}) >> {-shift}"
