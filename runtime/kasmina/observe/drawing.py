@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from kasmina.observe.story import Curve
 
@@ -31,7 +32,8 @@ class Line:
     name: str
     style: str  # a class of the page's style sheet
     path: str  # SVG path data in the view box
-    missing: tuple[float, ...] = ()  # x of the points that are not finite
+    dots: tuple[tuple[float, float], ...] = ()  # points that stand alone, per cent
+    missing: tuple[float, ...] = ()  # x of the points that are not finite, per cent
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +129,21 @@ def draw(curve: Curve, scale: Scale, end: int, style: str, *, steps: bool = Fals
         style: class of the style sheet.
         steps: hold each value until the next one, as a count does.
     """
-    path: list[str] = []
-    missing: list[float] = []
-    down = False  # whether the pen is
-    for at, value in curve.points:
-        x = across(at, end)
-        if not math.isfinite(value):
-            missing.append(x)
-            down = False
-            continue
-        place = f"{x * VIEW / 100:.1f} {scale.place(value) * VIEW / 100:.1f}"
-        if down and steps:
-            path.append(f"H{place.split()[0]}")
-        path.append(f"{'L' if down else 'M'}{place}")
-        if not down:
-            path.append("h0")  # a single point shows too, as a dot of the round line end
-        down = True
-    return Line(curve.name, style, "".join(path), tuple(missing))
+    path, dots = "", []
+    for known, group in groupby(curve.points, key=lambda point: math.isfinite(point[1])):
+        places = [(across(at, end), scale.place(value)) for at, value in group if known]
+        if len(places) == 1:
+            dots.append(places[0])
+        path += _path(places, steps)
+    missing = tuple(across(at, end) for at, value in curve.points if not math.isfinite(value))
+    return Line(curve.name, style, path, tuple(dots), missing)
+
+
+def _path(places: Sequence[tuple[float, float]], steps: bool) -> str:
+    """SVG path data through places in per cent."""
+    units = [(f"{x * VIEW / 100:.1f}", f"{y * VIEW / 100:.1f}") for x, y in places]
+    lines = [f"H{x}V{y}" if steps else f"L{x} {y}" for x, y in units[1:]]
+    return "".join([f"M{x} {y}" for x, y in units[:1]] + lines)
 
 
 def level(value: float, scale: Scale, name: str, style: str) -> Line:

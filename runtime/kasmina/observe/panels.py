@@ -80,9 +80,7 @@ def _score(story: Story) -> Panel:
     return Panel(
         key="score",
         title=f"Validation {name}",
-        note="the share of validation samples that the network gets right"
-        if name == "accuracy"
-        else "",
+        note="",
         height=210,
         ticks=ticks(scale, 5, "{:.0%}")
         if scale.high - scale.low > 0.05

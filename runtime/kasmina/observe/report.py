@@ -150,7 +150,7 @@ def _lead(story: Story) -> str:
     )
     return (
         f"{_count(done, 'epoch')} of {start['epochs']}, {_count(story.end, 'training step')}; "
-        f"{_count(seeds, 'seed')} at {places}; lifecycle {start['spec']['name']}."
+        f"{_count(seeds, 'seed')} at {places}."
     )
 
 
@@ -201,7 +201,8 @@ def _tile_metric(story: Story) -> View:
     if story.finish is None:
         return _tile(f"validation {name}", percent(validation), "no test figure: the run was cut")
     test = float(story.finish["test_metric"])
-    return _tile(f"test {name}", percent(test), f"validation {percent(validation)}")
+    figure = percent(test) if math.isfinite(test) else "not measured"
+    return _tile(f"test {name}", figure, f"validation {percent(validation)}")
 
 
 def _tile_parameters(story: Story) -> View:
@@ -252,9 +253,9 @@ def _marks(story: Story) -> list[View]:
 
 
 def _work_unit(story: Story) -> str:
-    rewound = ", those included that were rewound" if story.rewinds else ""
-    epoch = f", {story.per_epoch:,} an epoch" if story.per_epoch else ""
-    return f"training steps{epoch}{rewound}"
+    rewound = ", rewound ones included" if story.rewinds else ""
+    epoch = f"; {story.per_epoch:,} an epoch" if story.per_epoch else ""
+    return f"training steps{rewound}{epoch}"
 
 
 def _comparisons(story: Story, walls: dict[str, float]) -> list[View]:
@@ -298,7 +299,7 @@ def _architecture(story: Story) -> list[View]:
 
 def _decisions(story: Story) -> list[View]:
     """One row for each decision that did something; idle ones in a row share one."""
-    rows = []
+    rows: list[View] = []
     for idle, group in groupby(story.decisions, key=lambda record: not record["action"]):
         records = list(group)
         rows.extend([_idle(records)] if idle else map(_decided, records))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from kasmina.observe.log import Record, SeedKey
 
@@ -132,7 +133,7 @@ class _Teller:
     def finish(self) -> Story:
         story = self.story
         story.marks = _merged(story.marks)
-        pairs = zip(story.epochs, story.epochs[1:], strict=False)
+        pairs = pairwise(story.epochs)
         lengths = [after - before for (before, _), (after, _) in pairs if after > before]
         if story.epochs and story.epochs[0][0]:
             lengths.append(story.epochs[0][0])
