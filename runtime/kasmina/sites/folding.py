@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from torch import nn
 
 from kasmina.sites.chunked import InlineSite
 from kasmina.sites.garden import RESERVED, Garden
 from kasmina.sites.layer import SiteLayer
-from kasmina.sites.plain import Chunk, GrownInline, GrownParallel, SpanEnd, SpanStart
+from kasmina.sites.plain import PLAIN, Chunk, GrownInline, GrownParallel, SpanEnd, SpanStart
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -33,11 +35,17 @@ def fold(model: nn.Module) -> nn.Module:
         for site in garden.sites.values()
         if (seeds := [row - site.first_row for row in rows if garden.site_of(row) is site])
     ]
-    folded = _without_kasmina(copy.deepcopy(model))
-    blocks = [site for site, _ in grown if _is_block(folded, site, [s for s, _ in grown])]
-    for site, seeds in sorted(grown, key=lambda pair: pair[0] in blocks):  # blocks swallow last
-        folded = _Fold(folded, garden, site, seeds).folded(as_block=site in blocks)
-    return folded
+    folded = _Folded(_without_kasmina(copy.deepcopy(model)))
+    others = [site for site, _ in grown]
+    wraps = [
+        wrap
+        for site, seeds in grown
+        for wrap in _Wraps(garden, site, seeds).of(_block(folded.model, site, others))
+    ]
+    for wrap in sorted(wraps, key=_Wrap.order):
+        folded.wrap(wrap)
+    _without_fast_path(folded.model)
+    return folded.model
 
 
 def _without_kasmina(model: nn.Module) -> nn.Module:
@@ -55,99 +63,140 @@ def _without_kasmina(model: nn.Module) -> nn.Module:
     return model
 
 
-def _is_block(model: nn.Module, site: SiteLayer, grown: Sequence[SiteLayer]) -> bool:
-    """Whether a span is a run of one nn.Sequential that no other site begins or ends in."""
+def _without_fast_path(model: nn.Module) -> None:
+    """Let no encoder layer go past what has grown inside it.
+
+    In evaluation mode nn.TransformerEncoderLayer hands its parts' weights to one fused function,
+    unless its activation is none that the function knows; that is what this says.
+    """
+    for module in model.modules():
+        has_grown = any(isinstance(part, PLAIN) for part in module.modules())
+        if isinstance(module, nn.TransformerEncoderLayer) and has_grown:
+            module.activation_relu_or_gelu = 0
+
+
+def _block(model: nn.Module, site: SiteLayer, grown: Sequence[SiteLayer]) -> tuple[str, ...]:
+    """The parts of a span that is a run of one nn.Sequential, if no other site shares its ends."""
     first, last = site.span
     parent = first.rpartition(".")[0]
-    if first == last or last.rpartition(".")[0] != parent:
-        return False
     holder = model.get_submodule(parent)
-    if not isinstance(holder, nn.Sequential):
-        return False
-    inside = {f"{parent}.{name}".lstrip(".") for name in _between(holder, first, last)}
+    siblings = first != last and last.rpartition(".")[0] == parent
+    if not siblings or not isinstance(holder, nn.Sequential):
+        return ()
+    run = _between(holder, first, last)
+    inside = {f"{parent}.{name}".lstrip(".") for name in run}
     others = [other.span for other in grown if other is not site]
-    spans = {name for span in others if span[0] != span[1] for name in span}
-    return not inside & spans and (last, last) not in others and (first, first) not in others
+    ends_here = {(first, first), (last, last)}.intersection(others)
+    begun_here = inside & {name for span in others if span[0] != span[1] for name in span}
+    return () if ends_here or begun_here else run
 
 
-def _between(holder: nn.Sequential, first: str, last: str) -> list[str]:
+def _between(holder: nn.Sequential, first: str, last: str) -> tuple[str, ...]:
     names = [name for name, _ in holder.named_children()]
     begin, end = (names.index(name.rpartition(".")[2]) for name in (first, last))
-    return names[begin : end + 1]
+    return tuple(names[begin : end + 1])
 
 
-class _Fold:
-    """Folds one site into a plain model."""
+class _Wrap(NamedTuple):
+    """Put `around(module)` in the place of the module `name`."""
 
-    def __init__(
-        self, model: nn.Module, garden: Garden, site: SiteLayer, seeds: Sequence[int]
-    ) -> None:
-        self._model, self._garden, self._site, self._seeds = model, garden, site, seeds
+    name: str
+    around: Callable[[nn.Module], nn.Module]
+    run: tuple[str, ...] = ()  # of a block: its parts in their nn.Sequential
 
-    def folded(self, *, as_block: bool) -> nn.Module:
-        """The model with the site's branches."""
+    def order(self) -> tuple[int, bool]:
+        """Inner modules before those that hold them, a block after all that is in it.
+
+        What stands at one module keeps its order, which is that of the sites' hooks.
+        """
+        depth = self.name.count(".") + 1 if self.name else 0
+        return -depth, bool(self.run)
+
+
+class _Folded:
+    """A plain model whose modules are wrapped one by one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def wrap(self, wrap: _Wrap) -> None:
+        """Carry it out."""
+        host = self.model.get_submodule(wrap.name)
+        if wrap.run:
+            host = self._taken_out(wrap)
+        wrapped = wrap.around(host)
+        wrapped.training = host.training
+        for added in (child for child in wrapped.children() if child is not host):
+            added.train(host.training)
+        if not wrap.name:
+            self.model = wrapped
+        else:
+            self._set(wrap.name, wrapped)
+
+    def _taken_out(self, wrap: _Wrap) -> nn.Module:
+        """The run of a block as a module; all but its first place stay empty."""
+        parent = wrap.name.rpartition(".")[0]
+        holder = self.model.get_submodule(parent)
+        run = nn.Sequential(*(holder.get_submodule(name) for name in wrap.run))
+        run.training = holder.training
+        for name in wrap.run[1:]:
+            setattr(holder, name, nn.Identity())
+        return run
+
+    def _set(self, name: str, module: nn.Module) -> None:
+        parent, _, attribute = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), attribute, module)
+
+
+class _Wraps:
+    """How one site's acting seeds become branches of a plain module."""
+
+    def __init__(self, garden: Garden, site: SiteLayer, seeds: Sequence[int]) -> None:
+        self._state, self._site, self._seeds = garden.state, site, seeds
+
+    def of(self, block: Sequence[str]) -> Iterator[_Wrap]:
+        """The wraps; `block` names the parts of a span that is a run of one nn.Sequential."""
         first, last = self._site.span
+        branches, shape = self._branches(), self._site.shape
+        features = None if shape.channels_first else shape.d_in
         if isinstance(self._site, InlineSite):
-            return self._put(last, self._inline(self._site))
-        branches, features = self._branches(), self._features()
-        if first == last:
-            return self._put(last, GrownParallel(self._at(last), branches, features))
-        if as_block:
-            return self._block(first, last, branches, features)
-        start = SpanStart(self._at(first))
-        self._model = self._put(first, start)
-        return self._put(last, SpanEnd(self._at(last), branches, features, start))
+            yield self._inline(self._site, branches)
+        elif first == last or block:
+            around = partial(GrownParallel, branches=branches, features=features)
+            yield _Wrap(first, around, tuple(block))
+        else:
+            start = SpanStart()
+            yield _Wrap(first, start.around)
+            end = partial(SpanEnd, branches=branches, features=features, start=start)
+            yield _Wrap(last, end)
 
-    def _inline(self, site: InlineSite) -> GrownInline:
-        columns = self._garden.state["alpha"]
-        chunks = []
-        for seed in self._seeds:
-            alpha = float(columns[site.first_row + seed])
-            keep = 1 - alpha if site.mode == "replace" else 1.0
-            chunks.append(Chunk(site.chunks.start(seed), site.chunks.widths[seed], keep))
-        axis = 1 if site.shape.channels_first else -1
-        host = self._at(site.span[1])
-        return GrownInline(host, self._branches(), chunks, site.chunks.width, axis)
+    def _inline(self, site: InlineSite, branches: list[nn.Module]) -> _Wrap:
+        chunks = [
+            Chunk(site.chunks.start(seed), site.chunks.widths[seed], self._keep(seed))
+            for seed in self._seeds
+        ]
+        around = partial(
+            GrownInline,
+            branches=branches,
+            chunks=chunks,
+            width=site.chunks.width,
+            axis=1 if site.shape.channels_first else -1,
+        )
+        return _Wrap(site.span[1], around)
 
-    def _features(self) -> int | None:
-        shape = self._site.shape
-        return None if shape.channels_first else shape.d_in
+    def _keep(self, seed: int) -> float:
+        """Share of the host's chunk that stays beside the seed's branch."""
+        alpha = float(self._state["alpha"][self._site.first_row + seed])
+        return 1 - alpha if self._site.mode == "replace" else 1.0
 
     def _branches(self) -> list[nn.Module]:
         """A plain module for each seed, with alpha in its last map."""
-        state, site = self._garden.state, self._site
         made = []
         for seed in self._seeds:
-            row = site.first_row + seed
-            pool = site.pool(int(state["blueprint_id"][row]))
-            index = state["blueprint_slot"][row].long().view(1)
+            row = self._site.first_row + seed
+            pool = self._site.pool(int(self._state["blueprint_id"][row]))
+            index = self._state["blueprint_slot"][row].long().view(1)
             params = {name: p.detach().clone() for name, p in pool.rows(index).items()}
-            pool.kind.scale_output(params, state["alpha"][row].view(1))
-            branch = pool.kind.export({name: p[0] for name, p in params.items()})
-            made.append(branch.train(self._model.training))
+            pool.kind.scale_output(params, self._state["alpha"][row].view(1))
+            made.append(pool.kind.export({name: p[0] for name, p in params.items()}))
         return made
-
-    def _block(
-        self, first: str, last: str, branches: list[nn.Module], features: int | None
-    ) -> nn.Module:
-        """Put a whole run of a Sequential in the first one's place; the others' stay empty."""
-        parent = first.rpartition(".")[0]
-        holder = self._model.get_submodule(parent)
-        assert isinstance(holder, nn.Sequential)
-        names = _between(holder, first, last)
-        run = nn.Sequential(*(holder.get_submodule(name) for name in names))
-        run.train(holder.training)
-        for name in names[1:]:
-            setattr(holder, name, nn.Identity())
-        return self._put(first, GrownParallel(run, branches, features))
-
-    def _at(self, name: str) -> nn.Module:
-        return self._model.get_submodule(name)
-
-    def _put(self, name: str, module: nn.Module) -> nn.Module:
-        module.training = self._at(name).training
-        if not name:
-            return module
-        parent, _, attribute = name.rpartition(".")
-        setattr(self._model.get_submodule(parent), attribute, module)
-        return self._model

@@ -31,6 +31,9 @@ class Garden(nn.Module):
     Only the sites and pools are submodules; the host is not. In a state dict everything is under
     `kasmina.`: the pools' parameters, and one entry a column under `kasmina.state.`.
 
+    A model that is an nn.Sequential calls all its submodules in turn, the garden as the last one;
+    so calling a garden gives back what it was given.
+
     Attributes:
         state: every seed, one row each; a site owns `[first_row, first_row + n_seeds)`.
         run: the name of the run, for addresses.
@@ -62,6 +65,10 @@ class Garden(nn.Module):
                 f"{type(model).__name__} has no seeds; call kasmina.morph(model, sites=[...]) first"
             )
         return found
+
+    def forward(self, x: Any) -> Any:
+        """`x` itself."""
+        return x
 
     @property
     def sites(self) -> dict[str, SiteLayer]:

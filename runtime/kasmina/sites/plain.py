@@ -28,7 +28,24 @@ class Chunk(NamedTuple):
     keep: float  # share of the host's value that stays
 
 
-class GrownInline(nn.Module):
+class _Around(nn.Module):
+    """A module in the place of `host`; what it does not have itself it has from there.
+
+    Code that reads `layer.in_features` or `layer.weight` of the module that stood here goes on.
+    """
+
+    host: nn.Module
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "host":
+                raise
+            return getattr(self.host, name)
+
+
+class GrownInline(_Around):
     """The host's module, and branches that each transform a chunk of its output.
 
     Args:
@@ -73,7 +90,7 @@ class GrownInline(nn.Module):
         return chunk.keep * x + made if chunk.keep else made
 
 
-class _Beside(nn.Module):
+class _Beside(_Around):
     """Branches that read an input and add to an output.
 
     Args:
@@ -109,13 +126,18 @@ class GrownParallel(_Beside):
         return self._added(x, self.host(*args, **kwargs))
 
 
-class SpanStart(nn.Module):
+class SpanStart(_Around):
     """The first module of a span that is no module of its own; keeps its input for `SpanEnd`."""
 
-    def __init__(self, host: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.host = host
+        self.host: nn.Module = nn.Identity()
         self.entered: Tensor | None = None
+
+    def around(self, host: nn.Module) -> SpanStart:
+        """Itself, with the module whose input it keeps."""
+        self.host = host
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the host's."""
@@ -144,3 +166,6 @@ class SpanEnd(_Beside):
         x, start.entered = start.entered, None
         assert x is not None
         return self._added(x, output)
+
+
+PLAIN = (GrownInline, GrownParallel, SpanStart, SpanEnd)
