@@ -55,9 +55,9 @@ def check_finite(place: str, values: Tensor, first: int = 0) -> None:
         return
     sample, *element = torch.nonzero(~torch.isfinite(values))[0].tolist()
     value = values[(sample, *element)].item()
-    place = f", element {element}" if element else ""
+    which = f", element {element}" if element else ""
     raise BadData(
-        f"{place}: sample {first + sample}{place} is {value}; every value must be finite: "
+        f"{place}: sample {first + sample}{which} is {value}; every value must be finite: "
         "mend or drop that sample"
     )
 
