@@ -72,6 +72,8 @@ class Reference:
 
     def __init__(self, path: Path) -> None:
         self.spec = read_spec(path)
+        columns = self.spec.columns.columns if self.spec.columns else ()
+        self.kept = next((c.length for c in columns if c.role == "history"), 10)
         self.automatic = {e.name for e in self.spec.events if e.kind == "automatic"} | {"recycle"}
 
     def seeds(self, count: int) -> list[Seed]:
@@ -140,7 +142,7 @@ class Reference:
 
     def move(self, seed: Seed, edge: Edge) -> None:
         """Take an edge."""
-        seed.history = [*seed.history, seed.state][-10:]
+        seed.history = [*seed.history, seed.state][-self.kept :]
         seed.transitions += 1
         seed.parent = None if edge.recycle else seed.state
         seed.generation += edge.recycle

@@ -69,27 +69,16 @@ class ColumnRule:
 
     def prepare(self, values: Values, rows: Tensor) -> Tensor:
         """The values as they can be written: checked, in the column's dtype, one entry a row."""
-        given = torch.as_tensor(values, device=rows.device)
-        self._check_kind(given)
-        self._check_shape(given, isinstance(values, (int, float)), len(rows))
-        given = given.expand(self.shape(len(rows)))
+        given = numbers(f"column {self.column.name!r}", values, self.dtype, rows.device)
+        expected = self.shape(len(rows))
+        if given.ndim > 0 and tuple(given.shape) != expected:
+            raise InvalidUpdate(
+                f"column {self.column.name!r} takes values of shape {list(expected)} for "
+                f"{len(rows)} rows, or one number for all; it was given {list(given.shape)}"
+            )
+        given = given.expand(expected)
         self._check_values(given, rows)
         return given.to(self.dtype)
-
-    def _check_kind(self, given: Tensor) -> None:
-        if given.dtype == torch.bool or (given.is_floating_point() and not self._is_float):
-            raise InvalidUpdate(
-                f"column {self.column.name!r} is {self.column.dtype}, its new values are "
-                f"{str(given.dtype).removeprefix('torch.')}; convert them"
-            )
-
-    def _check_shape(self, given: Tensor, scalar: bool, rows: int) -> None:
-        expected = self.shape(rows)
-        if tuple(given.shape) != expected and not scalar:
-            raise InvalidUpdate(
-                f"column {self.column.name!r} takes values of shape {list(expected)} for {rows} "
-                f"rows, or one number for all; it was given {list(given.shape)}"
-            )
 
     def _check_values(self, given: Tensor, rows: Tensor) -> None:
         bad = self._illegal(given)
@@ -117,12 +106,29 @@ class ColumnRule:
             ", no NaN" if self.finite else ""
         )
 
-    @property
-    def _is_float(self) -> bool:
-        return self.dtype.is_floating_point
+
+def numbers(what: str, values: Values, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values as a tensor of any dtype that can become `dtype` without another meaning."""
+    try:
+        given = torch.as_tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidUpdate(f"{what} takes {_name(dtype)} numbers, not {values!r}") from error
+    floats = given.is_floating_point() and not dtype.is_floating_point
+    bools = (given.dtype == torch.bool) != (dtype == torch.bool)
+    if given.numel() > 0 and (floats or bools):  # an empty list has no dtype of its own
+        raise InvalidUpdate(
+            f"{what} is {_name(dtype)}, its new values are {_name(given.dtype)}; convert them"
+        )
+    return given
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _range(column: Column, lifecycle: Lifecycle) -> tuple[float, float, bool]:
+    if column.dtype == "bool":
+        return 0, 1, False
     if not column.dtype.startswith("float"):
         limits = torch.iinfo(getattr(torch, column.dtype))
         return 0 if column.role in _COUNTERS else limits.min, limits.max, False
@@ -153,8 +159,7 @@ def row_index(rows: Rows, count: int, device: torch.device) -> Tensor:
 def _check_rows(index: Tensor, count: int) -> None:
     if index.ndim != 1 or index.is_floating_point() or index.dtype == torch.bool:
         raise InvalidUpdate(
-            f"rows must be a list of integers, not {str(index.dtype).removeprefix('torch.')} of "
-            f"shape {list(index.shape)}"
+            f"rows must be a list of integers, not {_name(index.dtype)} of shape {list(index.shape)}"
         )
     outside = (index < 0) | (index >= count)
     if bool(outside.any()):

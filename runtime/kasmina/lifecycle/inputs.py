@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kasmina.errors import KasminaError
-from kasmina.lifecycle.columns import Rows, Values, row_index
+from kasmina.lifecycle.columns import InvalidUpdate, Rows, Values, numbers, row_index
 from kasmina.lifecycle.spec import Lifecycle, Scalar, UnknownName
 
 
@@ -56,8 +56,14 @@ class ContextTable:
         """
         column = self[field]
         index = row_index(rows, self.n, column.device)
-        given = torch.as_tensor(values, device=column.device).to(column.dtype).expand(len(index))
-        self._check_refused(field, given, index)
+        given = numbers(f"context field {field!r}", values, column.dtype, column.device)
+        if given.ndim > 0 and given.shape != index.shape:
+            raise InvalidUpdate(
+                f"context field {field!r} takes one number for each of {len(index)} rows, or one "
+                f"for all; it was given {list(given.shape)}"
+            )
+        given = self._representable(field, given).expand(len(index))
+        _check_refused(self.lifecycle.context_fields[field], given, index)
         column[index] = given
 
     def reset(self, rows: Rows) -> None:
@@ -79,24 +85,27 @@ class ContextTable:
         self._fields = {name: column.to(device) for name, column in self._fields.items()}
         return self
 
-    def _check_refused(self, field: str, given: Tensor, index: Tensor) -> None:
-        check_refused(self.lifecycle, field, given, index)
+    def _representable(self, field: str, given: Tensor) -> Tensor:
+        """In the field's dtype; an integer is clamped first, so that it cannot wrap."""
+        dtype = self._fields[field].dtype
+        if dtype.is_floating_point or dtype == torch.bool:
+            return given.to(dtype)
+        return given.clamp(*self.lifecycle.context_fields[field].range).to(dtype)
 
 
-def check_refused(lifecycle: Lifecycle, field: str, given: Tensor, rows: Tensor) -> None:
-    """Raise `RefusedValue` where a value is one that the spec's field refuses."""
-    rule = lifecycle.context_fields[field]
+def _check_refused(rule: Any, given: Tensor, rows: Tensor) -> None:
+    """Raise `RefusedValue` where a value is one that the field's rule refuses."""
     refused = torch.zeros_like(given, dtype=torch.bool)
     if rule.nan == "refuse":
-        refused = refused | given.isnan()
+        refused |= given.isnan()
     if rule.infinity == "refuse":
-        refused = refused | given.isinf()
+        refused |= given.isinf()
     if not bool(refused.any()):
         return
     place = int(refused.nonzero()[0, 0])
     raise RefusedValue(
-        f"context field {field!r}, row {int(rows[place])}: {given[place].item()} is refused by the "
-        f"spec; legal: {rule.dtype} from {rule.range[0]} to {rule.range[1]}"
+        f"context field {rule.name!r}, row {int(rows[place])}: {given[place].item()} is refused by "
+        f"the spec; legal: {rule.dtype} from {rule.range[0]} to {rule.range[1]}"
     )
 
 

@@ -90,7 +90,7 @@ def share(lifecycle: Lifecycle) -> Shared:
         },
         by_event=_by_event(ways),
         commands=commands,
-        highest_epochs=_highest(lifecycle, "epochs", "int16"),
+        highest_epochs=lifecycle.tables.MOST_EPOCHS,
         highest_generation=_highest(lifecycle, "generation", "int32"),
         ring=ring,
         count_end=ring_end(_highest(lifecycle, "history_count", "int16"), ring),

@@ -8,6 +8,7 @@ is for in its role; so a package that was built from another spec works as well.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -162,9 +163,11 @@ class Lifecycle:
     @cached_property
     def edges_with_room(self) -> frozenset[int]:
         """Numbers of the edges that lead from outside into a capacity, and so ask for room."""
-        asking = getattr(self.tables, "CAPACITY_EDGES", None)
-        return (
-            frozenset() if asking is None else frozenset(asking.any(axis=0).nonzero()[0].tolist())
+        capacities = getattr(self.tables, "CAPACITY_STATES", ())  # a spec may declare none
+        return frozenset(
+            edge.index
+            for edge in self.edges
+            if any(inside[edge.target] and not inside[edge.source] for inside in capacities)
         )
 
     @cached_property

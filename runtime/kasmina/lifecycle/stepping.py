@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kasmina.errors import KasminaError
-from kasmina.lifecycle.inputs import ContextTable, LimitTable, check_refused
+from kasmina.lifecycle.inputs import ContextTable, LimitTable, RefusedValue
 from kasmina.lifecycle.spec import Lifecycle
 from kasmina.lifecycle.tensor import StateTensor
 
@@ -90,7 +90,7 @@ def step(
     with state.writing():
         inputs = _Inputs.checked(state, events, context, limits, tick)
         before = state.codes.clone()
-        decision = state.lifecycle.vector_step(before, state.epochs, *inputs)
+        decision = _decide(state, inputs)
         rows = (decision.edge >= 0).nonzero().squeeze(1)
         recycled = rows[_event_of(state.lifecycle, decision.edge[rows]) < 0]
         unused = _unused_events(state, inputs, decision)
@@ -137,20 +137,25 @@ def _check_events(state: StateTensor, events: Tensor) -> None:
     if bool(unknown.any()):
         row = int(unknown.nonzero()[0, 0])
         raise InvalidStep(
-            f"row {row}: events {int(events[row]):#x} has bits that name no event; legal bits: "
+            f"row {row}: events {int(events[row]) & 0xFFFFFFFF:#x} has bits that name no event; legal bits: "
             f"{known:#x}"
         )
 
 
 def _check_context(state: StateTensor, context: Any) -> None:
-    rows = torch.arange(state.n, device=state.device)
     for name, field in zip(context._fields, context, strict=True):
         if tuple(field.shape) != (state.n,):
             raise InvalidStep(
                 f"context field {name!r} must have one value for each of {state.n} seeds; its "
                 f"shape is {list(field.shape)}"
             )
-        check_refused(state.lifecycle, name, field, rows)
+
+
+def _decide(state: StateTensor, inputs: _Inputs) -> Any:
+    try:
+        return state.lifecycle.vector_step(state.codes, state.epochs, *inputs)
+    except ValueError as error:  # a measurement that the spec refuses
+        raise RefusedValue(str(error)) from error
 
 
 def _apply(

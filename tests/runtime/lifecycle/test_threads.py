@@ -1,0 +1,76 @@
+"""One writer, many others: no command is lost, no reader sees half a step."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from threading import Event as Signal
+
+import torch
+
+from kasmina.lifecycle import CommandQueue, ContextTable, LimitTable, StateTensor, step
+
+SEEDS = 64
+COMMANDS = 400
+THREADS = 4
+
+
+def test_readers_and_askers_beside_one_writer() -> None:
+    """Every command is in exactly one drained batch, and every snapshot is of one moment.
+
+    Commands move a seed between ticks, so a seed that has moved must have epochs 0, the state it
+    left as parent, and that state as the newest entry of its history.
+    """
+    state, context, limits = StateTensor(SEEDS), ContextTable(SEEDS), LimitTable()
+    queue, done, start = CommandQueue(state), Signal(), Barrier(THREADS + 2)
+
+    def ask(number: int) -> Counter[tuple[int, str]]:
+        rng, asked = random.Random(number), Counter[tuple[int, str]]()
+        start.wait()
+        for _ in range(COMMANDS):
+            row, event = rng.randrange(SEEDS), rng.choice(["request_germination", "cancel"])
+            queue.put(row, event)
+            asked[row, event] += 1
+        return asked
+
+    def read() -> int:
+        start.wait()
+        snapshots = 0
+        while not done.is_set():
+            check_one_moment(state.snapshot())
+            snapshots += 1
+        return snapshots
+
+    def write(askers: list[object]) -> Counter[tuple[int, str]]:
+        applied = Counter[tuple[int, str]]()
+        start.wait()
+        while True:
+            last = all(asker.done() for asker in askers)  # type: ignore[attr-defined]
+            drained = queue.drain()
+            applied.update((command.row, command.event.name) for command in drained.commands)
+            step(state, drained.events, context, limits, tick=bool(len(applied) % 2))
+            if last:
+                return applied
+
+    with ThreadPoolExecutor(THREADS + 2) as pool:
+        askers = [pool.submit(ask, number) for number in range(THREADS)]
+        reader = pool.submit(read)
+        applied = write(list(askers))
+        done.set()
+        asked = sum((asker.result() for asker in askers), Counter[tuple[int, str]]())
+        assert reader.result() > 0
+    assert applied == asked
+    assert sum(applied.values()) == THREADS * COMMANDS
+
+
+def check_one_moment(state: StateTensor) -> None:
+    """What a step writes together is seen together."""
+    moved = (state["history_count"] > 0) & (state["parent_state"] >= 0)
+    rows = moved.nonzero().squeeze(1)
+    newest = state["history"][rows, (state["history_count"][rows].long() - 1) % 10]
+    assert torch.equal(newest, state["parent_state"][rows])
+    fresh = state["history_count"] == 0
+    assert (state.codes[fresh] == state.lifecycle.initial).all()
+    assert (state.codes[rows] != state["parent_state"][rows]).all()
