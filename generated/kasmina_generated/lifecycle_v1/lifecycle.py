@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: lifecycle.py.jinja
-# body: 2e563840c6e8ef13712781574d8e690a
+# body: 6bee41787843126ad192b66d87c380aa
 
 """The states, events, edges, measurements and limits of lifecycle_v1. Reconstruction of the earlier lifecycle. A seed is germinated, grafted, and then kept for good or culled."""
 
@@ -386,13 +386,19 @@ class Context:
         object.__setattr__(
             self,
             "reconstruction_loss",
-            _field_float32("reconstruction_loss", self.reconstruction_loss),
+            _field_float32("reconstruction_loss", self.reconstruction_loss, 0.0, math.inf),
         )
         object.__setattr__(
-            self, "validation_gain", _field_float32("validation_gain", self.validation_gain)
+            self,
+            "validation_gain",
+            _field_float32("validation_gain", self.validation_gain, -math.inf, 1.0),
         )
-        object.__setattr__(self, "alpha", _field_float32("alpha", self.alpha))
-        object.__setattr__(self, "improvement", _field_float32("improvement", self.improvement))
+        object.__setattr__(self, "alpha", _field_float32("alpha", self.alpha, 0.0, 1.0))
+        object.__setattr__(
+            self,
+            "improvement",
+            _field_float32("improvement", self.improvement, -math.inf, math.inf),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,9 +430,13 @@ class Limits:
         )
 
 
-def _field_float32(name: str, value: float) -> float:
-    field = CONTEXT_FIELDS[name]
+def _field_float32(name: str, value: float, low: float, high: float) -> float:
+    """Normalise a value; what lies between `low` and `high` stays as it is."""
     value = c_float(value).value
+    return value if low <= value <= high else _unusual(CONTEXT_FIELDS[name], value)
+
+
+def _unusual(field: ContextField, value: float) -> float:
     if math.isnan(value):
         if field.nan == "refuse":
             raise _refused(field, value)
@@ -442,7 +452,8 @@ def _field_float32(name: str, value: float) -> float:
 def _refused(field: ContextField, value: float) -> ValueError:
     low, high = field.range
     return ValueError(
-        f"context field {field.name!r}: {value} is refused by the spec; give a number from {low} to {high}"
+        f"context field {field.name!r}: {value} is refused by the spec; "
+        f"give a number from {low} to {high}"
     )
 
 

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: tables.py.jinja
-# body: 929e288a8fdc65a82bf4809fdde7abbd
+# body: 87464e9babace709dce012f663b5b1e4
 
 """Lifecycle_v1 as dense tables of numpy, read-only."""
 
@@ -60,12 +60,15 @@ for _edge in EDGES:
 LEGAL_COMMANDS = _fixed(_legal, np.bool_)
 
 # The word of a state has a bit for each of its predicates:
-# 0: cancel
-# 1: request_germination
-# 2: `reconstruction_loss` is at most `max_reconstruction_loss` | `alpha` is at least 1 | `alpha` is at most 0
-# 3: `validation_gain` is at least `min_validation_gain` | `improvement` is above `min_improvement`
-# 4: the epochs
-# 5: the epochs
+# 0 cancel
+# 1 request_germination
+# 2 `reconstruction_loss` is at most `max_reconstruction_loss`
+#   `alpha` is at least 1
+#   `alpha` is at most 0
+# 3 `validation_gain` is at least `min_validation_gain`
+#   `improvement` is above `min_improvement`
+# 4 epochs alone, see _CLOCKS
+# 5 epochs alone, see _CLOCKS
 WORD_BITS = 6
 EPOCHS_APART = 25  # later epochs decide as this one does
 
@@ -103,15 +106,24 @@ _WORDS = np.arange(1 << WORD_BITS)
 _ANY = _WORDS >= 0
 _BIT = [(_WORDS >> bit & 1).astype(np.bool_) for bit in range(WORD_BITS)]
 _PASSES: tuple[NDArray[np.bool_], ...] = (
-    _BIT[0],  # DORMANT --cancel--> CULLED
-    _BIT[1],  # DORMANT --request_germination--> GERMINATED
-    _BIT[0],  # GERMINATED --cancel--> CULLED
-    (_BIT[4] & (_BIT[2] | _BIT[3])),  # GERMINATED --graft--> GRAFTING
-    (_BIT[4] & _BIT[5]),  # GERMINATED --cull--> CULLED
-    _BIT[0],  # GRAFTING --cancel--> CULLED
-    (_BIT[4] & _BIT[2] & _BIT[3]),  # GRAFTING --fossilize--> FOSSILIZED
-    (_BIT[4] & _BIT[5]),  # GRAFTING --cull--> CULLED
-    (_BIT[4] & _BIT[2]),  # CULLED --recycle--> DORMANT
+    # DORMANT --cancel--> CULLED
+    _BIT[0],
+    # DORMANT --request_germination--> GERMINATED
+    _BIT[1],
+    # GERMINATED --cancel--> CULLED
+    _BIT[0],
+    # GERMINATED --graft--> GRAFTING
+    _BIT[4] & (_BIT[2] | _BIT[3]),
+    # GERMINATED --cull--> CULLED
+    _BIT[4] & _BIT[5],
+    # GRAFTING --cancel--> CULLED
+    _BIT[0],
+    # GRAFTING --fossilize--> FOSSILIZED
+    _BIT[4] & _BIT[2] & _BIT[3],
+    # GRAFTING --cull--> CULLED
+    _BIT[4] & _BIT[5],
+    # CULLED --recycle--> DORMANT
+    _BIT[4] & _BIT[2],
 )
 
 

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: vector.py.jinja
-# body: 124c92e16790eaebe608f67f11c6ea59
+# body: 347430989857f68297cd1b130a4b34d9
 
 """One synchronous step of any number of rows of lifecycle_v1, in torch."""
 
@@ -55,7 +55,8 @@ def step(
 
     Args:
         state: int8 [N], codes of `State`.
-        epochs: int16 or int32 [N], ticks since the state was entered, from 0.
+        epochs: int16 or int32 [N], ticks since the state was entered, from 0. A compiled `decide`
+            is about twice as fast with int32 on a CPU: Inductor has no vectors of int16.
         events: int32 [N], the commands as bits of `Event`.
         context: The measurements; their dtypes are those of the spec.
         limits: The limits in force.
@@ -82,8 +83,7 @@ def normalise(context: VectorContext) -> VectorContext:
 
 def _float32(values: Tensor, nan: float, end: float, low: float, high: float) -> Tensor:
     """Put `nan` for NaN and `end` for infinity (NaN: unknown), then clamp; NaN stays NaN."""
-    known = values.to(torch.float32).nan_to_num(nan=nan, posinf=end, neginf=-end)
-    return known.clamp(low, high)
+    return values.to(torch.float32).nan_to_num(nan=nan, posinf=end, neginf=-end).clamp(low, high)
 
 
 def decide(

@@ -11,9 +11,11 @@ are trained on copies by an optimizer of their own, and no random number is draw
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from kasmina.growth.planes import Bed, beds, rows_in
 from kasmina.growth.validation import Validation
 from kasmina.sites import Garden, Passage
 
+CLEARLY = 0.05  # a relative gain below this is taken for noise
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Kingma & Ba 2015, as torch.optim.Adam
 
 
@@ -34,10 +37,12 @@ class RowAdam:
     rate: float
     moments: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     age: dict[int, int] = field(default_factory=dict)
+    progress: dict[int, Progress] = field(default_factory=lambda: defaultdict(Progress))
 
     def start(self, row: int) -> None:
         """The row was just allocated: forget what it had."""
         self.age[row] = 0
+        self.progress[row] = Progress()
         for first, second in self.moments.values():
             first[row] = 0
             second[row] = 0
@@ -65,12 +70,15 @@ class RowAdam:
         return {
             "moments": {k: (m.clone(), v.clone()) for k, (m, v) in self.moments.items()},
             "age": dict(self.age),
+            "progress": {row: (p.best, p.stale) for row, p in self.progress.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.moments = {k: (m.clone(), v.clone()) for k, (m, v) in state["moments"].items()}
         self.age = dict(state["age"])
+        for row, (best, stale) in state["progress"].items():
+            self.progress[row] = Progress(best, stale)
 
     def _moments(self, name: str, parameter: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.moments.get(name, (None, None))
@@ -101,10 +109,65 @@ def error_by_seed(prediction: Tensor, target: Tensor) -> Tensor:
 def example(bed: Bed, passage: Passage) -> tuple[Tensor, Tensor]:
     """What the bed's blueprints read, and what they should answer, by their objective."""
     x = bed.site.blueprint_input(passage.input, bed.chunks)
-    if bed.site.objective == "reconstruction":
+    if _reconstructs(bed):
         return x, x
     gradient = bed.site.blueprint_output(passage.gradient, bed.chunks)
     return x, normalised(-gradient)
+
+
+class Learned(NamedTuple):
+    """What shadow seeds have learned, by row of the state tensor, `[N]`.
+
+    `reconstruction_loss` is the squared error over the target's mean square, +inf where nothing
+    was measured. `validation_gain` is the share of the target's mean square that the blueprint
+    explains when it is scaled by the best factor, as the line search before its graft will do: the
+    squared cosine of both, 0 where they point apart, -inf where nothing was measured.
+    """
+
+    reconstruction_loss: Tensor  # float32
+    validation_gain: Tensor  # float32
+    stale_epochs: Tensor  # int32, since it last did clearly better
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over held-out values by seed, float64 `[S]`, of prediction p and target t."""
+
+    pp: Tensor
+    pt: Tensor
+    tt: Tensor
+
+    def add(self, p: Tensor, t: Tensor) -> None:
+        """Add one pass; both `[S, ...]`."""
+        p, t = p.double().flatten(1).cpu(), t.double().flatten(1).cpu()
+        self.pp += (p * p).sum(1)
+        self.pt += (p * t).sum(1)
+        self.tt += (t * t).sum(1)
+
+    def unexplained(self) -> Tensor:
+        """Squared error of p over the mean square of t."""
+        return ((self.pp - 2 * self.pt + self.tt) / self.tt).float()
+
+    def explainable(self) -> Tensor:
+        """Share of t's mean square that the best positive multiple of p explains."""
+        shared = self.pt.clamp_min(0).square() / (self.pp * self.tt)
+        return torch.where(self.pp == 0, 0, shared).float()
+
+
+@dataclass(slots=True)
+class Progress:
+    """Best value of a seed's objective so far, and the epochs since it was clearly bettered."""
+
+    best: float = -math.inf
+    stale: int = 0
+
+    def watch(self, value: float) -> int:
+        """Take in an epoch's value, higher is better; returns the epochs since the best."""
+        if value > self.best + CLEARLY * abs(self.best) or self.best == -math.inf:
+            self.best, self.stale = value, 0
+        else:
+            self.stale += 1
+        return self.stale
 
 
 class AsideTrainer:
@@ -132,21 +195,27 @@ class AsideTrainer:
             if passage is not None:
                 self._learn(bed, passage)
 
-    def judge(self, validation: Validation) -> tuple[Tensor, Tensor]:
-        """How well shadow seeds do on held-out data: (reconstruction loss, gain), each `[N]`.
-
-        +inf and -inf where nothing was measured. The gain is `1 - MSE / mean square` of the
-        target: 1 is perfect, 0 is no better than answering 0.
-        """
+    def judge(self, validation: Validation) -> Learned:
+        """How well shadow seeds do on held-out data, and how long they have not got better."""
         n = len(self._garden.state)
-        loss, gain = torch.full((n,), torch.inf), torch.full((n,), -torch.inf)
+        learned = Learned(
+            torch.full((n,), torch.inf),
+            torch.full((n,), -torch.inf),
+            torch.zeros(n, dtype=torch.int32),
+        )
         for bed in beds(self._garden, rows_in(self._garden.state, "plane", "shadow")):
-            unexplained = self._unexplained(bed, validation.passages.get(bed.site.path, []))
-            if bed.site.objective == "reconstruction":
-                loss[bed.rows] = unexplained
-            else:
-                gain[bed.rows] = 1 - unexplained
-        return loss, gain
+            passages = validation.passages.get(bed.site.path, [])
+            if not passages:
+                continue
+            moments = self._moments(bed, passages)
+            learned.reconstruction_loss[bed.rows] = moments.unexplained()
+            learned.validation_gain[bed.rows] = moments.explainable()
+            reached = -moments.unexplained() if _reconstructs(bed) else moments.explainable()
+            for row, slot, value in zip(
+                bed.rows.tolist(), bed.slots.tolist(), reached.tolist(), strict=True
+            ):
+                learned.stale_epochs[row] = self._adam(bed).progress[slot].watch(value)
+        return learned
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and ages of every bed."""
@@ -181,15 +250,17 @@ class AsideTrainer:
         )
 
     @torch.no_grad()
-    def _unexplained(self, bed: Bed, passages: list[Passage]) -> Tensor:
-        """Squared error over the target's mean square, `[S]`; NaN where nothing was recorded."""
-        error = torch.zeros(len(bed.rows))
-        power = torch.zeros(len(bed.rows))
+    def _moments(self, bed: Bed, passages: list[Passage]) -> Moments:
+        """Sums over all recorded passes that both measures of the objective come from."""
+        moments = Moments(*torch.zeros(3, len(bed.rows), dtype=torch.float64))
         params = bed.pool.rows(bed.slots)
         for passage in passages:
             x, target = example(bed, passage)
             with self._meter.forward((bed.key, "judge", len(bed.rows), x.shape), 1):
                 prediction = bed.pool.kind.forward(params, x)
-            error += error_by_seed(prediction, target).cpu() * len(x)
-            power += error_by_seed(torch.zeros_like(prediction), target).cpu() * len(x)
-        return error / power
+            moments.add(prediction, target.expand_as(prediction))
+        return moments
+
+
+def _reconstructs(bed: Bed) -> bool:
+    return bed.site.objective == "reconstruction"

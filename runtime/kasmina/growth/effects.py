@@ -95,7 +95,7 @@ class Effects:
             gardener.garden.state.update([row], {"evaluation_score": [judgement.value]})
             gardener.journal.write(
                 "evidence",
-                seed=row,
+                of=row,
                 measure="path_integral",
                 value=judgement.value,
                 interval=[judgement.low, judgement.high],
@@ -112,7 +112,7 @@ class Effects:
         target = int(state.codes[rows[0]])
         rewind.restore(self._snapshots[number], gardener.model, gardener.optimizer, self._stateful)
         cohort = (state["checkpoint_id"] == number).nonzero().squeeze(1)
-        ended = torch.cat([rows, cohort]).unique()
+        ended = torch.tensor(sorted({*rows.tolist(), *cohort.tolist()}))
         for site in {gardener.garden.address(row).site for row in ended.tolist()}:
             self.rewinds[site] += 1
         gardener.journal.write(

@@ -194,7 +194,6 @@ class Gardener:
         """Everything of the Gardener's own that decides how the run goes on."""
         return {
             "kasmina.clock": self.clock,
-            "kasmina.state": self.garden.state,
             "kasmina.ledger": self.ledger,
             "kasmina.aside": self._aside,
             "kasmina.controller": self.controller,
@@ -214,13 +213,11 @@ class Gardener:
             return self._validator.record(self._recorders)
 
     def _context(self) -> ContextTable:
-        loss, gain = self._aside.judge(self.validation)
         readings = Readings(
             state=self.garden.state,
             validation_loss=self.validation.loss,
             stability=self.ledger.stability(),
-            reconstruction_loss=loss,
-            validation_gain=gain,
+            learned=self._aside.judge(self.validation),
             integral=self.ledger.integral,
             loss_at_graft=self.ledger.loss_at_graft,
         )
@@ -298,8 +295,8 @@ class Gardener:
     def _diverged(self, loss: float) -> None:
         """The loss is not finite: take back the cohort under way, or stop with an error."""
         state = self.garden.state
-        on_trial = (state["checkpoint_id"] >= 0).nonzero().squeeze(1)
-        on_trial = on_trial[~self._is_terminal(on_trial)]
+        ended = torch.as_tensor(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
+        on_trial = ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
         if not self._effects.rewindable() or not len(on_trial):
             raise NonFiniteLoss(
                 f"the training loss is {loss} at step {self.clock.step} (epoch "

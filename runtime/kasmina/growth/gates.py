@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kasmina.errors import KasminaError
+from kasmina.growth.aside import Learned
 from kasmina.growth.evidence import PathIntegral
 from kasmina.lifecycle import StateTensor
 
@@ -28,8 +29,7 @@ class Readings:
     state: StateTensor
     validation_loss: float
     stability: float  # in [0, 1], of the whole run
-    reconstruction_loss: Tensor  # +inf where nothing was measured
-    validation_gain: Tensor  # -inf where nothing was measured
+    learned: Learned
     integral: PathIntegral
     loss_at_graft: Tensor  # validation loss when the seed's ramp began; NaN before
 
@@ -64,12 +64,17 @@ def gates_for(fields: Iterable[str]) -> dict[str, Gate]:
 
 @gate("reconstruction_loss")
 def _reconstruction_loss(readings: Readings) -> Tensor:
-    return readings.reconstruction_loss
+    return readings.learned.reconstruction_loss
 
 
 @gate("validation_gain")
 def _validation_gain(readings: Readings) -> Tensor:
-    return readings.validation_gain
+    return readings.learned.validation_gain
+
+
+@gate("stale_epochs")
+def _stale_epochs(readings: Readings) -> Tensor:
+    return readings.learned.stale_epochs
 
 
 @gate("alpha")

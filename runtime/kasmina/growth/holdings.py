@@ -7,6 +7,7 @@ back at once, `leaving` gives it back when alpha has reached 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -46,12 +47,11 @@ class Holdings:
         strategy_number(strategy)  # an unknown name fails here, not in the middle of a run
         self._guards: dict[str, RowGuard] = {}
         for site in garden.sites.values():
-            for pool in site.pools.values():
+            for pool in map(site.pool, site.kinds):
                 parameters = list(pool.stacked().values())
-                guard = RowGuard(
-                    optimizer, parameters, lambda s=site, p=pool: s.training_rows(p.kind.name)
-                )
-                pool.grown.append(lambda parameter, old, _, g=guard: g.grow(parameter, old))
+                training = partial(site.training_rows, pool.kind.name)
+                guard = RowGuard(optimizer, parameters, training)
+                pool.grown.append(guard.grow)
                 self._guards[bed_key(site, pool)] = guard
 
     def stateful(self) -> dict[str, Stateful]:
@@ -109,5 +109,5 @@ class Holdings:
 
     def _write(self, kind: str, seed: int, blueprint: str, row: int) -> None:
         site = self._garden.site_of(seed)
-        parameters = site.pools[blueprint].kind.cost().parameters
-        self._journal.write(kind, seed=seed, blueprint=blueprint, row=row, parameters=parameters)
+        parameters = site.pool(blueprint).kind.cost().parameters
+        self._journal.write(kind, of=seed, blueprint=blueprint, row=row, parameters=parameters)

@@ -31,10 +31,10 @@ class Journal:
             ]
         )
 
-    def write(self, kind: str, *, seed: int | None = None, **fields: Any) -> None:
-        """Append one event at the run's clock; `seed`, a row, becomes its address."""
+    def write(self, kind: str, *, of: int | None = None, **fields: Any) -> None:
+        """Append one event at the run's clock; the seed `of` a row gives its address."""
         if self._log is not None:
-            address = None if seed is None else self._garden.address(seed)
+            address = None if of is None else self._garden.address(of)
             self._log.append(
                 kind, epoch=self._clock.epoch, step=self._clock.step, address=address, **fields
             )
@@ -43,7 +43,7 @@ class Journal:
         """A command was taken in."""
         self.write(
             "command",
-            seed=command.row,
+            of=command.row,
             event=command.event,
             blueprint=command.blueprint,
             strategy=command.strategy,
@@ -99,7 +99,7 @@ class Journal:
             edge = self._lifecycle.edges[int(result.edge[row])]
             self.write(
                 "transition",
-                seed=row,
+                of=row,
                 event=edge.event.name if edge.event is not None else "recycle",
                 **{"from": edge.source.name, "to": edge.target.name},
                 edge=edge.index,
@@ -109,7 +109,7 @@ class Journal:
         for row, event, refusal in result.unused_events:
             self.write(
                 "refused",
-                seed=row,
+                of=row,
                 event=event.name,
                 edge=None,
                 state=self._lifecycle.State(int(result.before[row])).name,

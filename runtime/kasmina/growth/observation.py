@@ -70,7 +70,7 @@ def observe(
 
 
 def _site(site: SiteLayer, ratio: float, rewinds: int, embargoed: bool) -> SiteObservation:
-    costs = {name: site.pools[name].kind.cost() for name in site.kinds}
+    costs = {name: site.pool(name).kind.cost() for name in site.kinds}
     return SiteObservation(
         path=site.path,
         placement=site.placement,

@@ -77,7 +77,7 @@ class RowGuard:
         """Take back what `state_dict` gave, after the optimizer's own; pads to the capacity now."""
         self._age = state["age"].clone()
         for parameter in self._parameters:
-            self.grow(parameter, len(state["age"]))
+            self.grow(parameter, len(state["age"]), len(parameter))
 
     def forget(self, row: int) -> None:
         """Zero the row's moments in place: it was just allocated or freed."""
@@ -86,9 +86,8 @@ class RowGuard:
             for moment in moments.values():
                 moment[row] = 0
 
-    def grow(self, parameter: nn.Parameter, old_capacity: int) -> None:
+    def grow(self, parameter: nn.Parameter, old_capacity: int, capacity: int) -> None:
         """Pad the moments of a parameter that has just got more rows (its shape is the new one)."""
-        capacity = parameter.shape[0]
         if capacity == old_capacity:
             return
         state = self._optimizer.state.get(parameter, {})

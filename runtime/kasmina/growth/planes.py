@@ -64,11 +64,11 @@ def beds(garden: Garden, rows: Tensor) -> Iterator[Bed]:
     for site in garden.sites.values():
         here = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
         kinds = state["blueprint_id"][here]
-        for number in kinds.unique().tolist():
+        for number in sorted(set(kinds.tolist())):
             of_kind = here[kinds == number]
             yield Bed(
                 site,
-                site.pools[site.kinds[number]],
+                site.pool(number),
                 of_kind,
                 state["blueprint_slot"][of_kind].long(),
             )

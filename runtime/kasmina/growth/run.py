@@ -190,7 +190,7 @@ class _Run:
         with self.meter.forward(key, FlopMeter.TRAIN):
             output = self.model(x)
         loss = self.task.loss(output, y)
-        loss.backward()
+        torch.autograd.backward(loss)
         if self.gardener.step(loss):
             self.scheduler.step()
 
@@ -202,7 +202,7 @@ class _Run:
             task=self.task.name,
             seed=self.config.seed,
             spec={"name": lifecycle.name, "digest": lifecycle.digest},
-            config={"width": self.config.width, "limits": dict(self.gardener.limits.items())},
+            config={"width": self.config.width, "limits": self.gardener.limits.as_dict()},
             parameters=self.params_start,
             sites=garden.describe(),
             epochs=self.epochs,
@@ -275,7 +275,7 @@ def train_static(
         optimizer.zero_grad(set_to_none=True)
         with meter.forward(x.shape, FlopMeter.TRAIN):
             output = model(x)
-        task.loss(output, y).backward()
+        torch.autograd.backward(task.loss(output, y))
         optimizer.step()
         scheduler.step()
         if step % data.train.batches_per_epoch == 0:

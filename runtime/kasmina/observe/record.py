@@ -32,6 +32,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "allocated": ("blueprint", "parameters"),
     "released": ("blueprint",),
     "scaled": ("rows", "losses"),
+    "scaled": ("rows", "losses"),
     "evidence": ("measure", "value", "interval", "terms"),
     "snapshot": ("number",),
     "rewind": ("number", "from_step", "to_step", "to", "addresses"),

@@ -48,7 +48,7 @@ def sites() -> tuple[Site, ...]:
     """Where the narrow MLP grows by default."""
     from kasmina.sites import Site
 
-    return (Site("features", placement="parallel", seeds=4, blueprint="mlp"),)
+    return (Site(".", placement="parallel", seeds=8, blueprint="gated", hidden=10),)
 
 
 def build_model(seed: int, width: int | None = None) -> nn.Module:
