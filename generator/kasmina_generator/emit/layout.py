@@ -12,7 +12,7 @@ WIDTH = 100
 STEP = "    "
 
 
-def literal(value: float | int | bool | str | None) -> str:
+def literal(value: float | bool | str | None) -> str:
     """Return a value as Python source."""
     if isinstance(value, str):
         return quoted(value)
@@ -71,29 +71,52 @@ def call(head: str, arguments: Sequence[str], depth: int = 0, tail: str = "") ->
     return f"{head}(\n{each}{outer}){tail}"
 
 
-def wrapped_boolean(
-    head: str, word: str, operands: Sequence[tuple[str, list[str]]], depth: int = 1
-) -> list[str]:
-    """Return `head operand word operand ...` as lines that fit after `depth` indentations.
+# A condition as it is laid out: the text of one, or "and"/"or" with at least two conditions.
+Condition = str | tuple[str, list["Condition"]]
+
+
+def boolean(head: str, condition: Condition, depth: int = 1) -> list[str]:
+    """Return `head condition` as lines that fit after `depth` indentations.
 
     Args:
         head: What stands before, e.g. "return ".
-        word: "and" or "or".
-        operands: The word inside an operand ("" for a leaf) and its parts.
+        condition: The condition.
         depth: Levels of indentation that the caller writes before each line.
     """
-    texts = [f"({f' {inner} '.join(parts)})" if inner else parts[0] for inner, parts in operands]
-    flat = f"{head}{f' {word} '.join(texts)}"
-    if len(STEP * depth + flat) <= WIDTH:
+    flat = head + _flat(condition)
+    if isinstance(condition, str) or len(STEP * depth + flat) <= WIDTH:
         return [flat]
-    inner, parts = operands[-1]
-    if inner and len(operands) == 2:
-        return [f"{head}{texts[0]} {word} (", *_each(inner, parts), ")"]
-    return [f"{head}(", *_each(word, texts), ")"]
+    word, parts = condition
+    if len(parts) == 2 and not isinstance(parts[1], str):  # the last parentheses are split first
+        return [f"{head}{_operand(parts[0])} {word} (", *_inside(parts[1], depth), ")"]
+    return [f"{head}(", *_inside(condition, depth), ")"]
 
 
-def _each(word: str, texts: Sequence[str]) -> list[str]:
-    return [f"{STEP}{texts[0]}", *(f"{STEP}{word} {text}" for text in texts[1:])]
+def _inside(condition: tuple[str, list[Condition]], depth: int) -> list[str]:
+    """Return the operands on lines of their own, one level deeper."""
+    word, parts = condition
+    lines = _split("", parts[0], depth + 1)
+    for part in parts[1:]:
+        lines += _split(f"{word} ", part, depth + 1)
+    return [STEP + line for line in lines]
+
+
+def _split(head: str, operand: Condition, depth: int) -> list[str]:
+    flat = head + _operand(operand)
+    if isinstance(operand, str) or len(STEP * depth + flat) <= WIDTH:
+        return [flat]
+    return [f"{head}(", *_inside(operand, depth), ")"]
+
+
+def _flat(condition: Condition) -> str:
+    if isinstance(condition, str):
+        return condition
+    word, parts = condition
+    return f" {word} ".join(map(_operand, parts))
+
+
+def _operand(condition: Condition) -> str:
+    return condition if isinstance(condition, str) else f"({_flat(condition)})"
 
 
 def import_from(module: str, names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ operation closely enough that rounding it again gives the float32 result (Figuer
 
 from __future__ import annotations
 
-from kasmina_generator.emit.layout import literal, wrapped_boolean
+from kasmina_generator.emit.layout import Condition, boolean, literal
 from kasmina_generator.expression import (
     All,
     Any,
@@ -26,28 +26,10 @@ from kasmina_generator.expression import (
 
 def python_return(guard: Expression) -> list[str]:
     """Return the statement that returns the guard's truth, as lines without indentation."""
-    match guard:
-        case All(operands=operands):
-            return wrapped_boolean("return ", "and", [_parts(operand) for operand in operands])
-        case Any(operands=operands):
-            return wrapped_boolean("return ", "or", [_parts(operand) for operand in operands])
-        case _:
-            return [f"return {python_condition(guard)}"]
+    return boolean("return ", _condition(guard))
 
 
-def _parts(operand: Expression) -> tuple[str, list[str]]:
-    """Return the word between an operand's own operands, and these; the word is "" for a leaf."""
-    match operand:
-        case All(operands=operands):
-            return "and", [python_operand(part) for part in operands]
-        case Any(operands=operands):
-            return "or", [python_operand(part) for part in operands]
-        case _:
-            return "", [python_condition(operand)]
-
-
-def python_condition(guard: Expression) -> str:
-    """Return the guard as one Python expression."""
+def _condition(guard: Expression) -> Condition:
     match guard:
         case Truth(value=value):
             return str(value)
@@ -56,15 +38,9 @@ def python_condition(guard: Expression) -> str:
         case Comparison(operator=operator, left=left, right=right):
             return f"{_value(left)} {operator} {_value(right)}"
         case All(operands=operands):
-            return " and ".join(map(python_operand, operands))
+            return "and", [_condition(operand) for operand in operands]
         case Any(operands=operands):
-            return " or ".join(map(python_operand, operands))
-
-
-def python_operand(guard: Expression) -> str:
-    """Return the guard with parentheses where another `and` or `or` may stand beside it."""
-    text = python_condition(guard)
-    return f"({text})" if isinstance(guard, All | Any) else text
+            return "or", [_condition(operand) for operand in operands]
 
 
 def _value(value: Value) -> str:
@@ -82,8 +58,3 @@ def _value(value: Value) -> str:
         case Arithmetic(operator=operator, left=left, right=right, dtype=dtype):
             text = f"({_value(left)} {operator} {_value(right)})"
             return f"_f32{text}" if dtype == "float32" else text
-
-
-def rounds(guard: Expression) -> bool:
-    """Whether the guard's text needs `_f32`."""
-    return "_f32(" in python_condition(guard)

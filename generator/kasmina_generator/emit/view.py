@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from kasmina_generator.emit.layout import call, hexadecimal, literal
 from kasmina_generator.emit.prose import prose
-from kasmina_generator.emit.python import python_return, rounds
+from kasmina_generator.emit.python import python_return
 from kasmina_generator.emit.torch import torch_condition
-from kasmina_generator.emit.words import Words, plan_words
-from kasmina_generator.expression import Truth
+from kasmina_generator.emit.words import Test, Words, plan_words
+from kasmina_generator.expression import Comparison, Truth
 from kasmina_generator.model import Capacity, ContextField, Edge, Limit, Spec, State
+from kasmina_generator.number import LARGEST_FLOAT32
 from kasmina_generator.vocabulary import camel
 
 PYTHON_TYPES = {"float32": "float", "int32": "int", "bool": "bool"}
@@ -48,7 +49,7 @@ class StateRow:
 
 @dataclass(frozen=True, slots=True)
 class FieldView:
-    """A context field, and how torch normalises it."""
+    """A context field, and how it is normalised."""
 
     field: ContextField
     type: str
@@ -56,7 +57,8 @@ class FieldView:
     default: str
     nan: str
     infinity: str
-    torch: str
+    python: str  # source of the normalised value in Context
+    torch: str  # the argument of VectorContext that normalises it
     refusals: list[tuple[str, str]]  # what is refused in words, and its test
 
 
@@ -101,7 +103,7 @@ class WordsView:
     fold: list[str]  # those that lay the layers onto each other
     masks: list[tuple[str, str]]  # state, the gathered bits that it reads
     clocks: list[tuple[str, int, str]]  # state, bit of the word, numpy source over `_EPOCHS`
-    legend: list[tuple[int, str]]  # bit of the word, what it says
+    legend: list[tuple[int, list[str]]]  # bit of the word, what it says
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Uses:
     fields: bool  # some guard reads a context field
     epochs: bool  # the torch guards read the epochs
     refusals: bool
+    field_ranks: bool  # some capacity ranks by a context field
     field_dtypes: frozenset[str]
     limit_dtypes: frozenset[str]
 
@@ -162,27 +165,30 @@ def view(spec: Spec) -> PackageView:
         words=words,
         tensors=_tensors(spec, plan),
         table_imports=[*_TABLE_IMPORTS, *(camel(attribute.name) for attribute in spec.attributes)],
-        uses=_uses(spec, fields, limits, columns, words.gather if words else [e.torch for e in edges]),
+        uses=_uses(spec, edges, fields, limits, columns, words),
     )
 
 
 def _uses(
     spec: Spec,
+    edges: list[EdgeView],
     fields: list[FieldView],
     limits: list[LimitView],
     columns: list[ColumnView],
-    guards: list[str],
+    words: WordsView | None,
 ) -> Uses:
-    literals = [text for row in fields for text in (row.range, row.default, row.nan)]
+    guards = words.gather if words else [row.torch for row in edges]
+    literals = [text for row in fields for text in (row.range, row.default, row.nan, row.python)]
     literals += [text for row in limits for text in (row.range, row.default)]
     return Uses(
         infinity=_infinite(literals),
         infinity_in_columns=_infinite([column.default for column in columns]),
         infinity_in_vector=_infinite([row.torch for row in fields]),
-        rounding=any(rounds(edge.guard) for edge in spec.edges),
+        rounding=any("_f32(" in line for edge in edges for line in edge.python),
         fields=any("seen." in guard for guard in guards),
         epochs=any(re.search(r"(?<![.\w])ticks\b", guard) for guard in guards),
         refusals=any(row.refusals for row in fields),
+        field_ranks=any(row.order not in ("slot", "epochs") for row in spec.capacities),
         field_dtypes=frozenset(field.dtype for field in spec.context),
         limit_dtypes=frozenset(limit.dtype for limit in spec.limits),
     )
@@ -242,12 +248,21 @@ def _field(field: ContextField) -> FieldView:
         default=literal(field.default),
         nan=literal(field.nan),
         infinity=literal(field.infinity),
-        torch=_normalised(field),
+        python=_python_normalised(field),
+        torch=_torch_normalised(field),
         refusals=_refusals(field),
     )
 
 
-def _normalised(field: ContextField) -> str:
+def _python_normalised(field: ContextField) -> str:
+    bounds = [field.low, field.high] if field.dtype != "bool" else []
+    if field.infinity in ("unknown", "refuse"):  # then the ends are no usual values
+        bounds = [max(field.low, -LARGEST_FLOAT32), min(field.high, LARGEST_FLOAT32)]
+    arguments = [literal(field.name), f"self.{field.name}", *map(literal, bounds)]
+    return f"_field_{field.dtype}({', '.join(arguments)})"
+
+
+def _torch_normalised(field: ContextField) -> str:
     """Return the argument of VectorContext that normalises a field."""
     source, bounds = f"context.{field.name}", [literal(field.low), literal(field.high)]
     if field.dtype == "bool":
@@ -261,9 +276,8 @@ def _normalised(field: ContextField) -> str:
 
 def _refusals(field: ContextField) -> list[tuple[str, str]]:
     tests = [("NaN", field.nan, "isnan"), ("infinity", field.infinity, "isinf")]
-    return [
-        (what, f"context.{field.name}.{test}()") for what, policy, test in tests if policy == "refuse"
-    ]
+    refused = [(what, test) for what, policy, test in tests if policy == "refuse"]
+    return [(what, f"context.{field.name}.{test}()") for what, test in refused]
 
 
 def _limit(limit: Limit) -> LimitView:
@@ -272,8 +286,8 @@ def _limit(limit: Limit) -> LimitView:
 
 
 def _capacity(capacity: Capacity) -> CapacityView:
-    ranks = {"slot": "None", "epochs": "epochs[asking]"}
-    rank = ranks.get(capacity.order, f"_seen(context, asking).{capacity.order}")
+    ranks = {"slot": "None", "epochs": "epochs[rows[asking]]"}
+    rank = ranks.get(capacity.order, f"_seen(context, rows[asking]).{capacity.order}")
     return CapacityView(capacity, f"limits.{capacity.limit}", rank)
 
 
@@ -306,12 +320,19 @@ def _words(spec: Spec, plan: Words) -> WordsView:
 
 def _gather(spec: Spec, plan: Words) -> list[str]:
     masks = plan.command_masks({event.name: event.bit for event in spec.events})
-    terms = [_shifted(f"events & {hexadecimal(mask)}", shift) for mask, shift in masks] or ["events & 0"]
-    wide = "" if plan.dtype == "int32" else ".to(torch.int64)"
-    lines = [f"bits = ({terms[0]}){wide}" if wide else f"bits = {terms[0]}"]
-    lines += [f"bits += {term}" for term in terms[1:]]
-    tests = [(torch_condition(test).strip("()"), position) for test, position in plan.tests()]
-    return lines + [f"bits.add_({test}, alpha={hexadecimal(1 << position)})" for test, position in tests]
+    commands = [_shifted(f"events & {hexadecimal(mask)}", shift) for mask, shift in masks]
+    first, *more = commands or ["events & 0"]
+    return [
+        f"bits = {first}" if plan.dtype == "int32" else f"bits = ({first}).to(torch.{plan.dtype})",
+        *(f"bits += {term}" for term in more),
+        *(_added(test, plan.position(test)) for test in plan.tests()),
+    ]
+
+
+def _added(test: Test, position: int) -> str:
+    text = torch_condition(test)
+    bare = text[1:-1] if isinstance(test, Comparison) else text  # it brings parentheses
+    return f"bits.add_({bare}, alpha={hexadecimal(1 << position)})"
 
 
 def _fold(plan: Words) -> list[str]:

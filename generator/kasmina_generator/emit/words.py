@@ -84,9 +84,9 @@ class Words:
             for shift, group in itertools.groupby(moved, key=lambda pair: pair[0])
         ]
 
-    def tests(self) -> list[tuple[Test, int]]:
-        """Return what guards test, besides epochs, and the bit of each."""
-        return [(test, self.position(test)) for test in self.slots if not isinstance(test, str)]
+    def tests(self) -> list[Test]:
+        """Return what guards test, besides epochs alone."""
+        return [test for test in self.slots if not isinstance(test, str)]
 
     def clocks(self) -> list[tuple[str, int, str]]:
         """Return state, bit of the word and numpy source for what is tested of epochs only."""
@@ -97,18 +97,18 @@ class Words:
             if isinstance(test, Comparison) and isinstance(test.right, Constant)
         ]
 
-    def legend(self) -> list[tuple[int, str]]:
-        """Return what each bit of the word says, for people."""
+    def legend(self) -> list[tuple[int, list[str]]]:
+        """Return what each bit of the word says, for people; it depends on the state."""
         said: dict[int, list[str]] = {slot: [] for slot in range(self.width)}
         for predicate, slot in self.slots.items():
             said[slot].append(predicate if isinstance(predicate, str) else prose(predicate))
-        return [(slot, " | ".join(texts) or "the epochs") for slot, texts in said.items()]
+        return [(slot, texts or ["epochs alone, see _CLOCKS"]) for slot, texts in said.items()]
 
     def condition(self, edge: Edge, command: bool) -> str:
         """Return which words let an edge pass, as numpy source over `_BIT` and `_ANY`."""
         guard = self._condition(edge.guard, edge.source)
         if not command:
-            return guard
+            return guard[1:-1] if isinstance(edge.guard, All | Any) else guard
         asked = f"_BIT[{self.slots[edge.event]}]"
         return asked if edge.guard == Truth(True) else f"{asked} & {guard}"
 
