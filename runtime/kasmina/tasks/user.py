@@ -55,7 +55,7 @@ def load(name: str) -> Task:
     parts = function.parts(made)
     _try_once(name, parts)
     default_sites = parts.sites or _every_linear(name, parts.model)
-    with _told(name, "the task"):
+    try:
         return Task(
             name=name,
             build_model=function.model,
@@ -69,6 +69,8 @@ def load(name: str) -> Task:
             default_epochs=parts.epochs,
             default_budget=parts.budget,
         )
+    except ValueError as error:  # it names the task and the field
+        raise InvalidTask(str(error)) from error
 
 
 @dataclass(frozen=True)
