@@ -49,7 +49,7 @@ def sites() -> tuple[Site, ...]:
     """Where the narrow MLP grows by default."""
     from kasmina.sites import Site
 
-    return (Site("features", placement="parallel", seeds=4, blueprint="mlp"),)
+    return (Site(".", seeds=4, blueprint="conv", hidden=12, layout=(1, 40)),)
 
 
 def build_model(seed: int, width: int | None = None) -> nn.Module:
