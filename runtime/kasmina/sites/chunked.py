@@ -17,6 +17,7 @@ from kasmina.sites.chunks import ChunkManager
 from kasmina.sites.layer import Place, SiteLayer, by_columns
 from kasmina.sites.mixing import blend
 from kasmina.sites.plan import Part
+from kasmina.sites.telemetry import Telemetry, by_chunk
 
 
 class InlineSite(SiteLayer):
@@ -27,15 +28,21 @@ class InlineSite(SiteLayer):
     """
 
     placement: ClassVar[Placement] = "inline"
+    columns: Tensor  # int64 [S, c], see ChunkManager
+    valid: Tensor  # bool [S, c]
 
     def __init__(self, place: Place, state: StateTensor, dtype: torch.dtype | None = None) -> None:
         chunks = ChunkManager(place.shape.d_out, place.seeds)
         shape = replace(place.shape, d_in=chunks.width, d_out=chunks.width)
-        super().__init__(place, state, shape, chunks.columns(), chunks.valid(), dtype)
+        super().__init__(place, state, shape, dtype)
         self.chunks = chunks
+        self._buffer("columns", chunks.columns().to(state.device))
+        self._buffer("valid", chunks.valid().to(state.device))
 
     def after(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of the host's module."""
+        if self._quiet and not self._is_due():
+            return None
         return self._pass(None, output)
 
     def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:
@@ -81,3 +88,7 @@ class InlineSite(SiteLayer):
     def blueprint_output(self, y: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the output or of its gradient, `[A, N, c, ...]`."""
         return self._gather(by_columns(y, self.shape), seeds)
+
+    def telemetry(self) -> Telemetry:
+        """The last sample of each seed's chunk."""
+        return by_chunk(self._sample, self.columns, self.valid)

@@ -66,8 +66,8 @@ class Garden(nn.Module):
             )
         return found
 
-    def forward(self, x: Any) -> Any:
-        """`x` itself."""
+    def __call__(self, x: Any) -> Any:
+        """`x` itself; without the detour by `forward` and hooks, which costs 1 us in each pass."""
         return x
 
     @property

@@ -24,10 +24,11 @@ from kasmina.sites.mixing import guard
 from kasmina.sites.passage import Capture, Passage
 from kasmina.sites.plan import Part, Plan, Reading
 from kasmina.sites.site import Mode
-from kasmina.sites.telemetry import Sampler, Telemetry, measure, nothing
+from kasmina.sites.telemetry import Sampler, Telemetry, empty_sample, sample
 
 Objective = Literal["reconstruction", "functional_gradient"]
 Watcher = Callable[[Tensor, Tensor], None]
+_is_compiling = torch.compiler.is_compiling
 _FIRST_CAPACITY = 4  # rows of a pool before it doubles
 
 
@@ -73,16 +74,12 @@ class SiteLayer(nn.Module):
 
     placement: ClassVar[Placement]
     nonfinite: Tensor
-    columns: Tensor  # int64 [S, c]
-    valid: Tensor  # bool [S, c]
 
     def __init__(
         self,
         place: Place,
         state: StateTensor,
         seed_shape: SiteShape,
-        columns: Tensor,
-        valid: Tensor,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
@@ -97,14 +94,12 @@ class SiteLayer(nn.Module):
             self.pools[name] = BlueprintPool(kind, capacity, device=state.device, dtype=dtype)
         seeds, device = place.seeds, state.device
         self._buffer("nonfinite", torch.zeros(seeds, dtype=torch.int64, device=device))
-        self._buffer("columns", columns.to(device))
-        self._buffer("valid", valid.to(device))
         self.alpha = torch.zeros(seeds, device=device, requires_grad=True)
         self.plan = Plan()
         self._fingerprint = b""
         self._quiet = True
         self._sampler = Sampler(50)
-        self._sample = nothing(seeds, device)
+        self._sample = empty_sample(self.shape.d_out, device)
         self._capture = Capture()
         self._watcher: Watcher | None = None
 
@@ -163,7 +158,7 @@ class SiteLayer(nn.Module):
         device = self.nonfinite.device
         if self.alpha.device != device:
             self.alpha = self.alpha.detach().to(device).requires_grad_()
-            self._sample = nothing(self.n_seeds, device)
+            self._sample = empty_sample(self.shape.d_out, device)
             self._capture.clear()
             self._fingerprint = b""  # the plan's indices are on the old device
         return self
@@ -183,21 +178,26 @@ class SiteLayer(nn.Module):
 
     # What the host's pass runs through.
 
+    # A forward hook returns the new output, or None to leave the host's as it is. The first two
+    # lines of each hook are all that a dormant site costs, so they are written out in each.
+
+    def _is_due(self) -> bool:
+        """Whether this pass of a dormant site shall be sampled; a compiled one never is."""
+        return not _is_compiling() and self._sampler.due()
+
     def _pass(self, x: Tensor | None, output: Any) -> Any:
-        """What a forward hook returns: the new output, or None to leave the host's as it is.
+        """Run a site that is not dormant, or that is to be sampled.
 
         Args:
             x: the site's input; an inline site does not read it.
             output: what the host's module returned: a tensor, or a tuple that begins with one.
         """
-        compiling = torch.compiler.is_compiling()
-        if self._quiet:
-            if not compiling and self._sampler.due():
-                self._sample = self._measure(first_tensor(output, self.path).detach())
-            return None
         y = first_tensor(output, self.path)
+        if self._quiet:
+            self._sample = sample(by_columns(y.detach(), self.shape))
+            return None
         grown = self._grown(x, y) if self.plan.active else y
-        if not compiling:
+        if not _is_compiling():
             self._observe(self._source(x, y), grown)
         return None if grown is y else _with_first(output, grown)
 
@@ -212,7 +212,7 @@ class SiteLayer(nn.Module):
     def _observe(self, read: Tensor, y: Tensor) -> None:
         """Keep what isolated training, a recorder or the telemetry asks for; changes nothing."""
         if self._sampler.due():
-            self._sample = self._measure(y.detach())
+            self._sample = sample(by_columns(y.detach(), self.shape))
         if self._watcher is not None:
             self._watcher(read, y)
         if self.plan.shadow and self.training and torch.is_grad_enabled():
@@ -269,12 +269,9 @@ class SiteLayer(nn.Module):
         self._watcher = None
         self._settle()
 
+    @abstractmethod
     def telemetry(self) -> Telemetry:
         """The last sample; every `sample_every`-th pass is one, the first included."""
-        return self._sample
-
-    def _measure(self, y: Tensor) -> Telemetry:
-        return measure(by_columns(y, self.shape), self.columns, self.valid)
 
     def extra_repr(self) -> str:
         """What is printed of the site."""

@@ -15,7 +15,7 @@ from kasmina.lifecycle import StateTensor
 from kasmina.sites.errors import SiteError
 from kasmina.sites.layer import Place, SiteLayer, by_columns
 from kasmina.sites.mixing import add
-from kasmina.sites.telemetry import Telemetry, measure, shared
+from kasmina.sites.telemetry import Telemetry, shared
 
 
 class ParallelSite(SiteLayer):
@@ -27,8 +27,7 @@ class ParallelSite(SiteLayer):
     placement: ClassVar[Placement] = "parallel"
 
     def __init__(self, place: Place, state: StateTensor, dtype: torch.dtype | None = None) -> None:
-        columns = torch.arange(place.shape.d_out).unsqueeze(0)  # one "chunk": the whole output
-        super().__init__(place, state, place.shape, columns, columns >= 0, dtype)
+        super().__init__(place, state, place.shape, dtype)
         self._entered: Tensor | None = None
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -38,11 +37,15 @@ class ParallelSite(SiteLayer):
 
     def after_span(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of a span's last module."""
+        if self._quiet and not self._is_due():
+            return None
         entered, self._entered = self._entered, None
         return self._pass(entered, output)
 
     def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         """Forward hook of a site that is one module."""
+        if self._quiet and not self._is_due():
+            return None
         return self._pass(None if self._quiet else self._first(args, kwargs), output)
 
     def _first(self, args: Any, kwargs: Any) -> Tensor:
@@ -84,10 +87,9 @@ class ParallelSite(SiteLayer):
         """The site's output or its gradient, which all share: `[N, d_out]` or `[N, d_out, ...]`."""
         return self._as_written(y)
 
-    def _measure(self, y: Tensor) -> Telemetry:
-        """All seeds write all of the output, so they share its sample."""
-        whole = measure(by_columns(y, self.shape), self.columns, self.valid)
-        return shared(whole, self.n_seeds)
+    def telemetry(self) -> Telemetry:
+        """The last sample; all seeds write all of the output, so they share it."""
+        return shared(self._sample, self.n_seeds)
 
 
 def first_argument(args: Any, kwargs: Any, path: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,13 +38,6 @@ class Telemetry:
         return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
 
 
-def nothing(seeds: int, device: torch.device) -> Telemetry:
-    """Telemetry of seeds that were never sampled."""
-    zero = torch.zeros(seeds, device=device)
-    none = torch.zeros(seeds, dtype=torch.int64, device=device)
-    return Telemetry(zero, zero, torch.full_like(zero, torch.nan), none, none)
-
-
 class Sampler:
     """Says when a sample is due: at the first call and at every `every`-th after it; 0 never."""
 
@@ -59,32 +53,64 @@ class Sampler:
         return self.every > 0 and self._calls % self.every == 0
 
 
+class Sample(NamedTuple):
+    """One sample of a tensor by feature, `[F]` each; a pass pays for no more than this."""
+
+    total: Tensor
+    squares: Tensor
+    maximum: Tensor
+    nonfinite: Tensor
+    places: int  # elements of a feature
+
+
 @torch.no_grad()
-def measure(y: Tensor, columns: Tensor, valid: Tensor) -> Telemetry:
-    """Sample the chunks of a tensor; sums are in float32 and in a fixed order.
+def sample(y: Tensor) -> Sample:
+    """Reduce `[N, F, ...]` to its features, in float32 and in a fixed order."""
+    by_feature = y.float().transpose(0, 1).flatten(1)  # [F, N * ...]
+    places = by_feature.shape[1]
+    return Sample(
+        by_feature.sum(1),
+        by_feature.square().sum(1),
+        by_feature.amax(1) if places else by_feature.new_full((len(by_feature),), torch.nan),
+        (~by_feature.isfinite()).sum(1),
+        places,
+    )
+
+
+def empty_sample(features: int, device: torch.device) -> Sample:
+    """The sample of a site that nothing has passed yet."""
+    return sample(torch.zeros(0, features, device=device))
+
+
+def by_chunk(sample: Sample, columns: Tensor, valid: Tensor) -> Telemetry:
+    """A sample by seed, where each seed has a chunk of the features.
 
     Args:
-        y: `[N, F, ...]`.
+        sample: of the whole tensor.
         columns: features of each chunk, int64 `[S, c]`.
         valid: which of them count, bool `[S, c]`.
     """
-    by_feature = y.float().transpose(0, 1).flatten(1)  # [F, N * ...]
-    places = by_feature.shape[1]
-    maxima = by_feature.amax(1) if places else by_feature.new_full((len(by_feature),), torch.nan)
 
     def gathered(values: Tensor) -> Tensor:
         return torch.where(valid, values[columns], 0).sum(1)
 
     return Telemetry(
-        total=gathered(by_feature.sum(1)),
-        squares=gathered(by_feature.square().sum(1)),
-        maximum=maxima[columns].amax(1),
-        nonfinite=gathered((~by_feature.isfinite()).sum(1)),
-        count=valid.sum(1) * places,
+        total=gathered(sample.total),
+        squares=gathered(sample.squares),
+        maximum=sample.maximum[columns].amax(1),
+        nonfinite=gathered(sample.nonfinite),
+        count=valid.sum(1) * sample.places,
     )
 
 
-def shared(sample: Telemetry, seeds: int) -> Telemetry:
-    """One sample of a whole output, for seeds that all write all of it."""
-    fields = (sample.total, sample.squares, sample.maximum, sample.nonfinite, sample.count)
-    return Telemetry(*(value.expand(seeds) for value in fields))
+def shared(sample: Sample, seeds: int) -> Telemetry:
+    """A sample of a whole tensor, for seeds that all write all of it."""
+    return Telemetry(
+        total=sample.total.sum().expand(seeds),
+        squares=sample.squares.sum().expand(seeds),
+        maximum=sample.maximum.amax().expand(seeds),
+        nonfinite=sample.nonfinite.sum().expand(seeds),
+        count=torch.full_like(sample.nonfinite[:1], sample.places * len(sample.total)).expand(
+            seeds
+        ),
+    )
