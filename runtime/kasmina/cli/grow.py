@@ -22,7 +22,6 @@ from kasmina.observe.folder import RunFolder, write_atomically
 if TYPE_CHECKING:
     from kasmina.growth import GrowConfig, RunResult
     from kasmina.growth.task import Task
-    from kasmina.lifecycle import Lifecycle
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 RUNS = Path("runs")
@@ -200,11 +199,12 @@ def _interrupt(console: Console) -> Iterator[Callable[[], bool]]:
 
 
 def _save(result: RunResult, folder: RunFolder) -> None:
-    from safetensors.torch import save_model
+    """Write the network that grew, as a plain one without seeds."""
+    from safetensors.torch import save
 
     from kasmina.sites import fold
 
-    save_model(fold(result.model), str(folder.model))
+    write_atomically(folder.model, save(fold(result.model).state_dict()))
 
 
 def _tell(console: Console, result: RunResult, folder: RunFolder) -> None:

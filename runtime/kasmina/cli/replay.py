@@ -13,6 +13,7 @@ from rich.table import Table
 
 from kasmina.errors import UsageError
 from kasmina.observe.folder import LOG
+from kasmina.observe.log import SeedKey
 
 if TYPE_CHECKING:
     from kasmina.growth import ReplayReport
@@ -64,7 +65,7 @@ def _tell(console: Console, report: ReplayReport) -> None:
         states.add_row(name, str(count))
     grown = Table("seed", "blueprint", "parameters", "state", box=None, header_style="dim")
     for part in report.architecture:
-        seed = f"{part['site']}[{part['slot']}]#{part['generation']}"
+        seed = str(SeedKey(part["site"], part["slot"], part["generation"]))
         grown.add_row(seed, part["blueprint"], f"{part['parameters']:,}", part["state"])
     console.print(
         f"{report.run} ({report.status}): {report.steps} steps, {report.transitions} transitions\n"

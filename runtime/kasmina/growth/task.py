@@ -137,6 +137,7 @@ class Task:
         loss: mean loss of one batch, as a 0-d tensor.
         metric: mean score of one batch in [0, 1], higher is better.
         sites: the default sites, made on demand.
+        metric_name: what the metric is called where people read it.
         layout: shape of one input without its batch axis, (channels, length) or (channels,
             height, width), where its features are a flattened signal or image; None for features
             without neighbours.
@@ -156,6 +157,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     metric: Callable[[Tensor, Tensor], float]
     sites: Callable[[], tuple[Site, ...]]
+    metric_name: str = "score"
     layout: tuple[int, ...] | None = None
     optimizer: Callable[[Parameters, int], tuple[Optimizer, LRScheduler]] = adam_cosine
     default_epochs: int = 20

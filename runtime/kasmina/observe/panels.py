@@ -17,6 +17,7 @@ from kasmina.observe.drawing import (
     rounded,
     ticks,
 )
+from kasmina.observe.record import SeedKey, site_name
 from kasmina.observe.story import Curve, Lane, Span, Story
 
 MOST_LANES = 60
@@ -160,7 +161,9 @@ def _lane(story: Story, lane: Lane) -> LaneRow:
     last = spans[-1]
     kind = story.blueprints.get(lane, "")
     outcome = last.state.lower().replace("_", " ")
-    return LaneRow(f"{lane[0]}[{lane[1]}]", bars, last.state, f"{outcome} {kind}".strip())
+    return LaneRow(
+        f"{site_name(lane[0])}[{lane[1]}]", bars, last.state, f"{outcome} {kind}".strip()
+    )
 
 
 def _bars(story: Story, lane: Lane, span: Span) -> Iterator[Bar]:
@@ -180,6 +183,6 @@ def _hover(story: Story, lane: Lane, span: Span) -> str:
     until = "the end" if span.end_epoch is None else f"epoch {span.end_epoch}"
     reason = f": {span.reason}" if span.reason else ""
     return (
-        f"{lane[0]}[{lane[1]}]#{span.generation} {span.state}\n"
+        f"{SeedKey(*lane, span.generation)} {span.state}\n"
         f"epoch {span.epoch} to {until}, steps {span.start:,} to {end:,}\n{span.event}{reason}"
     )

@@ -32,7 +32,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "allocated": ("blueprint", "parameters"),
     "released": ("blueprint",),
     "scaled": ("rows", "losses"),
-    "scaled": ("rows", "losses"),
     "evidence": ("measure", "value", "interval", "terms"),
     "snapshot": ("number",),
     "rewind": ("number", "from_step", "to_step", "to", "addresses"),
@@ -80,14 +79,22 @@ class Addressed(Protocol):
 
 
 class SeedKey(NamedTuple):
-    """A seed's address within its run; `str` reads `site[slot]#generation`."""
+    """A seed's address within its run.
+
+    `str` reads `site[slot]#generation`; the site that is the whole model is called so.
+    """
 
     site: str
     slot: int
     generation: int
 
     def __str__(self) -> str:
-        return f"{self.site}[{self.slot}]#{self.generation}"
+        return f"{site_name(self.site)}[{self.slot}]#{self.generation}"
+
+
+def site_name(path: str) -> str:
+    """A site's path as one reads it."""
+    return "model" if path in ("", ".") else path
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from markupsafe import Markup
 from kasmina.observe.colours import state_colours
 from kasmina.observe.drawing import across
 from kasmina.observe.folder import LOG, REPORT, RESULT, write_atomically
-from kasmina.observe.log import Record, read_log
+from kasmina.observe.log import read_log
 from kasmina.observe.panels import lanes, metric_name, panels, percent, work_ticks
+from kasmina.observe.record import Record, SeedKey, site_name
 from kasmina.observe.story import Story, tell
 
 MOST_ROWS = 400
@@ -146,7 +147,7 @@ def _lead(story: Story) -> str:
     done = story.epochs[-1][1].epoch if story.epochs else 0
     seeds = sum(site["seeds"] for site in start["sites"])
     places = ", ".join(
-        f"{site['path'] or 'model'} ({site['placement']})" for site in start["sites"]
+        f"{site_name(site['path'])} ({site['placement']})" for site in start["sites"]
     )
     return (
         f"{_count(done, 'epoch')} of {start['epochs']}, {_count(story.end, 'training step')}; "
@@ -420,7 +421,7 @@ def _readouts(story: Story) -> list[View]:
 
 
 def _seed(part: View) -> str:
-    return f"{part['site']}[{part['slot']}]#{part['generation']}"
+    return str(SeedKey(part["site"], part["slot"], part["generation"]))
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:

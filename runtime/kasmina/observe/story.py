@@ -11,14 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from kasmina.observe.log import Record, SeedKey
+from kasmina.observe.record import Record, SeedKey, site_name
 
 Lane = tuple[str, int]  # site and slot
 
-# Effects of an edge that change what the network computes, and how the curves' marks tell them. A
-# withdrawal is told of seeds that had been grafted, a rewind by its own event.
-MARKS = {"graft": "grafted", "fossilize": "kept", "withdraw": "withdrawn"}
-REWOUND = "rewound"
+GRAFT = "graft"  # the effect of an edge from which on a seed touches the network
 
 
 @dataclass(slots=True)
@@ -43,7 +40,7 @@ class Mark:
 
     at: int
     epoch: int
-    what: str  # a value of MARKS, or REWOUND
+    what: str  # grafted, kept, withdrawn or rewound
     seeds: tuple[str, ...]
 
 
@@ -86,9 +83,17 @@ class Story:
 
     @property
     def initial(self) -> str | None:
-        """The state that seeds wait in: the one that most of them left first."""
+        """The state that seeds wait in; where the log does not say, the one most left first."""
+        if self.start is not None and "initial" in self.start["spec"]:
+            return str(self.start["spec"]["initial"])
         first = [spans[0].state for spans in self.lanes.values()]
         return max(first, key=first.count) if first else None
+
+    @property
+    def terminal(self) -> list[str] | None:
+        """The states that no seed leaves; None where the log does not say."""
+        spec = {} if self.start is None else self.start["spec"]
+        return list(spec["terminal"]) if "terminal" in spec else None
 
     def curve(self, name: str, field_name: str) -> Curve:
         """One field of the epochs' events."""
@@ -152,17 +157,19 @@ class _Teller:
         self.story.parameters.append((self._at(record), int(record["parameters"])))
 
     def _transition(self, record: Record) -> None:
-        lane, at = _lane(record.address), self._at(record)
+        lane = _lane(record.address)
         spans = self.story.lanes.setdefault(lane, [])
         if not spans:
             spans.append(Span(record["from"], 0, 0, _generation(record.address), "", ""))
         self._enter(lane, record["to"], record, record["event"], record["reason"])
         self.story.transitions.append(record)
-        for effect in (str(effect).lower() for effect in record["effects"]):
-            if effect in MARKS and (effect != "withdraw" or lane in self._grafted):
-                mark = Mark(at, record.epoch, MARKS[effect], (str(record.address),))
-                self.story.marks.append(mark)
-                (self._grafted.add if effect == "graft" else self._grafted.discard)(lane)
+        if GRAFT in (str(effect).lower() for effect in record["effects"]):
+            self._grafted.add(lane)
+            self._mark("grafted", record)
+
+    def _mark(self, what: str, record: Record) -> None:
+        mark = Mark(self._at(record), record.epoch, what, (str(record.address),))
+        self.story.marks.append(mark)
 
     def _enter(self, lane: Lane, state: str, record: Record, event: str, reason: str) -> None:
         before = self.story.lanes[lane][-1]
@@ -184,6 +191,9 @@ class _Teller:
         lane = _lane(record.address)
         if lane in self.story.lanes and self.story.lanes[lane][-1].holds_from is not None:
             self.story.lanes[lane][-1].holds_to = self._at(record)
+        if lane in self._grafted:
+            self._grafted.discard(lane)
+            self._mark("withdrawn", record)
 
     def _snapshot(self, record: Record) -> None:
         self._kept[record["number"]] = {
@@ -197,8 +207,9 @@ class _Teller:
         at = self._at(record)
         self.story.end = max(self.story.end, at)
         ended = {(address["site"], address["slot"]) for address in record["addresses"]}
-        seeds = tuple(f"{site}[{slot}]" for site, slot in sorted(ended))
-        self.story.marks.append(Mark(at, record.epoch, REWOUND, seeds))
+        seeds = tuple(f"{site_name(site)}[{slot}]" for site, slot in sorted(ended))
+        self.story.marks.append(Mark(at, record.epoch, "rewound", seeds))
+        self._grafted -= ended
         kept = self._kept.get(record["number"], {})
         for lane, spans in self.story.lanes.items():
             state = record["to"] if lane in ended else kept.get(lane, spans[0].state)
@@ -221,7 +232,14 @@ class _Teller:
         self.story.comparisons.append(record)
 
     def _run_finished(self, record: Record) -> None:
+        """What is grafted and has come to an end state is kept."""
         self.story.finish = record
+        terminal = self.story.terminal
+        for lane in sorted(self._grafted):
+            last = self.story.lanes[lane][-1]
+            if terminal is None or last.state in terminal:
+                seed = str(SeedKey(*lane, last.generation))
+                self.story.marks.append(Mark(last.start, last.epoch, "kept", (seed,)))
 
 
 def _lane(address: SeedKey | None) -> Lane:

@@ -91,6 +91,7 @@ def task() -> Task:
         build_data=build_data,
         loss=cross_entropy,
         metric=accuracy,
+        metric_name="accuracy",
         sites=sites,
         default_epochs=EPOCHS,
         default_width=WIDTH,

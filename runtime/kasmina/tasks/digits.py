@@ -35,6 +35,7 @@ def task() -> Task:
         build_data=build_data,
         loss=cross_entropy,
         metric=accuracy,
+        metric_name="accuracy",
         sites=sites,
         layout=(1, 8, 8),
         default_epochs=EPOCHS,

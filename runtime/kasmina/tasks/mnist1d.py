@@ -36,6 +36,7 @@ def task() -> Task:
         build_data=build_data,
         loss=cross_entropy,
         metric=accuracy,
+        metric_name="accuracy",
         sites=sites,
         layout=(1, 40),
         default_epochs=EPOCHS,

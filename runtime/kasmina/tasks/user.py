@@ -64,6 +64,7 @@ def load(name: str) -> Task:
             ),
             loss=parts.loss,
             metric=parts.metric,
+            metric_name=parts.metric_name,
             sites=lambda: default_sites,
             layout=parts.layout,
             default_epochs=parts.epochs,
@@ -81,6 +82,7 @@ class Parts:
     loaders: tuple[Iterable[object], ...]
     loss: Callable[[Tensor, Tensor], Tensor]
     metric: Callable[[Tensor, Tensor], float]
+    metric_name: str = "score"
     sites: tuple[Site, ...] = ()
     layout: tuple[int, ...] | None = None
     epochs: int = 20
@@ -234,6 +236,7 @@ def _parts(name: str, values: Mapping[str, Any]) -> Parts:
         loaders=tuple(loaders),
         loss=loss,
         metric=metric,
+        metric_name=str(getattr(values.get("metric"), "__name__", Parts.metric_name)),
         sites=tuple(_kind(name, "sites", values.get("sites", ()), tuple, list)),
         layout=None if layout is None else tuple(_kind(name, "layout", layout, tuple, list)),
         epochs=_kind(name, "epochs", values.get("epochs", Parts.epochs), int),

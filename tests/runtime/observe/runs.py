@@ -26,12 +26,9 @@ GOOD = (
     ("FOSSILIZED", "", 0),
 )
 EFFECTS = {
-    "GERMINATED": ["ENQUEUE"],
-    "GRAFTING": ["SNAPSHOT", "GRAFT"],
-    "EVALUATING": ["JUDGE"],
-    "FOSSILIZED": ["FOSSILIZE"],
-    "CULLED": ["WITHDRAW"],
-    "ROLLED_BACK": ["REWIND"],
+    "GRAFTING": ["snapshot", "graft"],
+    "EVALUATING": ["judge"],
+    "ROLLED_BACK": ["rewind"],
 }
 
 
@@ -64,7 +61,12 @@ class FakeRun:
             "run_started",
             task=self.task,
             seed=0,
-            spec={"name": "lifecycle", "digest": "8c1d" * 16},
+            spec={
+                "name": "lifecycle",
+                "digest": "8c1d" * 16,
+                "initial": "DORMANT",
+                "terminal": ["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"],
+            },
             config={"width": 4, "limits": {"min_stability": 0.9, "max_cohort": 64}},
             parameters=self.parameters,
             sites=[
