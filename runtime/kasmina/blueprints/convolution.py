@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +27,31 @@ _POOL_MODULE: dict[int, Callable[..., nn.Module]] = {
 
 @blueprint("conv")
 class Conv(Blueprint):
-    """A small convolutional branch, ReLU between its layers.
+    """A small convolutional branch, SiLU after its layers.
 
     At a site that writes features, the input has a declared layout: `layers` convolutions of
-    stride 2 with `hidden` channels, flattened into a Linear. The defaults are the branch that
-    took an MLP on MNIST-1D from 62 to 87% (design figures: three layers, 16 channels, kernels 5,
-    3, 3). At a channel-first site: `layers` convolutions that keep the positions (the last one
-    without ReLU), averaged down where the output has fewer of them.
+    stride 2 with `hidden` channels, averaged over their positions (or flattened) into a Linear.
+    At a channel-first site: `layers` convolutions that keep the positions (the last one without
+    SiLU), averaged down where the output has fewer of them.
+
+    SiLU and the average were measured on MNIST-1D (12 channels, 4 seeds, validation): 87.6% with
+    both, 86.1% flattened, 82.3% flattened with ReLU, of which a quarter died in isolation.
 
     Args:
         shape: the place; must have a layout, or be channel-first and inline.
         hidden: channels.
         layers: convolutions, 1 or more; at a channel-first site 2 or more.
-        kernel: odd size of the first kernel, by default 5 for signals and 3 for pictures; the
-            others have 3.
+        kernel: odd size of every kernel, by default 5 for signals and 3 for pictures.
+        pool: `mean` over the positions or `flatten`, at a site that writes features.
     """
 
     def __init__(
-        self, shape: SiteShape, hidden: int, layers: int | None = None, kernel: int | None = None
+        self,
+        shape: SiteShape,
+        hidden: int,
+        layers: int | None = None,
+        kernel: int | None = None,
+        pool: Literal["mean", "flatten"] = "mean",
     ) -> None:
         super().__init__(shape, hidden)
         if shape.layout is None or len(shape.layout) not in (2, 3):
@@ -60,6 +68,9 @@ class Conv(Blueprint):
         self.axes = len(shape.layout) - 1
         self.layers = layers if layers is not None else (2 if shape.channels_first else 3)
         self.kernel = kernel if kernel is not None else (5 if self.axes == 1 else 3)
+        self.flattens = pool == "flatten"
+        if pool not in ("mean", "flatten"):
+            raise BlueprintError(f"blueprint 'conv': pool={pool!r}; legal: mean, flatten")
         if self.layers < 1 + shape.channels_first or self.kernel % 2 == 0 or self.kernel < 1:
             raise BlueprintError(
                 f"blueprint 'conv': layers={layers}, kernel={kernel}; legal: layers from "
@@ -89,18 +100,20 @@ class Conv(Blueprint):
             sizes.append(tuple((n - 1) // self._stride + 1 for n in sizes[-1]))
         return sizes[1:]
 
-    def _kernel(self, layer: int) -> int:
-        return self.kernel if layer == 0 else 3
+    @property
+    def _features(self) -> int:
+        """What one seed's last Linear reads."""
+        return self.hidden * (prod(self._sizes()[-1]) if self.flattens else 1)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """`conv<i>_weight` `[out, in, k, ..]`, `conv<i>_bias`; `out_weight` where flattened."""
+        """`conv<i>_weight` `[out, in, k, ..]`, `conv<i>_bias`; `out_weight` for features."""
         found: dict[str, tuple[int, ...]] = {}
         for layer, (before, after) in enumerate(pairwise(self._channels)):
-            kernel = (self._kernel(layer),) * self.axes
+            kernel = (self.kernel,) * self.axes
             found[f"conv{layer}_weight"] = (after, before, *kernel)
             found[f"conv{layer}_bias"] = (after,)
         if not self.shape.channels_first:
-            found["out_weight"] = (self.shape.d_out, self.hidden * prod(self._sizes()[-1]))
+            found["out_weight"] = (self.shape.d_out, self._features)
         return found
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -123,7 +136,10 @@ class Conv(Blueprint):
         if self.shape.channels_first:
             y = self._averaged(y)
             return y.view(len(y), seeds, -1, *y.shape[2:]).transpose(0, 1)
-        features = y.view(len(y), seeds, -1).transpose(0, 1)  # [S, B, h * positions]
+        places = (
+            y.unflatten(1, (seeds, self.hidden)).flatten(3).transpose(0, 1)
+        )  # [S, B, h, places]
+        features = places.flatten(2) if self.flattens else places.mean(3)
         return linear(features, params["out_weight"])
 
     def _convolve(self, params: Parameters, x: Tensor, layer: int, groups: int) -> Tensor:
@@ -133,10 +149,10 @@ class Conv(Blueprint):
             weight.flatten(0, 1),
             bias.flatten(),
             stride=self._stride,
-            padding=self._kernel(layer) // 2,
+            padding=self.kernel // 2,
             groups=groups,
         )
-        return y if self._is_last(layer) else F.relu(y)
+        return y if self._is_last(layer) else F.silu(y)
 
     def _is_last(self, layer: int) -> bool:
         return self.shape.channels_first and layer == self.layers - 1
@@ -163,15 +179,17 @@ class Conv(Blueprint):
         return 2 * (sum(each) + prod(shapes.get("out_weight", (0,))))
 
     def export(self, params: Parameters) -> nn.Module:
-        """Convolutions and ReLUs; Unflatten before and Flatten, Linear behind, or the average."""
+        """Convolutions and SiLUs; for features also what leads from them and back."""
         parts: list[nn.Module] = []
         if not self.shape.channels_first:
             parts.append(nn.Unflatten(1, self._layout))
         for layer in range(self.layers):
             parts.append(self._plain_convolution(params, layer))
             if not self._is_last(layer):
-                parts.append(nn.ReLU())
+                parts.append(nn.SiLU())
         if not self.shape.channels_first:
+            if not self.flattens:
+                parts.append(_POOL_MODULE[self.axes](1))
             parts += [nn.Flatten(), plain_linear(params["out_weight"])]
         elif (pooled := self._pooled()) is not None:
             parts.append(_POOL_MODULE[self.axes](pooled))
@@ -182,9 +200,9 @@ class Conv(Blueprint):
         made = _CONV_MODULE[self.axes](
             weight.shape[1],
             weight.shape[0],
-            self._kernel(layer),
+            self.kernel,
             stride=self._stride,
-            padding=self._kernel(layer) // 2,
+            padding=self.kernel // 2,
             device="meta",
             dtype=weight.dtype,
         )
