@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 2add2ab26f08e9e8eb581be8dc6216f9ac94bc9bb42477128a23bcba8f3f8139
 # template: guards.py.jinja
-# body: 1105d5da6f1b6c3a698425e192ad2e42
+# body: 783e2f162c9a416803c4771853cfbc96
 
 """The guards of lifecycle in plain Python, one of each edge."""
 
@@ -20,19 +20,19 @@ def always(context: Context, limits: Limits, epochs: int) -> bool:
 
 # lifecycle.yaml:143
 def guard_5(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let GERMINATED --expire--> CANCELLED pass when 20 epochs have passed."""
+    """GERMINATED --expire--> CANCELLED: At the end of an epoch, when 20 epochs have passed."""
     return epochs >= 20
 
 
 # lifecycle.yaml:147
 def guard_9(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let TRAINING --fail--> CULLED pass when 2 epochs have passed and 32 epochs have passed."""
+    """TRAINING --fail--> CULLED: At the end of an epoch, when 32 epochs have passed."""
     return epochs >= 2 and epochs >= 32
 
 
 # lifecycle.yaml:145
 def guard_10(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let TRAINING --reconstruction_pass--> GRAFTING pass when 2 epochs have passed, either `reconstruction_loss` is at most `max_reconstruction_loss` or `validation_gain` is at least `min_validation_gain`, and either `stale_epochs` is at least `training_patience` or 32 epochs have passed."""
+    """TRAINING --reconstruction_pass--> GRAFTING: At the end of an epoch, when 2 epochs have passed, either `reconstruction_loss` is at most `max_reconstruction_loss` or `validation_gain` is at least `min_validation_gain`, and either `stale_epochs` is at least `training_patience` or 32 epochs have passed."""
     return (
         epochs >= 2
         and (
@@ -45,67 +45,67 @@ def guard_10(context: Context, limits: Limits, epochs: int) -> bool:
 
 # lifecycle.yaml:148
 def guard_13(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let GRAFTING --complete--> STABILIZATION pass when 1 epoch have passed and `alpha` is at least 1."""
+    """GRAFTING --complete--> STABILIZATION: At the end of an epoch, when 1 epoch has passed and `alpha` is at least 1."""
     return epochs >= 1 and context.alpha >= 1.0
 
 
 # lifecycle.yaml:149
 def guard_14(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let GRAFTING --overrun--> ROLLED_BACK pass when 1 epoch have passed and 12 epochs have passed."""
+    """GRAFTING --overrun--> ROLLED_BACK: At the end of an epoch, when 12 epochs have passed."""
     return epochs >= 1 and epochs >= 12
 
 
 # lifecycle.yaml:150
 def guard_17(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let STABILIZATION --settle--> EVALUATING pass when 1 epoch have passed and `stability` is at least `min_stability`."""
+    """STABILIZATION --settle--> EVALUATING: At the end of an epoch, when 1 epoch has passed and `stability` is at least `min_stability`."""
     return epochs >= 1 and context.stability >= limits.min_stability
 
 
 # lifecycle.yaml:151
 def guard_18(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let STABILIZATION --overrun--> ROLLED_BACK pass when 1 epoch have passed and 6 epochs have passed."""
+    """STABILIZATION --overrun--> ROLLED_BACK: At the end of an epoch, when 6 epochs have passed."""
     return epochs >= 1 and epochs >= 6
 
 
 # lifecycle.yaml:152
 def guard_21(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let EVALUATING --positive--> FINE_TUNING pass when `evaluation_score` is above `min_evaluation_score`."""
+    """EVALUATING --positive--> FINE_TUNING: At the end of an epoch, when `evaluation_score` is above `min_evaluation_score`."""
     return context.evaluation_score > limits.min_evaluation_score
 
 
 # lifecycle.yaml:153
 def guard_22(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let EVALUATING --negative--> CULLED pass when 4 epochs have passed or `evaluation_score` is at most `min_evaluation_score`."""
+    """EVALUATING --negative--> CULLED: At the end of an epoch, when 4 epochs have passed or `evaluation_score` is at most `min_evaluation_score`."""
     return epochs >= 4 or context.evaluation_score <= limits.min_evaluation_score
 
 
 # lifecycle.yaml:154
 def guard_25(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let FINE_TUNING --improve--> FOSSILIZED pass when 1 epoch have passed and `improvement` is above `min_improvement`."""
+    """FINE_TUNING --improve--> FOSSILIZED: At the end of an epoch, when 1 epoch has passed and `improvement` is above `min_improvement`."""
     return epochs >= 1 and context.improvement > limits.min_improvement
 
 
 # lifecycle.yaml:155
 def guard_26(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let FINE_TUNING --fail--> CULLED pass when 1 epoch have passed and 12 epochs have passed."""
+    """FINE_TUNING --fail--> CULLED: At the end of an epoch, when 12 epochs have passed."""
     return epochs >= 1 and epochs >= 12
 
 
 # lifecycle.yaml:162
 def guard_27(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let CULLED --recycle--> DORMANT pass when 3 epochs have passed and `alpha` is at most 0."""
+    """CULLED --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
     return epochs >= 3 and context.alpha <= 0.0
 
 
 # lifecycle.yaml:162
 def guard_28(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let CANCELLED --recycle--> DORMANT pass when 3 epochs have passed and `alpha` is at most 0."""
+    """CANCELLED --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
     return epochs >= 3 and context.alpha <= 0.0
 
 
 # lifecycle.yaml:162
 def guard_29(context: Context, limits: Limits, epochs: int) -> bool:
-    """Let ROLLED_BACK --recycle--> DORMANT pass when 3 epochs have passed and `alpha` is at most 0."""
+    """ROLLED_BACK --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
     return epochs >= 3 and context.alpha <= 0.0
 
 

@@ -25,11 +25,11 @@ _RELATIONS = {
     "==": "equals",
 }
 _DURATIONS = {
-    "<": "fewer than {} have passed",
-    "<=": "at most {} have passed",
-    ">": "more than {} have passed",
-    ">=": "{} have passed",
-    "==": "exactly {} have passed",
+    "<": "fewer than {} passed",
+    "<=": "at most {} passed",
+    ">": "more than {} passed",
+    ">=": "{} passed",
+    "==": "exactly {} passed",
 }
 _OPERATIONS = {"+": "plus", "-": "minus", "*": "times", "/": "over"}
 
@@ -48,15 +48,32 @@ def prose(guard: Expression) -> str:
         case Comparison(operator=operator, left=left, right=right):
             return f"{_value(left)} {_RELATIONS[operator]} {_value(right)}"
         case All(operands=operands):
-            return _listing("and", operands, nested=Any, opening="either ")
+            return _listing("and", _without_weaker_waits(operands), nested=Any, opening="either ")
         case Any(operands=operands):
             return _listing("or", operands, nested=All, opening="both ")
+
+
+def _without_weaker_waits(operands: tuple[Expression, ...]) -> tuple[Expression, ...]:
+    """Leave out `epochs >= 2` beside `epochs >= 12`, which says it as well."""
+    waits = {part: count for part in operands if (count := _wait(part)) is not None}
+    longest = max(waits.values(), default=0)
+    return tuple(part for part in operands if waits.get(part, longest) == longest)
+
+
+def _wait(part: Expression) -> int | None:
+    match part:
+        case Comparison(operator=">=", left=Field(name="epochs"), right=Constant(value=count)):
+            return int(count)
+        case _:
+            return None
 
 
 def _listing(
     word: str, operands: tuple[Expression, ...], nested: type[All | Any], opening: str
 ) -> str:
     """Join the operands; a mixed one is opened by "either" or "both", so that it reads one way."""
+    if len(operands) == 1:
+        return prose(operands[0])
     parts = [
         f"{opening}{prose(part)}" if isinstance(part, nested) else prose(part) for part in operands
     ]
@@ -65,9 +82,7 @@ def _listing(
 
 
 def _epochs(count: int) -> str:
-    if count == 1:
-        return "1 epoch"
-    return f"{count} epochs"
+    return "1 epoch has" if count == 1 else f"{count} epochs have"
 
 
 def _value(value: Value) -> str:

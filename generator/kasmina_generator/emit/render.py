@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
+from kasmina_generator.emit.diagram import mermaid
 from kasmina_generator.emit.layout import call, docstring, import_from, literal, sentence
 from kasmina_generator.emit.view import PackageView, view
+from kasmina_generator.emit.wording import cell, entry_order, passes, plain, statement, stay
 from kasmina_generator.model import Spec
 from kasmina_generator.vocabulary import camel
 
@@ -75,6 +78,12 @@ def is_edited(text: str) -> bool:
     return f"{_CHECKSUM}: {checksum(body)}" not in lines[_HEADER_LINES - 1]
 
 
+_HELPERS: tuple[Callable[..., str], ...] = (
+    *(call, camel, docstring, import_from, literal, sentence),
+    *(cell, entry_order, mermaid, passes, plain, statement, stay),
+)
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kasmina_generator"),
@@ -84,8 +93,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # the output is source, not HTML
     )
-    helpers = (call, camel, docstring, import_from, literal, sentence)
-    environment.globals.update({helper.__name__: helper for helper in helpers})
+    environment.globals.update({helper.__name__: helper for helper in _HELPERS})
     return environment
 
 

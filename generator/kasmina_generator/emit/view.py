@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 
 from kasmina_generator.emit.layout import call, hexadecimal, literal
-from kasmina_generator.emit.prose import prose
 from kasmina_generator.emit.python import python_return
 from kasmina_generator.emit.torch import torch_condition
+from kasmina_generator.emit.wording import passes
 from kasmina_generator.emit.words import Test, Words, plan_words
 from kasmina_generator.expression import Comparison, Truth
 from kasmina_generator.model import Capacity, ContextField, Edge, Limit, Spec, State
@@ -36,7 +36,7 @@ class EdgeView:
     torch: str  # when it is taken, for the priority scan
     words: str  # which words let it pass, for the table; "" where there is none
     packed: int  # edge and target as the step packs them
-    prose: str
+    passes: str  # when it is taken, for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def _edge(spec: Spec, edge: Edge, words: Words | None) -> EdgeView:
         torch=_scan_condition(spec, edge, command),
         words=words.condition(edge, command) if words else "",
         packed=edge.index * 256 + target,
-        prose=prose(edge.guard),
+        passes=passes(spec, edge),
     )
 
 

@@ -1,0 +1,177 @@
+"""`kasmina spec`: check, build, show or copy the YAML that declares a lifecycle."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+import kasmina_spec
+from kasmina.errors import KasminaError, UsageError
+from kasmina_generator import build as builder
+from kasmina_generator.emit.diagram import dot, mermaid
+from kasmina_generator.emit.files import BuildError
+from kasmina_generator.emit.wording import passes
+from kasmina_generator.finding import SpecErrors
+from kasmina_generator.model import Spec
+
+app = cyclopts.App(name="spec", help="Check, build, show or copy a spec.")
+
+_Switch = Annotated[bool, Parameter(negative=())]
+
+
+@app.command
+def check(file: Path | None = None, /) -> int:
+    """Read a spec and check it; every fault is told with its line.
+
+    Args:
+        file: the spec; without one, those that Kasmina ships.
+
+    Returns:
+        0, or 1 where there are findings.
+    """
+    files = [_existing(file)] if file else [kasmina_spec.LIFECYCLE, kasmina_spec.LIFECYCLE_V1]
+    for each in files:
+        with _told():
+            spec = builder.checked_spec(each)
+        counts = f"{len(spec.states)} states, {len(spec.events)} events, {len(spec.edges)} edges"
+        _say(f"{each.name}: {spec.name} version {spec.version} is sound: {counts}")
+    return 0
+
+
+@app.command
+def build(file: Path | None = None, /, *, out: Path | None = None, check: _Switch = False) -> int:
+    """Check a spec and write the Python package that it gives.
+
+    Args:
+        file: the spec; without one, those that Kasmina ships.
+        out: directory of the package; it is needed with a file. Without both, the package that
+            Kasmina itself uses is built.
+        check: write nothing, but print what would change.
+
+    Returns:
+        0, or 1 where the spec has faults or, with --check, the directory differs.
+    """
+    targets = _targets(file, out)
+    with _told():
+        changes = builder.planned_changes(targets) if check else builder.build(targets)
+    for change in changes:
+        _say(
+            str(change)
+            if check
+            else f"{'removed' if change.new is None else 'wrote'} {change.path}"
+        )
+    if not changes:
+        _say("nothing to do: every file is as the spec says")
+    return int(check and bool(changes))
+
+
+def _targets(file: Path | None, out: Path | None) -> list[builder.Target]:
+    if file is None:
+        return builder.built_in_targets(out or _installed())
+    if out is None:
+        raise UsageError(f"{file}: say where to build it: kasmina spec build {file} --out DIR")
+    return [builder.user_target(_existing(file), out)]
+
+
+def _installed() -> Path:
+    """Return the directory of the generated package, which need not be importable yet."""
+    found = importlib.util.find_spec("kasmina_generated")
+    if found is None or not found.submodule_search_locations:
+        raise KasminaError(
+            "the package kasmina_generated is not installed; name a directory: --out"
+        )
+    return Path(found.submodule_search_locations[0])
+
+
+@app.command
+def show(
+    file: Path | None = None, /, *, format: Literal["mermaid", "dot", "table"] = "table"
+) -> int:
+    """Show a spec as a diagram or as a table of its edges.
+
+    Args:
+        file: the spec; without one, the lifecycle that Kasmina uses.
+        format: mermaid and dot print a diagram's source.
+    """
+    with _told():
+        spec = builder.checked_spec(_existing(file) if file else kasmina_spec.LIFECYCLE)
+    if format == "table":
+        Console(highlight=False).print(_table(spec))
+        return 0
+    draw: dict[str, Callable[[Spec], str]] = {"mermaid": mermaid, "dot": dot}
+    _say(draw[format](spec).rstrip("\n"))
+    return 0
+
+
+def _table(spec: Spec) -> Table:
+    title = f"{spec.name} version {spec.version}: {spec.meaning}"
+    table = Table(title=title, title_justify="left")
+    for name in ("from", "on", "to"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("passes")
+    table.add_column("effects")
+    for edge in spec.edges:
+        text = passes(spec, edge).replace("`", "")
+        table.add_row(edge.source, edge.event, edge.target, text, ", ".join(edge.effects))
+    return table
+
+
+@app.command
+def init(directory: Path, /) -> int:
+    """Copy the spec that Kasmina uses, its state file and the schemas, for editing.
+
+    Args:
+        directory: where to; nothing in it is overwritten.
+    """
+    root = kasmina_spec.FOLDER
+    sources = [
+        kasmina_spec.LIFECYCLE,
+        kasmina_spec.STATE,
+        kasmina_spec.LIFECYCLE_SCHEMA,
+        kasmina_spec.STATE_SCHEMA,
+    ]
+    copies = {source: directory / source.relative_to(root) for source in sources}
+    if taken := [str(copy) for copy in copies.values() if copy.exists()]:
+        raise UsageError(f"{', '.join(taken)}: exists already; choose an empty or new directory")
+    try:
+        for source, copy in copies.items():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    spec = copies[kasmina_spec.LIFECYCLE]
+    _say(
+        f"copied the default spec to {directory}. Edit {spec}, then: kasmina spec build {spec} --out DIR"
+    )
+    return 0
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise UsageError(f"{file}: there is no such file; a spec is a YAML file")
+    return file
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what the generator refuses into an error of the command line."""
+    try:
+        yield
+    except SpecErrors as error:
+        count = len(error.findings)
+        raise KasminaError(f"{error}\n{count} {'finding' if count == 1 else 'findings'}") from error
+    except BuildError as error:
+        raise UsageError(str(error)) from error
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201  for people and for pipes, not wrapped
