@@ -114,6 +114,8 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
             )
         if not name.isidentifier():
             raise BlueprintError(f"{name!r} is no plain word; name the blueprint like 'low_rank'")
+        if hasattr(nn.ModuleDict, name):
+            raise BlueprintError(f"{name!r} cannot name a blueprint; nn.ModuleDict uses it itself")
         if name in _KINDS:
             raise BlueprintError(
                 f"blueprint {name!r} is already registered by {_KINDS[name].__qualname__}; choose "
@@ -131,8 +133,12 @@ def known_blueprints() -> tuple[str, ...]:
     return tuple(_KINDS)
 
 
-def blueprint_kind(name: str) -> type[Blueprint]:
-    """The class registered as `name`; raises `BlueprintError` listing the known ones."""
+def blueprint_kind(name: str) -> Callable[..., Blueprint]:
+    """The class registered as `name`, called with `(shape, hidden, **options)`.
+
+    Raises:
+        BlueprintError: there is none; lists the known ones.
+    """
     if name not in _KINDS:
         near = get_close_matches(name, _KINDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
