@@ -1,0 +1,206 @@
+"""Every built-in kind at every place that it fits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import backward
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from kasmina.blueprints import BlueprintError, SiteShape, blueprint_kind
+from kasmina.blueprints.plain import Affine
+from tests.runtime.blueprints.places import FITTING, PLACES, made, stacked, what_it_reads
+
+SEEDS, EXAMPLES = 3, 4
+every = pytest.mark.parametrize(("place", "kind"), FITTING)
+
+
+@every
+def test_seeds_do_not_mix(place: str, kind: str) -> None:
+    """A product over all seeds gives each what it would give alone."""
+    blueprint = made(place, kind)
+    params, x = stacked(blueprint, SEEDS), what_it_reads(PLACES[place], SEEDS, EXAMPLES)
+    together = blueprint.forward(params, x)
+    for seed in range(SEEDS):
+        own = {name: value[seed : seed + 1] for name, value in params.items()}
+        mine = x[seed : seed + 1] if PLACES[place].placement == "inline" else x
+        assert torch.allclose(blueprint.forward(own, mine)[0], together[seed], atol=1e-6)
+
+
+@every
+def test_export_computes_the_same(place: str, kind: str) -> None:
+    """The plain module of one seed gives what the seed gives, and can start anew."""
+    blueprint = made(place, kind)
+    params, x = stacked(blueprint, SEEDS), what_it_reads(PLACES[place], SEEDS, EXAMPLES)
+    together = blueprint.forward(params, x)
+    before = torch.get_rng_state()
+    exported = blueprint.export({name: value[1] for name, value in params.items()})
+    assert torch.equal(before, torch.get_rng_state())
+    mine = x[1] if PLACES[place].placement == "inline" else x
+    assert torch.allclose(exported(mine), together[1], atol=1e-6)
+    assert sum(p.numel() for p in exported.parameters()) == blueprint.cost().parameters
+    for module in exported.modules():
+        if list(module.parameters(recurse=False)):
+            module.reset_parameters()  # type: ignore[operator]
+
+
+@every
+def test_scale_output_scales_what_is_computed(place: str, kind: str) -> None:
+    """A factor a seed, folded into the last map, multiplies the seed's output."""
+    blueprint = made(place, kind)
+    params, x = stacked(blueprint, SEEDS), what_it_reads(PLACES[place], SEEDS, EXAMPLES)
+    before = blueprint.forward(params, x)
+    factor = torch.tensor([0.5, 0.0, -3.0])
+    blueprint.scale_output(params, factor)
+    expected = factor.view(-1, *[1] * (before.dim() - 1)) * before
+    assert torch.allclose(blueprint.forward(params, x), expected, atol=1e-5)
+
+
+@every
+def test_cost_is_what_torch_counts(place: str, kind: str) -> None:
+    """Parameters are those of `init`; FLOPs are those of torch's own counter."""
+    blueprint = made(place, kind)
+    params, x = stacked(blueprint, 1), what_it_reads(PLACES[place], 1, EXAMPLES)
+    cost = blueprint.cost()
+    assert cost.parameters == sum(value.numel() for value in params.values())
+    assert cost.bytes == 4 * cost.parameters
+    with FlopCounterMode(display=False) as counter:
+        blueprint.forward(params, x)
+    if kind != "affine":  # the counter leaves pointwise products out
+        assert cost.flops_per_example * EXAMPLES == counter.get_total_flops()
+
+
+@every
+def test_every_parameter_gets_a_gradient(place: str, kind: str) -> None:
+    """Nothing is dead from the start."""
+    blueprint = made(place, kind)
+    params = {name: value.requires_grad_() for name, value in stacked(blueprint, SEEDS).items()}
+    x = what_it_reads(PLACES[place], SEEDS, 16)
+    backward(blueprint.forward(params, x).square().sum())
+    for name, value in params.items():
+        assert value.grad is not None and value.grad.abs().sum() > 0, name
+
+
+@every
+def test_init_depends_on_the_generator_alone(place: str, kind: str) -> None:
+    """The same generator gives the same numbers, and the global stream is not touched."""
+    blueprint = made(place, kind)
+    before = torch.get_rng_state()
+    first, second = (blueprint.init(torch.Generator().manual_seed(9)) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    for name, shape in blueprint.shapes().items():
+        assert torch.equal(first[name], second[name])
+        assert tuple(first[name].shape) == shape
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_mlp_is_two_linears(activation: str) -> None:
+    """`mlp` is Linear, activation, Linear, with any of its activations."""
+    blueprint = blueprint_kind("mlp")(PLACES["inline features"], 6, activation=activation)
+    params, x = stacked(blueprint, 1), what_it_reads(PLACES["inline features"], 1, EXAMPLES)
+    hidden = F.linear(x[0], params["up_weight"][0], params["up_bias"][0])
+    act = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[activation]
+    expected = F.linear(act(hidden), params["out_weight"][0], params["out_bias"][0])
+    assert torch.allclose(blueprint.forward(params, x)[0], expected, atol=1e-6)
+    exported = blueprint.export({name: value[0] for name, value in params.items()})
+    assert torch.allclose(exported(x[0]), expected, atol=1e-6)
+
+
+def test_maps_start_as_torch_starts_them() -> None:
+    """Weights and biases are uniform within 1/sqrt(fan_in), as nn.Linear's."""
+    blueprint = blueprint_kind("mlp")(SiteShape("parallel", 100, 50), 200)
+    drawn = blueprint.init(torch.Generator().manual_seed(0))
+    ours, theirs = drawn["up_weight"], nn.Linear(100, 200).weight
+    assert ours.abs().max() <= 0.1
+    assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
+
+
+def test_the_branch_of_the_design() -> None:
+    """Three layers of 16 channels on a signal of 40 have the prototype's 2,944 parameters."""
+    conv = blueprint_kind("conv")(SiteShape("parallel", 40, 16, (1, 40)), 16)
+    assert conv.cost().parameters == 2944
+    small = blueprint_kind("conv")(SiteShape("parallel", 40, 16, (1, 40)), 8, layers=2)
+    assert small.cost().parameters == 1528
+
+
+def test_reconstruction_can_be_learned() -> None:
+    """An inline seed of every dense kind learns to give its chunk back."""
+    for kind in ("mlp", "low_rank", "gated", "affine"):
+        blueprint = blueprint_kind(kind)(SiteShape("inline", 4, 4), 16)
+        stream = torch.Generator().manual_seed(0)
+        params = {n: v[None].requires_grad_() for n, v in blueprint.init(stream).items()}
+        optimizer = torch.optim.Adam(params.values(), lr=2e-2)
+        for _ in range(400):
+            x = torch.randn(1, 64, 4, generator=stream)
+            loss = (blueprint.forward(params, x) - x).square().mean()
+            optimizer.zero_grad()
+            backward(loss)
+            optimizer.step()
+        assert loss < 0.05, kind
+
+
+def test_affine_starts_as_zero() -> None:
+    """Both the kind and its plain module start as the zero function."""
+    drawn = made("inline features", "affine").init(torch.Generator())
+    assert not drawn["scale"].any() and not drawn["shift"].any()
+    assert not Affine(3)(torch.ones(2, 3)).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: blueprint_kind("mlp")(SiteShape("inline", 4, 4), 0),
+            "blueprint 'mlp': hidden must be 1 or more, got 0",
+        ),
+        (
+            lambda: blueprint_kind("mlp")(SiteShape("inline", 4, 4), 8, activation="tanh"),
+            "blueprint 'mlp': unknown activation 'tanh'; known: relu, gelu, silu",
+        ),
+        (
+            lambda: blueprint_kind("affine")(SiteShape("parallel", 4, 5), 8),
+            (
+                "blueprint 'affine' maps features one by one, but this site reads 4 and writes 5; use "
+                "'mlp' or 'low_rank' here"
+            ),
+        ),
+        (
+            lambda: blueprint_kind("conv")(SiteShape("parallel", 4, 5), 8),
+            (
+                "blueprint 'conv' needs a layout (channels, length) or (channels, height, width), but "
+                "this site's input has None; give Site(..., layout=(1, 40)), or an example= to morph() "
+                "for a site of channels"
+            ),
+        ),
+        (
+            lambda: blueprint_kind("conv")(SiteShape("inline", 4, 4, (1, 4)), 8),
+            (
+                "blueprint 'conv' cannot transform a chunk of plain features, which have no "
+                "neighbours; use placement='parallel', or a site of channels"
+            ),
+        ),
+        (
+            lambda: blueprint_kind("conv")(SiteShape("parallel", 4, 4, (1, 4)), 8, kernel=4),
+            "blueprint 'conv': layers=None, kernel=4; legal: layers from 1 on, an odd kernel",
+        ),
+        (
+            lambda: SiteShape("inline", 4, 5),
+            "an inline seed maps its chunk onto itself, so d_in=4 and d_out=5 must be equal",
+        ),
+        (lambda: SiteShape("parallel", 0, 5), "a seed needs features; got d_in=0, d_out=5"),
+        (
+            lambda: SiteShape("parallel", 40, 5, (1, 8, 8)),
+            (
+                "layout (1, 8, 8) holds 64 values, but the site's input has 40 features; the product "
+                "of the layout must be 40"
+            ),
+        ),
+    ],
+)
+def test_refusals(make: object, message: str) -> None:
+    """What does not fit says why, and what would."""
+    with pytest.raises(BlueprintError) as error:
+        make()  # type: ignore[operator]
+    assert str(error.value) == message
