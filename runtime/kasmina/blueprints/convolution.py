@@ -136,11 +136,9 @@ class Conv(Blueprint):
         if self.shape.channels_first:
             y = self._averaged(y)
             return y.view(len(y), seeds, -1, *y.shape[2:]).transpose(0, 1)
-        places = (
-            y.unflatten(1, (seeds, self.hidden)).flatten(3).transpose(0, 1)
-        )  # [S, B, h, places]
-        features = places.flatten(2) if self.flattens else places.mean(3)
-        return linear(features, params["out_weight"])
+        places = y.view(len(y), seeds, self.hidden, *y.shape[2:]).flatten(3)
+        features = places.flatten(2) if self.flattens else places.mean(3)  # [B, S, ...]
+        return linear(features.transpose(0, 1), params["out_weight"])
 
     def _convolve(self, params: Parameters, x: Tensor, layer: int, groups: int) -> Tensor:
         weight, bias = params[f"conv{layer}_weight"], params[f"conv{layer}_bias"]
