@@ -25,6 +25,7 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
     SequenceStartEvent,
 )
+from ruamel.yaml.reader import ReaderError
 
 from kasmina_generator.finding import Log
 from kasmina_generator.model import Place
@@ -35,19 +36,36 @@ MOST_NESTING = 16
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A leaf as written; `plain` where it stands without quotes."""
+    """A leaf as written; `plain` where it stands without quotes and is no block."""
 
     text: str
     plain: bool
     place: Place
-    text_column: int | None = None  # of the first character, where the text stands in one piece
+    source: str = field(default="", repr=False, compare=False)  # the whole file
+    start: int = field(default=0, repr=False, compare=False)  # of the text in it, quotes aside
 
     def at(self, offset: int) -> Place:
-        """Return the place of a character of the stripped text; the scalar's own if it is folded."""
-        if self.text_column is None:
-            return self.place
-        indent = len(self.text) - len(self.text.lstrip())
-        return Place(self.place.file, self.place.line, self.text_column + indent + offset)
+        """Return the place of a character of the stripped text, wherever folding has put it.
+
+        Where the text was written with escapes, that is the place of the scalar.
+        """
+        text = self.text.strip()
+        index = self.start - 1
+        for character in text[: offset + 1]:
+            if character.isspace():
+                continue
+            index = _skip_space(self.source, index + 1)
+            if self.source[index : index + 1] != character:
+                return self.place
+        index += max(0, offset + 1 - len(text))
+        line = self.place.line + self.source.count("\n", self.start, index)
+        return Place(self.place.file, line, index - self.source.rfind("\n", 0, index))
+
+
+def _skip_space(text: str, index: int) -> int:
+    while text[index : index + 1].isspace():
+        index += 1
+    return index
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +106,9 @@ def load_document(path: Path, log: Log) -> Node:
         log.add(_place_of(error, path.name), f"is not YAML: {_cause(error)}")
     except _TooDeep as error:
         log.add(error.place, f"nested more than {MOST_NESTING} levels deep; a spec needs 5")
+    except ReaderError as error:
+        what = f"is not YAML: character U+{ord(text[error.position]):04X} is not allowed"
+        log.add(_place_in(text, error.position, path.name), what)
     except (YAMLError, ValueError, OverflowError) as error:
         log.add(start, f"is not YAML: {' '.join(str(error).split())}")
     else:
@@ -119,10 +140,8 @@ def _decode(data: bytes, start: Place, log: Log) -> str | None:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line_start = before.rfind(b"\n") + 1
-        column = len(before[line_start:].decode("utf-8", "replace")) + 1
-        place = Place(start.file, before.count(b"\n") + 1, column)
+        before = data[: error.start].decode("utf-8-sig", "replace")
+        place = _place_in(before, len(before), start.file)
         log.add(place, f"is not UTF-8: byte 0x{data[error.start]:02x}; save the file as UTF-8")
         return None
 
@@ -130,6 +149,10 @@ def _decode(data: bytes, start: Place, log: Log) -> str | None:
 def _place_of(error: MarkedYAMLError, file: str) -> Place:
     mark = error.problem_mark or error.context_mark
     return Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+
+
+def _place_in(text: str, index: int, file: str) -> Place:
+    return Place(file, text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index))
 
 
 def _cause(error: MarkedYAMLError) -> str:
@@ -213,11 +236,12 @@ class _Builder:
         place = self._place(event.start_mark)
         if self._refused(event, place):
             return Unusable(place)
-        plain = not event.style
-        shift = 0 if plain else 1
-        in_one_piece = self._text.startswith(event.value, event.start_mark.index + shift)
-        column = place.column + shift if in_one_piece and "\n" not in event.value else None
-        return Scalar(event.value, plain, place, column)
+        start = event.start_mark.index
+        if event.style in ("|", ">"):
+            start = self._text.index("\n", start)  # the text begins in the line below
+        elif event.style:
+            start += 1
+        return Scalar(event.value, not event.style, place, self._text, start)
 
     def _refused(self, event: NodeEvent, place: Place) -> bool:
         tag = getattr(event, "tag", None)
@@ -255,8 +279,9 @@ def describe(node: Node) -> str:
     match node:
         case Scalar(text="", plain=True):
             return "nothing"
-        case Scalar(text=text):
-            return repr(text if len(text) <= 60 else text[:57] + "...")
+        case Scalar(text=text, plain=plain):
+            shown = repr(text if len(text) <= 60 else text[:57] + "...")
+            return shown if plain else f"the quoted text {shown}"
         case Sequence(items=items):
             return f"a list of {len(items)}"
         case _:

@@ -19,8 +19,9 @@ from kasmina_generator.record import Record
 from kasmina_generator.references import Names
 from kasmina_generator.vocabulary import GUARD_WORDS, RECORDS, RECYCLE
 
-MOST_EDGES = INT16_MAX  # the step stores an edge's number as int16
-MOST_EDGES_OF_STATE = 256  # they are compared pairwise and tried one after the other
+# Edges of a state are compared pairwise and tried one after the other. 128 states of so many edges
+# have fewer than int16, in which the step stores an edge's number, can count.
+MOST_EDGES_OF_STATE = 255
 
 
 def read_macros(top: Record, taken: Collection[str]) -> dict[str, Guard | None]:
@@ -51,10 +52,7 @@ def check_unused_macros(top: Record, symbols: Symbols) -> None:
 def read_edges(top: Record, names: Names) -> tuple[Edge, ...]:
     """Return every edge, sorted by (code of the source, priority, declaration)."""
     every = chain(_transitions(top, names), _recycles(top, names))
-    edges = list(islice(every, MOST_EDGES + 1))
-    if len(edges) > MOST_EDGES:
-        what = f"more than {MOST_EDGES} edges with groups written out; an edge's number is int16"
-        top.fault("transitions", what)
+    edges = list(islice(every, INT16_MAX))  # cut off, some state has too many
     for state, count in Counter(edge.source for edge in edges).items():
         if count > MOST_EDGES_OF_STATE:
             what = f"{count} edges leave '{state}'; at most {MOST_EDGES_OF_STATE}"

@@ -94,7 +94,7 @@ def parse_guard(scalar: Scalar, label: str, log: Log) -> Guard | None:
     except SyntaxError as error:
         _report_syntax(error, text, scalar, label, log)
         return None
-    except (RecursionError, MemoryError, ValueError):
+    except (RecursionError, MemoryError):
         log.add(scalar.place, f"{label}: is nested too deeply; use macros in 'guards'")
         return None
     return Guard(label, text, tree, scalar)

@@ -66,18 +66,18 @@ def read_name(top: Record) -> str:
 
 
 def _column(record: Record, name: Scalar, initial_code: int) -> Column:
-    dtype = record.choice("dtype", DTYPES) or "float32"
+    dtype = record.choice("dtype", DTYPES)
     role = record.choice("role", tuple(ROLES)) if "role" in record else None
     length = record.integer("length", 1, MOST_LENGTH, default=1)
     fields = tuple(item.text for item in record.names("fields"))
     _check_fields(record, fields, length)
-    default = _default(record, dtype, role, initial_code)
-    if role and dtype not in ROLES[role][0]:
+    default = _default(record, dtype, role, initial_code) if dtype else 0
+    if role and dtype and dtype not in ROLES[role][0]:
         record.fault("dtype", f"role '{role}' is stored as {' or '.join(ROLES[role][0])}")
     if role and role != "history" and length != 1:
         record.fault("length", f"role '{role}' is one value; drop the key")
     return Column(
-        name.text, dtype, length, default, role, fields, record.text("meaning"), name.place
+        name.text, dtype or "", length, default, role, fields, record.text("meaning"), name.place
     )
 
 

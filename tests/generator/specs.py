@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from kasmina_generator import Finding, SpecErrors, check_spec, read_spec
 from kasmina_generator.model import Spec
 
-MACHINES = Path(__file__).parent / "machines"
+HERE = Path(__file__).parent
+MACHINES = HERE / "machines"
 
 DOOR = """\
 schema: kasmina/lifecycle@1
@@ -84,3 +88,19 @@ def faults(folder: Path, text: str) -> list[str]:
 def findings(folder: Path, text: str) -> list[Finding]:
     """Return what the structural checks find in a text that the reader takes."""
     return check_spec(read(folder, text))
+
+
+def blocks(name: str) -> list[list[str]]:
+    """Return the blocks of lines in a file beside this one, comments left out."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    found = [block.split("\n") for block in text.strip("\n").split("\n\n")]
+    return [block for block in found if not block[0].startswith("#")]
+
+
+def changes(name: str) -> Iterator[pytest.ParameterSet]:
+    """Yield (old text, new text, messages) for each block: `-` lines, `+` lines, messages."""
+    for block in blocks(name):
+        old = [line[1:] for line in block if line.startswith("-")]
+        new = [line[1:] for line in block if line.startswith("+")]
+        said = block[len(old) + len(new) :]
+        yield pytest.param("\n".join(old), "\n".join(new), said, id=" ".join(new).strip()[:40])

@@ -1,0 +1,165 @@
+"""The JSON Schemas say what the reader accepts, and every YAML in the repository follows them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+import kasmina_spec
+from kasmina_generator.declarations import (
+    DEFAULT_PRIORITY,
+    MOST_ATTRIBUTE_VALUES,
+    MOST_EFFECTS,
+    MOST_EVENTS,
+    MOST_STATE_CODE,
+)
+from kasmina_generator.fields import DTYPES as FIELD_DTYPES
+from kasmina_generator.guard import MOST_CHARACTERS
+from kasmina_generator.number import INT16_MAX
+from kasmina_generator.state_file import DTYPES as COLUMN_DTYPES
+from kasmina_generator.state_file import MOST_LENGTH, ROLES
+from kasmina_generator.vocabulary import (
+    LIFECYCLE_SCHEMA,
+    MOST_NAME_LENGTH,
+    RECORDS,
+    STATE_SCHEMA,
+    fault_of_name,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE_RECORDS = {"state_file", "column"}
+MACHINES = ROOT / "tests" / "generator" / "machines"
+
+Json = dict[str, Any]
+
+
+def load(path: Path) -> Json:
+    """Return a schema."""
+    schema: Json = json.loads(path.read_text())
+    return schema
+
+
+LIFECYCLE = load(kasmina_spec.LIFECYCLE_SCHEMA)
+STATE = load(kasmina_spec.STATE_SCHEMA)
+
+
+def specs() -> list[Path]:
+    """Return every YAML file of the repository that calls itself a lifecycle or a state file."""
+    folders = [ROOT / "spec", ROOT / "tests", ROOT / "docs"]
+    files = sorted(path for folder in folders for path in folder.rglob("*.yaml"))
+    return [path for path in files if "schema: kasmina/" in path.read_text()]
+
+
+def definition(record: str) -> Json:
+    """Return what the schemas say of one kind of record."""
+    schema = STATE if record in STATE_RECORDS else LIFECYCLE
+    found: Json = schema["$defs"][record]
+    return found
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_parser_and_schema_have_the_same_keys(record: str) -> None:
+    """For each record: all keys, the required ones, and nothing beside them."""
+    schema = definition(record)
+    assert set(schema["properties"]) == set(RECORDS[record].all)
+    assert set(schema["required"]) == set(RECORDS[record].required)
+    own = {"type": "string"} if record == "state" else False  # a state has its attributes as well
+    assert schema["additionalProperties"] == own
+
+
+def test_the_schemas_have_no_other_records() -> None:
+    """Every record of a schema is one that the parser knows."""
+    helpers = {"name", "text"}
+    assert set(LIFECYCLE["$defs"]) - helpers == set(RECORDS) - STATE_RECORDS
+    assert set(STATE["$defs"]) - helpers == STATE_RECORDS
+
+
+@pytest.mark.parametrize("schema", [LIFECYCLE, STATE], ids=["lifecycle", "state"])
+def test_the_schemas_are_schemas(schema: Json) -> None:
+    """Of draft 2020-12."""
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_bounds_and_choices_are_those_of_the_parser() -> None:
+    """Numbers and lists of names that both sides state."""
+    state, event, column = definition("state"), definition("event"), definition("column")
+    top = definition("lifecycle")["properties"]
+    assert top["schema"] == {"const": LIFECYCLE_SCHEMA}
+    assert definition("state_file")["properties"]["schema"] == {"const": STATE_SCHEMA}
+    assert state["properties"]["code"]["maximum"] == MOST_STATE_CODE
+    assert state["properties"]["min_epochs"]["maximum"] == INT16_MAX
+    assert event["properties"]["priority"]["maximum"] == INT16_MAX
+    assert event["properties"]["priority"]["default"] == DEFAULT_PRIORITY
+    assert top["events"]["maxProperties"] == MOST_EVENTS
+    assert top["effects"]["maxProperties"] == MOST_EFFECTS
+    assert top["guards"]["additionalProperties"]["maxLength"] == MOST_CHARACTERS
+    values = definition("attribute")["properties"]["values"]
+    assert values["maxProperties"] == MOST_ATTRIBUTE_VALUES
+    assert set(column["properties"]["dtype"]["enum"]) == set(COLUMN_DTYPES)
+    assert set(column["properties"]["role"]["enum"]) == set(ROLES)
+    assert column["properties"]["length"]["maximum"] == MOST_LENGTH
+    kinds = ("float_field", "integer_field", "bool_field")
+    dtypes = {definition(kind)["properties"]["dtype"]["const"] for kind in kinds}
+    assert dtypes == set(FIELD_DTYPES)
+
+
+@pytest.mark.parametrize("name", ["a", "A_1", "1a", "_a", "a-b", "", "a" * MOST_NAME_LENGTH,
+                                  "a" * (MOST_NAME_LENGTH + 1)])  # fmt: skip
+def test_names_are_the_same_on_both_sides(name: str) -> None:
+    """The pattern of the schema and the parser's rule."""
+    validator = jsonschema.Draft202012Validator(LIFECYCLE["$defs"]["name"])
+    assert validator.is_valid(name) is (fault_of_name(name, False, frozenset()) is None)
+
+
+def test_there_are_specs_to_validate() -> None:
+    """Both built-in machines with their columns, and the foreign ones."""
+    names = {path.name for path in specs()}
+    assert names >= {"lifecycle.yaml", "lifecycle_v1.yaml", "state.yaml", "state_v1.yaml"}
+    assert names >= {"traffic_light.yaml", "orders.yaml", "orders_state.yaml"}
+
+
+@pytest.mark.parametrize("path", specs(), ids=lambda path: path.name)
+def test_every_spec_of_the_repository_is_valid(path: Path) -> None:
+    """What the reader takes, an editor takes as well."""
+    document = YAML(typ="safe", pure=True).load(path)
+    schema = STATE if document["schema"].startswith("kasmina/state") else LIFECYCLE
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(document)
+    assert [f"{error.json_path}: {error.message}" for error in errors] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("states", "GREEN", "code"), 128),
+        (("states", "GREEN", "code"), "5"),
+        (("states", "GREEN", "min_epochs"), -1),
+        (("states", "GREEN", "max_epochs"), "soon"),
+        (("states", "GREEN", "terminal"), "yes"),
+        (("states", "GREEN", "lamp"), 3),
+        (("events", "change", "kind"), "auto"),
+        (("context", "waiting", "unit"), 1),
+        (("context", "waiting", "nan"), 0),
+        (("context", "waiting", "dtype"), "int64"),
+        (("limits", "long_queue", "range"), [1]),
+        (("transitions",), {}),
+        (("groups", "working"), []),
+        (("properties",), [{"name": "nothing"}]),
+        (("version",), 0),
+        (("schema",), "kasmina/lifecycle@9"),
+        (("surprise",), 1),
+    ],
+)
+def test_the_schema_refuses_what_the_reader_refuses(path: tuple[str, ...], value: object) -> None:
+    """An editor underlines these before the reader does."""
+    document = YAML(typ="safe", pure=True).load(MACHINES / "traffic_light.yaml")
+    inner = document
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert not jsonschema.Draft202012Validator(LIFECYCLE).is_valid(document)
