@@ -44,8 +44,8 @@ ALLOWED: dict[str, set[str]] = {
 GENERATED_CORE = {"lifecycle", "guards", "tables", "machine", "vector", "state"}
 CODE_FROM_DATA = {"eval", "exec", "compile", "__import__"}
 ORDINARY = {  # names of the seed lifecycle that are English, or torch's, as well
-    *("alpha", "cancel", "complete", "expire", "fail", "improve", "negative", "positive"),
-    "stability",
+    *("alpha", "cancel", "complete", "emergency", "expire", "fail", "improve", "negative"),
+    *("positive", "settle", "stability"),
 }
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
