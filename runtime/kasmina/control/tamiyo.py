@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class TamiyoConfig:
         patience: epochs without a better validation loss that count as a plateau.
         tolerance: relative improvement of the validation loss that counts as better.
         wave: largest share of the remaining budget that one wave may spend, in (0, 1].
+        back_off: factor on the patience for each wave in a row that has added nothing, so that a
+            network that has nothing to gain is left alone; 1 or more.
         last: share of the planned epochs after which nothing germinates, so that every seed has
             time to be judged; in (0, 1].
         germinate: the spec's command that asks for a seed.
@@ -34,7 +37,8 @@ class TamiyoConfig:
     warm_up: int = 2
     patience: int = 2
     tolerance: float = 0.01
-    wave: float = 1.0
+    wave: float = 0.5
+    back_off: int = 4
     last: float = 0.6
     germinate: str = "request_germination"
 
@@ -48,23 +52,31 @@ class TamiyoController:
         self.config = config
         self._best = math.inf
         self._since = 0
+        self._failures = 0  # waves in a row that have added nothing
+        self._before: int | None = None  # parameters before the wave under way
 
     def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
         """Decide on a wave; see the module's docstring. Arguments as in `Controller`."""
         self._watch(observation.validation_loss)
+        self._conclude(observation)
         refusal = self._why_not(observation)
         if refusal:
             return Proposal((), refusal)
         return self._wave(observation, mask)
 
-    def state_dict(self) -> dict[str, object]:
-        """The best validation loss so far and the epochs since."""
-        return {"best": self._best, "since": self._since}
+    def state_dict(self) -> dict[str, Any]:
+        """Plateau and waves so far."""
+        return {
+            "best": self._best,
+            "since": self._since,
+            "failures": self._failures,
+            "before": self._before,
+        }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self._best = float(str(state["best"]))
-        self._since = int(str(state["since"]))
+        self._best, self._since = state["best"], state["since"]
+        self._failures, self._before = state["failures"], state["before"]
 
     def _watch(self, loss: float) -> None:
         if loss < self._best * (1 - self.config.tolerance):
@@ -81,10 +93,18 @@ class TamiyoController:
             return f"too late to judge a new seed: epoch {seen.epoch} of {seen.epochs}"
         if seen.busy:
             return f"{seen.busy} seeds are under way"
+        patience = config.patience * config.back_off**self._failures
         first = seen.epoch == config.warm_up
-        if not first and self._since < config.patience:
-            return f"no plateau: the best validation loss is {self._since} epochs old"
+        if not first and self._since < patience:
+            return f"the best validation loss is {self._since} epochs old, a plateau is {patience}"
         return ""
+
+    def _conclude(self, seen: Observation) -> None:
+        """Note whether the last wave has added anything; each failure doubles the patience."""
+        if self._before is not None and not seen.busy:
+            self._failures = 0 if seen.parameters > self._before else self._failures + 1
+            self._before = None
+            self._since = 0
 
     def _wave(self, seen: Observation, mask: NDArray[np.bool_]) -> Proposal:
         left = math.inf if seen.budget is None else seen.budget - seen.parameters
@@ -101,6 +121,7 @@ class TamiyoController:
                 commands.append(self._germinate(row, site, kind.name))
         if not commands:
             return Proposal((), self._empty(seen, left, any(ready.values())))
+        self._before = seen.parameters
         return Proposal(
             tuple(commands),
             f"plateau: validation loss {self._best:.4g} is {self._since} epochs old; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,11 +104,11 @@ class Controller(Protocol):
         """
         ...
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """What a rewind or a resume must bring back."""
         ...
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         ...
 
@@ -122,11 +122,11 @@ class Idle:
         """Propose nothing."""
         return Proposal((), "idle")
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Nothing to keep."""
         return {}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take back."""
 
 
@@ -142,9 +142,9 @@ class Scripted:
         """Propose what the script holds for this epoch."""
         return Proposal(self._script.get(observation.epoch, ()), "script")
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Nothing to keep: the script is indexed by the epoch."""
         return {}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take back."""
