@@ -42,7 +42,7 @@ def run_cli(
 def _run(
     command: list[str], cwd: Path | None, environment: Mapping[str, str] | None, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    plain = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    plain = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command,
         cwd=cwd,
