@@ -44,8 +44,8 @@ class RowAdam:
         self.age[row] = 0
         self.progress[row] = Progress()
         for first, second in self.moments.values():
-            first[row] = 0
-            second[row] = 0
+            first[row : row + 1] = 0  # a slice: the pool may have doubled since the last update
+            second[row : row + 1] = 0
 
     @torch.no_grad()
     def update(self, pool: BlueprintPool, rows: Tensor, gradients: Mapping[str, Tensor]) -> None:
