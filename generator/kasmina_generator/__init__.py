@@ -3,8 +3,8 @@
 `read_spec` reads strictly, `check_spec` proves structure. Nothing here knows which machine it is.
 """
 
-from kasmina_generator.checks import check_spec
 from kasmina_generator.finding import Finding, SpecErrors
 from kasmina_generator.reader import read_spec
+from kasmina_generator.verify import check_spec
 
 __all__ = ["Finding", "SpecErrors", "check_spec", "read_spec"]

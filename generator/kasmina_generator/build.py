@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kasmina_spec
-from kasmina_generator.checks import check_spec
 from kasmina_generator.emit.files import Change, apply, changes
 from kasmina_generator.emit.render import render
 from kasmina_generator.finding import SpecErrors
 from kasmina_generator.model import Spec
 from kasmina_generator.reader import read_spec
+from kasmina_generator.verify import check_spec
 
 BUILT_IN_COMMAND = "kasmina spec build"
 

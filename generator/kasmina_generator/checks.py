@@ -16,7 +16,7 @@ from kasmina_generator.properties import property_findings
 from kasmina_generator.structure import Structure
 
 
-def check_spec(spec: Spec) -> list[Finding]:
+def check_structure(spec: Spec) -> list[Finding]:
     """Return everything that is wrong with the structure of a machine, in the file's order."""
     machine = Structure(spec)
     found = [finding for check in CHECKS for finding in check(machine)]
@@ -84,27 +84,25 @@ def shadowed_edges(machine: Structure) -> Iterator[Finding]:
     """Find edges that are never taken, because an earlier one always comes first."""
     told: set[tuple[Place, Place]] = set()
     for state in machine.spec.states:
-        edges = machine.edges_from(state.name)
-        for number, edge in enumerate(edges):
-            earlier = _shadow(machine, edge, edges[:number])
+        before: list[tuple[Edge, bool]] = []  # with whether the guard always holds
+        for edge in machine.edges_from(state.name):
+            earlier = _shadow(machine, edge, before)
             if earlier and (edge.place, earlier.place) not in told:
                 told.add((edge.place, earlier.place))
                 yield _shadow_finding(machine, edge, earlier)
+            before.append((edge, verdict(edge.guard, machine.ranges) is True))
 
 
-def _shadow(machine: Structure, edge: Edge, before: tuple[Edge, ...]) -> Edge | None:
+def _shadow(machine: Structure, edge: Edge, before: list[tuple[Edge, bool]]) -> Edge | None:
     """Return the first edge before `edge` that is taken whenever `edge` could be."""
-    for earlier in before:
-        same_event = earlier.event == edge.event
-        always_first = machine.is_automatic(earlier) and machine.is_automatic(edge)
-        if (same_event or always_first) and _covers(machine, earlier, edge):
+    is_automatic = machine.is_automatic(edge)
+    for earlier, always in before:
+        comes_first = earlier.event == edge.event or (
+            is_automatic and machine.is_automatic(earlier)
+        )
+        if comes_first and (always or implies(edge.guard, earlier.guard)):
             return earlier
     return None
-
-
-def _covers(machine: Structure, earlier: Edge, edge: Edge) -> bool:
-    unconditional = verdict(earlier.guard, machine.ranges) is True
-    return unconditional or implies(edge.guard, earlier.guard)
 
 
 def _shadow_finding(machine: Structure, edge: Edge, earlier: Edge) -> Finding:

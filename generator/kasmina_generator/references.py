@@ -16,6 +16,7 @@ from kasmina_generator.model import (
     Property,
     State,
 )
+from kasmina_generator.prove.formula import FormulaError, parse
 from kasmina_generator.record import Record
 from kasmina_generator.vocabulary import (
     BUILT_IN_GROUPS,
@@ -173,8 +174,23 @@ def _property(record: Record, names: Names) -> Property | None:
     return Property(name, kinds[0], arguments, record.at)
 
 
+def _formula(record: Record, names: Names) -> str:
+    scalar = record.scalar("ctl", "a formula")
+    if scalar is None:
+        return ""
+    text = scalar.text.replace("\n", " ").strip()
+    try:
+        parse(text, (*names.state_names, *names.groups), names.event_names)
+    except FormulaError as error:
+        record.log.add(scalar.at(error.offset), f"{record.label}: ctl: {error}")
+    return text
+
+
 def _arguments(record: Record, kind: str, names: Names) -> Iterator[tuple[str, str]]:
     places = (*names.state_names, *names.groups)
+    if kind == "ctl":
+        yield "formula", _formula(record, names)
+        return
     if kind not in RECORDS:
         yield "state", names.reference(record, kind, places, "state or group")
         return

@@ -55,7 +55,9 @@ RECORDS = {
     "transition": Keys(("from", "on", "to"), ("guard", "priority", "effects", "meaning")),
     "capacity": Keys(("states", "limit", "order", "meaning")),
     "recycle": Keys(("from", "to", "after_epochs"), ("guard", "effects", "meaning")),
-    "property": Keys(("name",), ("must_pass", "handles", "absorbing", "reachable", "bounded")),
+    "property": Keys(
+        ("name",), ("must_pass", "handles", "absorbing", "reachable", "bounded", "ctl")
+    ),
     "must_pass": Keys(("to", "through")),
     "handles": Keys(("event", "in")),
     "bounded": Keys(("from",)),
@@ -70,7 +72,7 @@ CAPACITY_ORDERS = ("slot", "epochs")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 MOST_NAME_LENGTH = 64
-YAML_WORDS = frozenset({"on", "off", "yes", "no", "y", "n", "true", "false", "null"})
+YAML_WORDS = frozenset({"on", "off", "yes", "no", "true", "false", "null"})
 # Members by these names would hide what an enum or an int has.
 ENUM_WORDS = frozenset(dir(enum.IntEnum)) | frozenset(dir(enum.IntFlag)) | {"mro", "name", "value"}
 # Classes that the generated lifecycle module has anyway; an attribute becomes a class as well.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kasmina_generator import Finding, SpecErrors, check_spec, read_spec
+from kasmina_generator import Finding, SpecErrors, read_spec
+from kasmina_generator.checks import check_structure
 from kasmina_generator.model import Spec
 
 HERE = Path(__file__).parent
@@ -87,7 +88,7 @@ def faults(folder: Path, text: str) -> list[str]:
 
 def findings(folder: Path, text: str) -> list[Finding]:
     """Return what the structural checks find in a text that the reader takes."""
-    return check_spec(read(folder, text))
+    return check_structure(read(folder, text))
 
 
 def blocks(name: str) -> list[list[str]]:
