@@ -69,6 +69,7 @@ class RunResult:
     test_metric: float
     params_start: int
     params_final: int
+    steps: int
     train_flops: int
     wall_s: float
     states: dict[str, int]
@@ -112,6 +113,7 @@ def grow(
         test_metric=test,
         params_start=run.params_start,
         params_final=run.gardener.parameters(),
+        steps=run.steps,
         train_flops=run.meter.total,
         wall_s=time.perf_counter() - started,
         states=run.states(),
@@ -267,11 +269,16 @@ def validation_loss(task: Task, model: nn.Module, data: Data) -> tuple[Tensor, f
 
 
 def train_static(
-    task: Task, model: nn.Module, name: str, config: GrowConfig, steps: int, stop: Stop
+    task: Task,
+    model: nn.Module,
+    name: str,
+    seed: int,
+    steps: int,
+    stop: Stop = lambda: False,
 ) -> tuple[Comparison, list[tuple[int, float]]]:
     """Train `model` as the grown run was, without growing; returns also its validation curve."""
     started = time.perf_counter()
-    data, meter, curve = task.build_data(config.seed), FlopMeter(), []
+    data, meter, curve = task.build_data(seed), FlopMeter(), []
     optimizer, scheduler = task.optimizer(model.parameters(), steps)
     for step in range(1, steps + 1):
         if stop():
@@ -299,7 +306,7 @@ def _comparisons(run: _Run, stop: Stop) -> Iterator[Comparison]:
     for name, model in networks.items():
         if stop():
             return
-        comparison, curve = train_static(task, model, name, run.config, run.steps, stop)
+        comparison, curve = train_static(task, model, name, seed, run.steps, stop)
         run.gardener.journal.write(
             "comparison",
             name=name,
