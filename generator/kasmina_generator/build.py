@@ -35,8 +35,8 @@ def built_in_targets(directory: Path) -> list[Target]:
 
 
 def user_target(spec: Path, directory: Path) -> Target:
-    """Return one spec file as a package; the command names no folder, so it is the same anywhere."""
-    return Target(spec, directory, f"kasmina spec build {spec.name} --out {directory.name}")
+    """Return one spec file as a package; the command names no folder, so that it may be moved."""
+    return Target(spec, directory, f"kasmina spec build {spec.name} --out DIR")
 
 
 def checked_spec(path: Path) -> Spec:
