@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kasmina_generator.checks import check_structure
-from kasmina_generator.finding import Finding, in_file_order
+from kasmina_generator.finding import Finding, SpecErrors, in_file_order
 from kasmina_generator.model import Spec
 from kasmina_generator.prove import Proof, prove
+from kasmina_generator.reader import read_spec
 
 # What the structure shows by a shorter path need not be told again by the product.
 _SAME = {
@@ -41,3 +43,16 @@ def _subject(finding: Finding) -> tuple[object, str]:
 def check_spec(spec: Spec) -> list[Finding]:
     """Return everything that is wrong with a machine, in the order of the file; see `verify`."""
     return list(verify(spec).findings)
+
+
+def proved_spec(path: Path) -> tuple[Spec, Proof]:
+    """Return the spec in a file, without a fault, and its proof.
+
+    Raises:
+        SpecErrors: Everything that is wrong with it.
+    """
+    spec = read_spec(path)
+    verdict = verify(spec)
+    if verdict.findings:
+        raise SpecErrors(verdict.findings)
+    return spec, verdict.proof

@@ -97,8 +97,8 @@ def reachable(product: Product, asked: Property, _: dict[int, int]) -> Iterator[
             yield _fault(asked, what, path, f"mend the guards of the edges that lead to {state}")
 
 
-def worst_limits(product: Product) -> Iterator[str]:
-    """Yield the limits, within their ranges, under which a state is not reached after all."""
+def worst_limits(product: Product) -> Iterator[tuple[Property, str]]:
+    """Yield what limits, within their ranges, keep a state from being reached after all."""
     reached = {product.state(place).name for place in product.traces}
     for asked in product.machine.spec.properties:
         if asked.kind != "reachable":
@@ -108,7 +108,8 @@ def worst_limits(product: Product) -> Iterator[str]:
             if product.start not in hopeful:
                 place, limits = _where_hope_ends(product, hopeful)
                 where = product.state(place).name
-                yield f"{asked.name}: with limits {values(limits)} no way leads from {where} to {state}"
+                way = f"no way leads from {where} to {state}"
+                yield asked, f"{asked.name}: with limits {values(limits)} {way}"
 
 
 def _whatever_the_limits(product: Product, state: str) -> set[int]:

@@ -144,10 +144,14 @@ class _Prover:
             self.proved.append(f"{proved} (product)")
 
     def _declared(self, product: Product, most: dict[int, int]) -> None:
+        worst = dict(declared.worst_limits(product))
+        self.notes += worst.values()
         for asked in self.spec.properties:
             if asked.kind in declared.PROOFS:
                 found = list(declared.PROOFS[asked.kind](product, asked, most))
-                self._record(product, found, f"{asked.kind}: {asked.name}")
+                under = f" under {'some' if asked in worst else 'all'} limits"
+                text = f"{asked.kind}: {asked.name}"
+                self._record(product, found, text + under * (asked.kind == "reachable"))
 
     def _formulas(self, space: logic.Space) -> None:
         asked = list(logic.formulas(self.spec))
@@ -243,7 +247,6 @@ def _notes(product: Product) -> Iterator[str]:
     """Yield what holds and might still surprise."""
     if product.merged:
         yield "the product is too large to tell all epochs apart: stretches that read alike are one"
-    yield from declared.worst_limits(product)
     yield from _ties(product)
     yield from _partly_dead(product)
 
