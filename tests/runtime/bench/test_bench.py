@@ -17,6 +17,7 @@ from kasmina.bench import (
     IncorrectResult,
     Row,
     Timings,
+    _machine,
     benchmark,
     interleave,
     known,
@@ -189,3 +190,9 @@ def test_a_missed_target_ends_with_1(folder: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     for part in ("speed", "50 ns", "<= 40", "missed", "dict table: 161"):
         assert part in printed
+
+
+def test_a_package_that_is_missing_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """triton, where there is none, is left out."""
+    monkeypatch.setattr(_machine, "_PACKAGES", ("torch", "no-such-package"))
+    assert list(_machine.versions()) == ["python", "torch"]
