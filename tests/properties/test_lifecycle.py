@@ -44,7 +44,7 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Machine(path, Reference(path), Lifecycle.from_directory(directory))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(rng=st.randoms(use_true_random=False))
 def test_three_interpreters_agree(machine: Machine, rng: Random) -> None:
     """States, epochs, edges, refusals, parents, histories and generations, to the last one."""
@@ -74,7 +74,7 @@ def test_a_threshold_is_the_nearest_float32(ulps: int, settles: bool) -> None:
 def test_walks_reach_every_edge(machine: Machine) -> None:
     """Otherwise the agreement would say little."""
     taken: set[int] = set()
-    for number in range(600):
+    for number in range(400):
         walk = Walk(machine, Random(number))
         for inputs in walk.steps:
             moves = machine.reference.step(
