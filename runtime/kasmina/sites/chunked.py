@@ -55,7 +55,8 @@ class InlineSite(SiteLayer):
         """`y` `[N, F, ...]` with the seeds of one part mixed in."""
         chunks = self._gather(y, part.slots)
         alpha = self.alpha.index_select(0, part.slots)
-        mixed, nonfinite = blend(chunks, self._branch(part, chunks), alpha, self.mode == "replace")
+        made = self._padded(self._branch(part, chunks), part.slots)
+        mixed, nonfinite = blend(chunks, made, alpha, self.mode == "replace")
         self._count(part, nonfinite)
         return self._scatter(y, mixed, part.slots)
 
@@ -64,9 +65,13 @@ class InlineSite(SiteLayer):
         columns = self.columns[seeds]  # [A, c]
         flat = y.index_select(1, columns.flatten())
         chunks = flat.view(len(y), *columns.shape, *y.shape[2:]).transpose(0, 1)
+        return self._padded(chunks, seeds)
+
+    def _padded(self, chunks: Tensor, seeds: Tensor) -> Tensor:
+        """`[A, N, c, ...]` with 0 where a narrow chunk has no feature."""
         if self.chunks.is_even:
             return chunks
-        valid = self.valid[seeds].view(len(seeds), 1, -1, *[1] * (y.dim() - 2))
+        valid = self.valid[seeds].view(len(seeds), 1, -1, *[1] * (chunks.dim() - 3))
         return torch.where(valid, chunks, 0)
 
     def _scatter(self, y: Tensor, chunks: Tensor, seeds: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from kasmina.sites.parallel import ParallelSite
 from kasmina.sites.site import Site
 
 Model = TypeVar("Model", bound=nn.Module)
+_COLUMNS = ("blueprint_id", "blueprint_slot", "generation", "alpha")
 
 
 def morph(
@@ -58,6 +59,8 @@ def morph(
             f"run={run!r} may hold no slash" if sites else "sites is empty; name at least one Site"
         )
     refuse_unfit(model)
+    lifecycle = lifecycle or Lifecycle.default()
+    _refuse_lifecycle(lifecycle)
     spots = locate(model, sites)
     for spot in spots:
         _refuse_in_place(spot)
@@ -97,6 +100,16 @@ def _layer(
         return kind(place, state, _dtype(model, spot))
     except (BlueprintError, SiteError, TypeError) as error:  # TypeError: an unknown option
         raise SiteError(f"site {spot.path!r}: {error}") from error
+
+
+def _refuse_lifecycle(lifecycle: Lifecycle) -> None:
+    declared = {column.name for column in lifecycle.columns}
+    missing = [name for name in _COLUMNS if name not in declared]
+    if missing:
+        raise SiteError(
+            f"the lifecycle {lifecycle.name!r} has no column {', '.join(missing)}, which seeds in "
+            "a model need; its spec's state file must declare them"
+        )
 
 
 def _device(model: nn.Module) -> torch.device:

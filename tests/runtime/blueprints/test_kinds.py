@@ -101,8 +101,8 @@ def test_mlp_is_two_linears(activation: str) -> None:
     blueprint = blueprint_kind("mlp")(PLACES["inline features"], 6, activation=activation)
     params, x = stacked(blueprint, 1), what_it_reads(PLACES["inline features"], 1, EXAMPLES)
     hidden = F.linear(x[0], params["up_weight"][0], params["up_bias"][0])
-    act = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}[activation]
-    expected = F.linear(act(hidden), params["out_weight"][0], params["out_bias"][0])
+    active = getattr(F, activation)(hidden)
+    expected = F.linear(active, params["out_weight"][0], params["out_bias"][0])
     assert torch.allclose(blueprint.forward(params, x)[0], expected, atol=1e-6)
     exported = blueprint.export({name: value[0] for name, value in params.items()})
     assert torch.allclose(exported(x[0]), expected, atol=1e-6)
@@ -117,12 +117,15 @@ def test_maps_start_as_torch_starts_them() -> None:
     assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.05)
 
 
-def test_the_branch_of_the_design() -> None:
-    """Three layers of 16 channels on a signal of 40 have the prototype's 2,944 parameters."""
-    conv = blueprint_kind("conv")(SiteShape("parallel", 40, 16, (1, 40)), 16)
-    assert conv.cost().parameters == 2944
-    small = blueprint_kind("conv")(SiteShape("parallel", 40, 16, (1, 40)), 8, layers=2)
-    assert small.cost().parameters == 1528
+@pytest.mark.parametrize(("pool", "features"), [("mean", 6), ("flatten", 6 * 5)])
+def test_conv_may_average_or_flatten(pool: str, features: int) -> None:
+    """What is left of the positions, 5 of 40 after three strides of 2, is averaged or kept."""
+    shape = PLACES["parallel flat signal"]
+    blueprint = blueprint_kind("conv")(shape, 6, pool=pool)
+    params, x = stacked(blueprint, 2), what_it_reads(shape, 2, EXAMPLES)
+    assert blueprint.shapes()["out_weight"] == (shape.d_out, features)
+    exported = blueprint.export({name: value[1] for name, value in params.items()})
+    assert torch.allclose(exported(x), blueprint.forward(params, x)[1], atol=1e-6)
 
 
 def test_reconstruction_can_be_learned() -> None:
@@ -184,6 +187,10 @@ def test_affine_starts_as_zero() -> None:
         (
             lambda: blueprint_kind("conv")(SiteShape("parallel", 4, 4, (1, 4)), 8, kernel=4),
             "blueprint 'conv': layers=None, kernel=4; legal: layers from 1 on, an odd kernel",
+        ),
+        (
+            lambda: blueprint_kind("conv")(SiteShape("parallel", 4, 4, (1, 4)), 8, pool="max"),
+            "blueprint 'conv': pool='max'; legal: mean, flatten",
         ),
         (
             lambda: SiteShape("inline", 4, 5),

@@ -1,0 +1,171 @@
+"""Taking Kasmina out of a grown model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kasmina.lifecycle import StateTensor
+from kasmina.sites import Garden, Site, SiteError, SiteLayer, fold, morph
+from tests.runtime.sites.models import HOSTS, Host, Transformer, built, every_kind, put
+
+every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
+
+
+def assert_plain(model: nn.Module) -> None:
+    """Nothing of Kasmina but plain modules is left."""
+    for name, module in model.named_modules():
+        assert not isinstance(module, Garden | SiteLayer), name
+        assert not module._forward_hooks and not module._forward_pre_hooks, name
+        assert not any(isinstance(value, StateTensor) for value in vars(module).values())
+        ours = type(module).__module__
+        assert not ours.startswith("kasmina.") or ours.endswith(".plain"), (name, ours)
+    assert not [name for name in model.state_dict() if "kasmina" in name]
+
+
+@every_host
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_a_folded_model_computes_the_same(host: Host, alpha: float) -> None:
+    """To 1e-6 of the output's size, with every kind at every site; as many parameters as counted."""
+    model = built(host).eval()
+    garden = Garden.of(model)
+    every_kind(garden, "STABILIZATION", alpha)
+    expected = model(host.batch())
+    folded = fold(model)
+    assert_plain(folded)
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context:
+            error = (folded(host.batch()) - expected).abs().max()
+        assert error <= 1e-6 * expected.abs().max().clamp_min(1)
+    assert sum(p.numel() for p in folded.parameters()) == garden.parameters_kept()
+    assert not any(module.training for module in folded.modules())
+    assert torch.equal(model(host.batch()), expected)
+
+
+@every_host
+def test_without_live_seeds_a_plain_copy_is_left(host: Host) -> None:
+    """Same keys, same bits, and what trains aside or sleeps is gone."""
+    model = built(host)
+    every_kind(Garden.of(model), "TRAINING")
+    folded, plain = fold(model), built(host, seeds=False)
+    assert_plain(folded)
+    assert list(folded.state_dict()) == list(plain.state_dict())
+    folded.eval(), plain.eval()
+    with torch.no_grad():
+        assert torch.equal(folded(host.batch()), plain(host.batch()))
+
+
+@every_host
+def test_a_folded_model_trains(host: Host) -> None:
+    """Every parameter of it gets a gradient."""
+    model = built(host)
+    every_kind(Garden.of(model), "FOSSILIZED", 1.0)
+    folded = fold(model)
+    assert all(module.training for module in folded.modules())
+    torch.autograd.backward(folded(host.batch()).square().sum())
+    assert all(p.grad is not None for p in folded.parameters())
+
+
+def test_only_grown_sites_change_their_keys() -> None:
+    """A wrapped module's keys begin with `host.`; all the others stay."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    morph(model, [Site("0", seeds=1), Site("2", seeds=1)])
+    put(Garden.of(model), 0, "FOSSILIZED")
+    keys = set(fold(model).state_dict())
+    assert {"0.host.weight", "0.host.bias", "2.weight", "2.bias"} <= keys
+
+
+def test_a_span_of_a_sequential_becomes_one_block() -> None:
+    """The places of its other parts stay, empty, so that what follows keeps its keys."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.Linear(5, 2)).eval()
+    morph(model, [Site("0", until="2", seeds=1), Site("0", placement="inline", seeds=1)])
+    garden = Garden.of(model)
+    put(garden, 0, "FOSSILIZED")
+    expected = model(torch.ones(2, 3))
+    folded = fold(model)
+    assert torch.allclose(folded(torch.ones(2, 3)), expected, atol=1e-6)
+    assert isinstance(folded, nn.Sequential) and isinstance(folded[1], nn.Identity)
+    assert "3.weight" in folded.state_dict()
+    put(garden, 1, "FOSSILIZED")  # the inline seed stands inside the block now
+    expected = model(torch.ones(2, 3))
+    assert torch.allclose(fold(model)(torch.ones(2, 3)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("inline_first", [False, True])
+def test_sites_that_end_at_one_module_keep_their_order(inline_first: bool) -> None:
+    """Adding and then transforming is not transforming and then adding."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5)).eval()
+    sites = [Site("0", until="2", seeds=1), Site("2", placement="inline", seeds=2)]
+    morph(model, sites[::-1] if inline_first else sites)
+    every_kind(Garden.of(model), "FOSSILIZED")
+    x = torch.randn(6, 3)
+    assert torch.allclose(fold(model)(x), model(x), atol=1e-5)
+
+
+def test_overlapping_spans() -> None:
+    """Neither is a block of its own; both still add where they end."""
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))).eval()
+    morph(model, [Site("0", until="2", seeds=1), Site("1", until="3", seeds=1)])
+    every_kind(Garden.of(model), "FOSSILIZED")
+    x = torch.randn(6, 4)
+    assert torch.allclose(fold(model)(x), model(x), atol=1e-5)
+
+
+def test_the_whole_model_as_a_site() -> None:
+    """The root itself is wrapped."""
+    model = morph(nn.Sequential(nn.Linear(3, 4)), [Site("", seeds=1)])
+    put(Garden.of(model), 0, "FOSSILIZED")
+    x = torch.randn(2, 3)
+    folded = fold(model)
+    assert torch.allclose(folded(x), model(x), atol=1e-6)
+    assert "host.0.weight" in folded.state_dict()
+
+
+def test_replacing_chunks_at_full_alpha() -> None:
+    """Nothing of the host's chunk is left where a seed has replaced it."""
+    site = Site("", placement="inline", seeds=2, mode="replace")
+    model = morph(nn.Linear(3, 5), [site])
+    put(Garden.of(model), 0, "FOSSILIZED", alpha=1.0)
+    put(Garden.of(model), 1, "GRAFTING", alpha=0.25)
+    x = torch.randn(2, 3)
+    assert torch.allclose(fold(model)(x), model(x), atol=1e-6)
+
+
+def test_torchs_fused_encoder_does_not_go_past_what_grew() -> None:
+    """In evaluation mode, without gradients, a folded encoder layer still runs its parts."""
+    model = morph(
+        Transformer(),
+        [Site("block.linear1", seeds=1), Site("block.self_attn", placement="inline", seeds=1)],
+        example=torch.zeros(1, 4, dtype=torch.long),
+    ).eval()
+    every_kind(Garden.of(model), "FOSSILIZED")
+    batch = torch.ones(2, 4, dtype=torch.long)
+    with torch.no_grad():
+        assert torch.allclose(fold(model)(batch), model(batch), atol=1e-6)
+
+
+def test_the_hosts_attributes_stay_readable() -> None:
+    """Code that looks at the module that stood there goes on."""
+    model = morph(nn.Sequential(nn.Linear(3, 4)), [Site("0", seeds=1)])
+    put(Garden.of(model), 0, "FOSSILIZED")
+    (wrapped,) = fold(model).children()
+    assert wrapped.in_features == 3
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = wrapped.nonsense
+
+
+def test_the_users_hooks_stay() -> None:
+    """Only ours go."""
+    seen: list[Tensor] = []
+    model = nn.Sequential(nn.Linear(3, 4))
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    morph(model, [Site("0", seeds=1)])
+    fold(model)(torch.ones(1, 3))
+    assert len(seen) == 1
+
+
+def test_a_plain_model_is_refused() -> None:
+    """There is nothing to fold."""
+    with pytest.raises(SiteError, match=r"Linear has no seeds; call kasmina.morph\(model"):
+        fold(nn.Linear(2, 2))

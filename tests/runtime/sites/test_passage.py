@@ -1,0 +1,157 @@
+"""What sites keep of what passed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import backward
+
+from kasmina.sites import Garden, Passage, Recorder, Site, SiteLayer, morph
+from tests.runtime.sites.models import HOSTS, Host, built, every_kind, put
+
+every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
+
+
+def site_with_shadow(**options: object) -> tuple[nn.Module, SiteLayer]:
+    """A Linear with one seed that trains aside."""
+    model = morph(nn.Linear(4, 6), [Site("", seeds=2, **options)])  # type: ignore[arg-type]
+    garden = Garden.of(model)
+    put(garden, 0, "TRAINING")
+    return model, garden.sites["."]
+
+
+def test_a_training_pass_is_captured() -> None:
+    """Input, output and the gradient at the output, once the backward pass has been there."""
+    model, site = site_with_shadow()
+    x = torch.randn(3, 4)
+    y = model(x)
+    assert site.captured is None
+    assert torch.equal(_not_none(site.captured_input), x)
+    weight = torch.randn(3, 6)
+    backward((y * weight).sum())
+    passage = site.captured
+    assert passage is not None
+    assert torch.equal(passage.input, x) and torch.equal(passage.output, y)
+    assert torch.equal(passage.gradient, weight)
+    assert torch.equal(_not_none(site.captured_gradient), weight)
+    site.clear_capture()
+    assert site.captured is None
+
+
+def _not_none(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def test_inline_seeds_capture_the_hosts_output() -> None:
+    """That is what they read."""
+    model, site = site_with_shadow(placement="inline")
+    y = model(torch.randn(3, 4))
+    assert torch.equal(_not_none(site.captured_input), y)
+
+
+def test_writing_in_place_afterwards_changes_no_capture() -> None:
+    """A host that overwrites its activations does not overwrite what was kept."""
+    model, site = site_with_shadow(placement="inline")
+    y = model(torch.randn(3, 4))
+    kept = y.detach().clone()
+    backward(y.relu_().sum())
+    passage = site.captured
+    assert passage is not None and torch.equal(passage.output, kept)
+
+
+def test_nothing_is_captured_in_evaluation_mode_or_without_gradients() -> None:
+    """Nor where no seed trains aside."""
+    model, site = site_with_shadow()
+    model.eval()
+    model(torch.randn(3, 4))
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(3, 4))
+    assert site.captured_input is None
+    model(torch.randn(3, 4))
+    assert site.captured_input is not None
+    put(Garden.of(model), 0, "DORMANT")
+    assert site.captured_input is None
+
+
+def test_an_old_pass_does_not_answer_for_a_new_one() -> None:
+    """The gradient of an earlier pass is not taken for the later one's."""
+    model, site = site_with_shadow()
+    first, _ = model(torch.randn(3, 4)), model(torch.randn(3, 4))
+    backward(first.sum())
+    assert site.captured is None
+
+
+def test_a_frozen_host_gives_no_gradient() -> None:
+    """Where nothing before the site wants a gradient there is none to capture."""
+    model, site = site_with_shadow()
+    model.requires_grad_(False)
+    model(torch.randn(3, 4))
+    assert site.captured_input is not None and site.captured is None
+
+
+def test_a_copy_forgets() -> None:
+    """A copy of the model starts without a capture."""
+    model, _ = site_with_shadow()
+    backward(model(torch.randn(3, 4)).sum())
+    assert Garden.of(copy.deepcopy(model)).sites["."].captured is None
+
+
+@every_host
+def test_recorders_see_every_pass(host: Host) -> None:
+    """In evaluation mode, with dormant seeds, several passes to one loss; parameters untouched."""
+    model = built(host).eval()
+    garden = Garden.of(model)
+    recorders = [Recorder(site) for site in garden.sites.values()]
+    for recorder in recorders:
+        recorder.start()
+    outputs = [model(host.batch()) for _ in range(2)]
+    loss = torch.stack(outputs).square().sum()
+    for site, recorder in zip(garden.sites.values(), recorders, strict=True):
+        passages = recorder.finish(loss)
+        assert len(passages) == 2, site.path
+        for passage in passages:
+            assert passage.gradient.shape == passage.output.shape
+            assert passage.gradient.any() and not passage.output.requires_grad
+        recorder.stop()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model(host.batch())
+    assert recorders[0].finish(loss) == []
+
+
+def test_a_pass_that_the_loss_does_not_come_from() -> None:
+    """It has gradient 0; one without a graph is left out."""
+    model = morph(nn.Linear(4, 6), [Site("", seeds=1)])
+    recorder = Recorder(Garden.of(model).sites["."])
+    recorder.start()
+    used, _ = model(torch.randn(3, 4)), model(torch.randn(3, 4))
+    with torch.no_grad():
+        model(torch.randn(3, 4))
+    first, second = recorder.finish(used.sum())
+    assert first.gradient.all() and not second.gradient.any()
+    assert isinstance(first, Passage)
+
+
+@every_host
+def test_a_kind_reads_what_the_site_gives(host: Host) -> None:
+    """What a site prepares of a passage fits every kind of it, for training aside."""
+    model = built(host)
+    garden = Garden.of(model)
+    rows = torch.tensor(every_kind(garden, "TRAINING"))
+    backward(model(host.batch()).square().sum())
+    for site in garden.sites.values():
+        passage = site.captured
+        assert passage is not None, site.path
+        own = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
+        for number, kind in enumerate(site.kinds):
+            seeds = own[garden.state["blueprint_id"][own] == number] - site.first_row
+            if len(seeds):
+                index = garden.state["blueprint_slot"][seeds + site.first_row].long()
+                x = site.blueprint_input(passage.input, seeds)
+                made = site.pool(kind).kind.forward(site.pool(number).rows(index), x)
+                target = site.blueprint_output(passage.gradient, seeds)
+                assert made.shape == target.shape or made.shape[1:] == target.shape
