@@ -158,12 +158,16 @@ def _folder(out: Path | None, task: str, seed: int, force: bool) -> RunFolder:
 
 def _run(task: Task, config: GrowConfig, folder: RunFolder, console: Console) -> RunResult:
     """Grow, and leave log, result, report and network in the folder whatever happens."""
+    import torch
+
     from kasmina.control import TamiyoController
     from kasmina.growth import grow
     from kasmina.observe.live import follow
     from kasmina.observe.log import EventLog
     from kasmina.observe.report import write_report
 
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
     run = f"{task.name}-{config.seed}"
     try:
         with EventLog(folder.log, run) as log, _interrupt(console) as stop, follow(log, console):

@@ -146,6 +146,8 @@ class Task:
         default_width: width of the start network; None where `widths` is False.
         default_budget: parameters up to which the network may grow; None leaves it to the run.
         widths: whether `build_model` can build other widths.
+        threads: torch threads that `kasmina grow` runs it with; None leaves torch's choice. A small
+            network is quickest on one, by far where other programs want the cores as well.
 
     Raises:
         ValueError: a field is out of its range; the message names it.
@@ -164,6 +166,7 @@ class Task:
     default_width: int | None = None
     default_budget: int | None = None
     widths: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.layout is not None and (len(self.layout) not in (2, 3) or min(self.layout) < 1):

@@ -114,7 +114,7 @@ def rounded(low: float, high: float, most: int) -> list[float]:
 def decades(scale: Scale) -> list[float]:
     """Powers of ten on a logarithmic axis, with 2 and 5 between where there are few."""
     low, high = math.floor(math.log10(scale.low)), math.ceil(math.log10(scale.high))
-    factors = (1, 2, 5) if high - low <= 2 else (1,)
+    factors = (1, 2, 5) if scale.high <= 100 * scale.low else (1,)
     values = [10.0**power * factor for power in range(low, high + 1) for factor in factors]
     return [value for value in values if scale.low <= value <= scale.high]
 

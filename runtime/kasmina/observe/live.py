@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from threading import Lock
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,7 +27,9 @@ BAR_CELLS = 48
 class Progress:
     """What a run has come to, from its events so far."""
 
-    run: str = ""
+    task: str = ""
+    opening: str = ""
+    metric: str = "metric"
     epoch: int = 0
     epochs: int = 0
     parameters: int = 0
@@ -41,12 +43,13 @@ class Progress:
     def take(self, record: Record) -> str | None:
         """Take an event in; returns the line that tells it, where it is worth one."""
         if record.kind == "run_started":
-            self.run, self.epochs = record.run, record["epochs"]
+            self.task, self.opening = f"{record['task']}, seed {record['seed']}", _opening(record)
+            self.epochs, self.metric = record["epochs"], str(record.get("metric", self.metric))
             self.parameters, self.budget = record["parameters"], record["budget"]
         elif record.kind == "epoch":
             self._epoch(record)
         line = told(record)
-        if line is not None and record.kind != "epoch":
+        if line is not None and record.kind not in ("run_started", "epoch"):
             self.last.append(line)
         return line
 
@@ -65,12 +68,13 @@ def told(record: Record) -> str | None:
 
 
 def _started(record: Record) -> str:
+    return f"{record['task']}, seed {record['seed']}: {_opening(record)}"
+
+
+def _opening(record: Record) -> str:
     seeds = sum(site["seeds"] for site in record["sites"])
     budget = "" if record["budget"] is None else f", budget {record['budget']:,}"
-    return (
-        f"{record.run}: {record['parameters']:,} parameters{budget}, {seeds} seeds, "
-        f"{record['epochs']} epochs"
-    )
+    return f"{record['parameters']:,} parameters{budget}, {seeds} seeds, {record['epochs']} epochs"
 
 
 def _epoch(record: Record) -> str:
@@ -149,62 +153,65 @@ def _print_line(console: Console, record: Record) -> None:
 
 
 class LiveView:
-    """What is redrawn in a terminal."""
+    """What is redrawn in a terminal; events and redraws may come from different threads."""
 
     def __init__(self) -> None:
         self.progress = Progress()
+        self._lock = Lock()
 
     def take(self, record: Record) -> None:
         """Take an event in."""
-        self.progress.take(record)
+        with self._lock:
+            self.progress.take(record)
 
     def render(self) -> RenderableType:
         """Return the view as it stands."""
-        seen = self.progress
-        return Group(
-            Text(seen.run, style="bold"),
-            self._figures(),
-            _states(seen.states),
-            *(Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in seen.last),
-        )
+        with self._lock:
+            seen = self.progress
+            last = [
+                Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in seen.last
+            ]
+            title = Text.assemble((seen.task, "bold"), (f"  {seen.opening}", "dim"))
+            return Group(title, Text(), _figures(seen), Text(), *last)
 
-    def _figures(self) -> Table:
-        seen = self.progress
-        table = Table.grid(padding=(0, 2))
-        metric = f"{seen.metrics[-1]:.2%}" if seen.metrics else "-"
-        budget = "" if seen.budget is None else f" of {seen.budget:,}"
-        rows: list[tuple[str, str, Any]] = [
-            ("epoch", f"{seen.epoch} / {seen.epochs}", _bar(seen.epoch, seen.epochs)),
-            ("metric", metric, Text(sparkline(seen.metrics), style="green")),
-            ("loss", f"{seen.train_loss:.4f}", Text(f"validation {seen.validation_loss:.4f}")),
-            (
-                "parameters",
-                f"{seen.parameters:,}{budget}",
-                _bar(seen.parameters, seen.budget) if seen.budget else "",
-            ),
-        ]
-        for name, value, picture in rows:
-            table.add_row(Text(name, style="dim"), Text(value, justify="right"), picture)
-        return table
+
+def _figures(seen: Progress) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    metric = f"{seen.metrics[-1]:.2%}" if seen.metrics else "-"
+    budget = "" if seen.budget is None else f" of {seen.budget:,}"
+    seeds = sum(seen.states.values())
+    table.add_row("epoch", f"{seen.epoch} of {seen.epochs}", _bar(seen.epoch, seen.epochs))
+    table.add_row(seen.metric, metric, Text(sparkline(seen.metrics), style="green"))
+    table.add_row("loss", f"{seen.train_loss:.4f}", f"validation {seen.validation_loss:.4f}")
+    picture = _bar(seen.parameters, seen.budget) if seen.budget else ""
+    table.add_row("parameters", f"{seen.parameters:,}{budget}", picture)
+    table.add_row("seeds", str(seeds), _states(seen.states))
+    return table
 
 
 def _bar(done: float, total: float) -> ProgressBar:
-    return ProgressBar(total=max(total, 1), completed=min(done, total), width=BAR_CELLS)
+    return ProgressBar(
+        total=max(total, 1),
+        completed=min(done, total),
+        width=BAR_CELLS,
+        complete_style="cyan",
+        finished_style="cyan",
+    )
 
 
 def _states(states: dict[str, int]) -> Text:
-    """A bar of the seeds, one colour a state, and the counts beside it."""
+    """A bar of the seeds, one colour a state, and the counts below it."""
     present = {name: count for name, count in states.items() if count}
     colours = state_colours(present)
     total = sum(present.values())
-    text = Text()
+    bar, key = Text(), Text()
     for name, count in present.items():
-        text.append("█" * max(1, round(BAR_CELLS * count / total)), style=colours[name][1])
-    text.append("\n")
-    for name, count in present.items():
-        text.append("■ ", style=colours[name][1])
-        text.append(f"{name.lower()} {count}   ")
-    return text
+        bar.append("━" * max(1, round(BAR_CELLS * count / total)), style=colours[name][1])
+        key.append("● ", style=colours[name][1])
+        key.append(f"{name.lower().replace('_', ' ')} {count}   ")
+    return Text("\n").join([bar, key])
 
 
 def sparkline(values: list[float], cells: int = BAR_CELLS) -> str:

@@ -43,6 +43,7 @@ def task() -> Task:
         default_width=WIDTH,
         default_budget=BUDGET,
         widths=True,
+        threads=1,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,12 @@ EFFECTS = {
 }
 
 
+SPEC = {
+    "initial": "DORMANT",
+    "terminal": ["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"],
+}
+
+
 @dataclass
 class FakeRun:
     """Writes a run event by event, and keeps what later events must agree with."""
@@ -43,6 +50,7 @@ class FakeRun:
     site: str = "features"
     budget: int | None = 3466
     metric: str = "accuracy"
+    spec: Mapping[str, object] = field(default_factory=lambda: SPEC)
     step: int = 0
     epoch: int = 0
     parameters: int = 330
@@ -61,12 +69,7 @@ class FakeRun:
             "run_started",
             task=self.task,
             seed=0,
-            spec={
-                "name": "lifecycle",
-                "digest": "8c1d" * 16,
-                "initial": "DORMANT",
-                "terminal": ["FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"],
-            },
+            spec={"name": "lifecycle", "digest": "8c1d" * 16, **self.spec},
             config={"width": 4, "limits": {"min_stability": 0.9, "max_cohort": 64}},
             parameters=self.parameters,
             sites=[
@@ -109,8 +112,6 @@ class FakeRun:
             self.add("allocated", slot=seed, blueprint="mlp", row=seed, parameters=COST)
             self.parameters += COST
             self.held[seed] = True
-        if to == "ROLLED_BACK":
-            self.release(seed)
 
     def release(self, seed: int) -> None:
         """Give a blueprint back."""
@@ -280,3 +281,4 @@ def _rewind(run: FakeRun, seed: int) -> None:
         to="ROLLED_BACK",
         addresses=[{"site": run.site, "slot": seed, "generation": 0}],
     )
+    run.release(seed)
