@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from kasmina.lifecycle import CommandQueue, ContextTable, LimitTable, StateTenso
 SEEDS = 64
 COMMANDS = 400
 THREADS = 4
+SNAPSHOTS = 50  # at least, while the writer is at work
 
 
 def test_readers_and_askers_beside_one_writer() -> None:
@@ -24,7 +26,8 @@ def test_readers_and_askers_beside_one_writer() -> None:
     left as parent, and that state as the newest entry of its history.
     """
     state, context, limits = StateTensor(SEEDS), ContextTable(SEEDS), LimitTable()
-    queue, done, start = CommandQueue(state), Signal(), Barrier(THREADS + 2)
+    queue, start = CommandQueue(state), Barrier(THREADS + 2)
+    enough, done = Signal(), Signal()
 
     def ask(number: int) -> Counter[tuple[int, str]]:
         rng, asked = random.Random(number), Counter[tuple[int, str]]()
@@ -35,19 +38,20 @@ def test_readers_and_askers_beside_one_writer() -> None:
             asked[row, event] += 1
         return asked
 
-    def read() -> int:
+    def read() -> None:
         start.wait()
-        snapshots = 0
-        while not done.is_set():
+        for snapshots in itertools.count(1):
             check_one_moment(state.snapshot())
-            snapshots += 1
-        return snapshots
+            if snapshots == SNAPSHOTS:
+                enough.set()
+            if done.is_set():
+                return
 
-    def write(askers: list[object]) -> Counter[tuple[int, str]]:
+    def write() -> Counter[tuple[int, str]]:
         applied = Counter[tuple[int, str]]()
         start.wait()
         while True:
-            last = all(asker.done() for asker in askers)  # type: ignore[attr-defined]
+            last = all(asker.done() for asker in askers) and (enough.is_set() or reader.done())
             drained = queue.drain()
             applied.update((command.row, command.event.name) for command in drained.commands)
             step(state, drained.events, context, limits, tick=bool(len(applied) % 2))
@@ -57,10 +61,12 @@ def test_readers_and_askers_beside_one_writer() -> None:
     with ThreadPoolExecutor(THREADS + 2) as pool:
         askers = [pool.submit(ask, number) for number in range(THREADS)]
         reader = pool.submit(read)
-        applied = write(list(askers))
-        done.set()
+        try:
+            applied = write()
+        finally:
+            done.set()
         asked = sum((asker.result() for asker in askers), Counter[tuple[int, str]]())
-        assert reader.result() > 0
+        reader.result()  # raises what it found
     assert applied == asked
     assert sum(applied.values()) == THREADS * COMMANDS
 
