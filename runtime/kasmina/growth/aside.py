@@ -116,7 +116,7 @@ def example(bed: Bed, passage: Passage) -> tuple[Tensor, Tensor]:
 
 
 class Learned(NamedTuple):
-    """What shadow seeds have learned, by row of the state tensor, `[N]`.
+    """What shadow seeds have learned by their site's objective; by row of the state tensor, `[N]`.
 
     `reconstruction_loss` is the squared error over the target's mean square, +inf where nothing
     was measured. `validation_gain` is the share of the target's mean square that the blueprint
@@ -208,9 +208,12 @@ class AsideTrainer:
             if not passages:
                 continue
             moments = self._moments(bed, passages)
-            learned.reconstruction_loss[bed.rows] = moments.unexplained()
-            learned.validation_gain[bed.rows] = moments.explainable()
-            reached = -moments.unexplained() if _reconstructs(bed) else moments.explainable()
+            if _reconstructs(bed):
+                reached = -moments.unexplained()
+                learned.reconstruction_loss[bed.rows] = -reached
+            else:
+                reached = moments.explainable()
+                learned.validation_gain[bed.rows] = reached
             for row, slot, value in zip(
                 bed.rows.tolist(), bed.slots.tolist(), reached.tolist(), strict=True
             ):

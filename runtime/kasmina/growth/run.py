@@ -149,7 +149,7 @@ class _Run:
             lifecycle=config.lifecycle,
             run=f"{task.name}-{config.seed}",
             seed=config.seed,
-            example=self.data.validation()[0][0],
+            example=_example(task, self.data),
         )
         self.optimizer, self.scheduler = task.optimizer(self.model.parameters(), self.steps)
         self.meter = FlopMeter()
@@ -248,23 +248,25 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def validation_loss(task: Task, model: nn.Module, data: Data) -> tuple[Tensor, float]:
-    """Mean loss over the validation samples as a 0-d tensor, and their mean metric.
+def _example(task: Task, data: Data) -> Tensor:
+    """One validation batch; raises `KasminaError` where there is none."""
+    batches = data.validation()
+    if not batches:
+        raise KasminaError(
+            f"task '{task.name}': the validation split is empty; growth is judged on validation "
+            "data, so give the task some"
+        )
+    return batches[0][0]
 
-    Raises:
-        KasminaError: the validation split is empty, so nothing could be judged.
-    """
+
+def validation_loss(task: Task, model: nn.Module, data: Data) -> tuple[Tensor, float]:
+    """Mean loss over the validation samples as a 0-d tensor, and their mean metric."""
     losses, metric, samples = [], 0.0, 0
     for x, y in data.validation():
         output = model(x)
         losses.append(task.loss(output, y) * len(y))
         metric += task.metric(output, y) * len(y)
         samples += len(y)
-    if not samples:
-        raise KasminaError(
-            f"task '{task.name}': the validation split is empty; growth is judged on validation "
-            "data, so give the task some"
-        )
     return torch.stack(losses).sum() / samples, metric / samples
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from kasmina.growth.planes import Bed, beds
 from kasmina.sites import Garden
 
-FACTORS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+FACTORS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 def line_search(

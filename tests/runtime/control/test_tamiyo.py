@@ -1,0 +1,162 @@
+"""When and where the heuristic controller germinates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kasmina.control import TamiyoController
+from kasmina.control.tamiyo import TamiyoConfig
+from kasmina.growth import KindOffer, Observation, Proposal, SeedTable, SiteObservation
+
+COMMANDS = ("emergency", "cancel", "request_germination")
+
+
+def _site(
+    path: str, first: int, ratio: float = 1.0, cost: int = 100, **more: bool
+) -> SiteObservation:
+    return SiteObservation(
+        path=path,
+        placement="parallel",
+        first_row=first,
+        seeds=2,
+        kinds=(KindOffer("mlp", cost, 2 * cost),),
+        rewinds=0,
+        embargoed=more.get("embargoed", False),
+        gradient_ratio=ratio,
+    )
+
+
+def _observe(
+    epoch: int,
+    loss: float = 1.0,
+    *,
+    parameters: int = 1000,
+    budget: int | None = 1400,
+    sites: tuple[SiteObservation, ...] | None = None,
+    busy: int = 0,
+    epochs: int | None = 100,
+) -> Observation:
+    places = sites or (_site("a", 0), _site("b", 2, ratio=3.0))
+    n = 2 * len(places)
+    return Observation(
+        epoch=epoch,
+        epochs=epochs,
+        step=10 * epoch,
+        train_loss=loss,
+        validation_loss=loss,
+        validation_metric=0.5,
+        parameters=parameters,
+        budget=budget,
+        sites=places,
+        seeds=SeedTable(
+            state=np.zeros(n, np.int8),
+            epochs=np.zeros(n, np.int16),
+            generation=np.zeros(n, np.int32),
+            alpha=np.zeros(n, np.float32),
+            holds_blueprint=np.zeros(n, np.bool_),
+            mean=np.zeros(n, np.float32),
+            deviation=np.ones(n, np.float32),
+            nonfinite=np.zeros(n, np.int64),
+        ),
+        commands=COMMANDS,
+        busy=busy,
+    )
+
+
+def _mask(seen: Observation) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    return np.ones((len(seen.seeds.state), len(COMMANDS)), np.bool_)
+
+
+def _propose(tamiyo: TamiyoController, seen: Observation) -> Proposal:
+    return tamiyo.propose(seen, _mask(seen))
+
+
+def test_the_first_wave_comes_after_the_warm_up() -> None:
+    """It goes where the gradient ratio is highest and spends its share of the budget."""
+    tamiyo = TamiyoController(TamiyoConfig(warm_up=2, wave=0.5))
+    assert _propose(tamiyo, _observe(1)).reason == "warming up: epoch 1 of 2"
+    proposal = _propose(tamiyo, _observe(2))
+    assert [command.row for command in proposal.commands] == [2, 3]
+    assert {command.event for command in proposal.commands} == {"request_germination"}
+    assert "gradient ratio 3 at b" in proposal.commands[0].reason
+
+
+def test_a_network_that_gets_better_is_left_alone() -> None:
+    """A later wave needs a plateau."""
+    tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=2))
+    _propose(tamiyo, _observe(0, 1.0))
+    for epoch, loss in enumerate((0.9, 0.8, 0.7), start=1):
+        proposal = _propose(tamiyo, _observe(epoch, loss))
+        assert not proposal.commands
+        assert "the best validation loss is 0 epochs old" in proposal.reason
+
+
+def test_a_plateau_starts_a_wave() -> None:
+    """`patience` epochs without a clearly better loss."""
+    tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=2))
+    _propose(tamiyo, _observe(0, 1.0))
+    found = [bool(_propose(tamiyo, _observe(e, 1.0, parameters=1100)).commands) for e in (1, 2, 3)]
+    assert found == [False, False, True]
+
+
+def test_waves_that_add_nothing_make_it_patient() -> None:
+    """After a failure the next plateau must last `back_off` times as long."""
+    tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=1, back_off=3))
+    assert _propose(tamiyo, _observe(0)).commands
+    found = [e for e in range(1, 16) if _propose(tamiyo, _observe(e)).commands]
+    assert found == [4, 14]
+
+
+def test_nothing_germinates_while_a_wave_is_under_way() -> None:
+    """One wave, one cohort."""
+    assert _propose(TamiyoController(), _observe(2, busy=3)).reason == "3 seeds are under way"
+
+
+def test_late_seeds_could_not_be_judged() -> None:
+    """After the last share of the run nothing starts."""
+    proposal = _propose(TamiyoController(TamiyoConfig(last=0.6)), _observe(61))
+    assert proposal.reason == "too late to judge a new seed: epoch 61 of 100"
+
+
+def test_the_budget_holds() -> None:
+    """A seed that would exceed it is not asked for, and the reason says what is left."""
+    proposal = _propose(TamiyoController(), _observe(2, budget=1099))
+    assert proposal.commands == ()
+    assert proposal.reason == "budget: 99 parameters left, the cheapest seed costs 100"
+
+
+@pytest.mark.parametrize("budget", [1100, 1150, 1199])
+def test_a_wave_may_spend_the_last_of_the_budget_on_one_seed(budget: int) -> None:
+    """The share rounds up to one seed where there is room for one."""
+    assert len(_propose(TamiyoController(), _observe(2, budget=budget)).commands) == 1
+
+
+def test_without_a_budget_every_free_seed_may_grow() -> None:
+    """No bound means no bound."""
+    assert len(_propose(TamiyoController(), _observe(2, budget=None)).commands) == 4
+
+
+def test_sites_without_permission_are_passed_over() -> None:
+    """Embargoed sites and rows that the mask excludes get nothing."""
+    seen = _observe(2, budget=None, sites=(_site("a", 0), _site("b", 2, embargoed=True)))
+    mask = _mask(seen)
+    mask[0] = False
+    proposal = TamiyoController().propose(seen, mask)
+    assert [command.row for command in proposal.commands] == [1]
+
+
+def test_when_no_seed_is_free_the_reason_says_so() -> None:
+    """The mask forbids all."""
+    seen = _observe(2)
+    proposal = TamiyoController().propose(seen, np.zeros_like(_mask(seen)))
+    assert proposal.reason == "no seed is free to germinate"
+
+
+def test_its_memory_comes_back() -> None:
+    """After a rewind it decides as it did before."""
+    first, second = TamiyoController(), TamiyoController()
+    for epoch in range(5):
+        _propose(first, _observe(epoch))
+    second.load_state_dict(first.state_dict())
+    assert _propose(first, _observe(6)) == _propose(second, _observe(6))
