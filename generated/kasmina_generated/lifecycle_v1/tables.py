@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: tables.py.jinja
-# body: 87464e9babace709dce012f663b5b1e4
+# body: 9c4dd4e60b395ee6ea733f1f296b0d2f
 
 """Lifecycle_v1 as dense tables of numpy, read-only."""
 
@@ -53,11 +53,16 @@ STATE_PLANE = _by_state([row[2] for row in _BY_STATE], np.uint8)
 STATE_TRAINS = _by_state([row[3] for row in _BY_STATE], np.uint8)
 STATE_BLUEPRINT = _by_state([row[4] for row in _BY_STATE], np.uint8)
 
-_legal = np.zeros((N_STATES, N_EVENTS), np.bool_)
-for _edge in EDGES:
-    if _edge.event in COMMANDS:
-        _legal[_edge.source, _edge.event] = True
-LEGAL_COMMANDS = _fixed(_legal, np.bool_)
+
+def _legal() -> NDArray[np.bool_]:
+    table: NDArray[np.bool_] = np.zeros((N_STATES, N_EVENTS), np.bool_)
+    for edge in EDGES:
+        if edge.event in COMMANDS:
+            table[edge.source, edge.event] = True
+    return table
+
+
+LEGAL_COMMANDS = _fixed(_legal(), np.bool_)  # [state, event]
 
 # The word of a state has a bit for each of its predicates:
 # 0 cancel
