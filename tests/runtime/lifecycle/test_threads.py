@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from threading import Event as Signal
 
+import pytest
 import torch
 
 from kasmina.lifecycle import CommandQueue, ContextTable, LimitTable, StateTensor, step
@@ -16,7 +17,7 @@ from kasmina.lifecycle import CommandQueue, ContextTable, LimitTable, StateTenso
 SEEDS = 64
 COMMANDS = 400
 THREADS = 4
-SNAPSHOTS = 50  # at least, while the writer is at work
+SNAPSHOTS = 400  # at least, while the writer is at work
 
 
 def test_readers_and_askers_beside_one_writer() -> None:
@@ -69,6 +70,29 @@ def test_readers_and_askers_beside_one_writer() -> None:
         reader.result()  # raises what it found
     assert applied == asked
     assert sum(applied.values()) == THREADS * COMMANDS
+
+
+def test_a_snapshot_waits_for_a_commit() -> None:
+    """A reader that comes in the middle sees the end, not the middle."""
+    state, inside, finish = StateTensor(3), Signal(), Signal()
+
+    def write() -> None:
+        with state.commit():
+            state.codes.fill_(3)
+            inside.set()
+            finish.wait(10)
+            state.epochs.fill_(7)
+
+    with ThreadPoolExecutor(2) as pool:
+        writer = pool.submit(write)
+        inside.wait(10)
+        reader = pool.submit(state.snapshot)
+        with pytest.raises(TimeoutError):
+            reader.result(timeout=0.05)
+        finish.set()
+        writer.result()
+        seen = reader.result()
+    assert (seen.codes.tolist(), seen.epochs.tolist()) == ([3] * 3, [7] * 3)
 
 
 def check_one_moment(state: StateTensor) -> None:
