@@ -57,6 +57,7 @@ def domains(spec: Spec) -> dict[str, Domain]:
 
 
 def _field(item: ContextField) -> Domain:
+    left = "unknown" in (item.nan, item.infinity) or item.nan != item.nan  # a rule that is NaN
     return Domain(
         name=item.name,
         dtype=item.dtype,
@@ -64,7 +65,7 @@ def _field(item: ContextField) -> Domain:
         high=item.high,
         default=item.default,
         infinite=item.infinity == "allowed",
-        nan=item.dtype == "float32" and "unknown" in (item.nan, item.infinity),
+        nan=item.dtype == "float32" and left,
         is_limit=False,
     )
 

@@ -90,6 +90,8 @@ def normalised(item: ContextField, given: float) -> Seen | None:
         if isinstance(item.nan, str):
             return "refused" if item.nan == "refuse" else math.nan
         value = item.nan
+    if math.isnan(value):
+        return value
     if math.isinf(value):
         if item.infinity is None:
             return None

@@ -53,6 +53,7 @@ class Solver:
     terms: dict[tuple[str, str], Term] = field(default_factory=dict)
     known: dict[object, list[Vector] | None] = field(default_factory=dict)
     lemmas: dict[str, bool | None] = field(default_factory=dict)
+    wrong: dict[tuple[float, float], float | None] = field(default_factory=dict)
 
     def vectors(
         self, group: tuple[Atom, ...], domains: Mapping[str, Domain], known: Sequence[Vector]
@@ -122,11 +123,9 @@ class Solver:
         This is what a backend does that keeps its numbers as Python floats. `<=` is enough, for
         all pairs and NaN: `a < b` is `a <= b and not b <= a`, and `==` is `<=` both ways.
         """
-        if "widening" not in self.lemmas:
-            one, other = self._float("one"), self._float("other")
-            differ = self.z3.fpLEQ(one, other) != self._wide_leq(one, other)
-            self.lemmas["widening"] = self._never(differ)
-        return self.lemmas["widening"]
+        one, other = self._float("one"), self._float("other")
+        differ = self.z3.fpLEQ(one, other) != self._wide_leq(one, other)
+        return self._lemma("any two", differ)
 
     def stored_agrees(self, stored: float) -> bool | None:
         """Prove for one stored limit that every float32 compares with it alike in double."""
@@ -134,10 +133,20 @@ class Solver:
         limit = self._literal(stored, "float32")
         below = self.z3.fpLEQ(value, limit) != self._wide_leq(value, limit)
         above = self.z3.fpLEQ(limit, value) != self._wide_leq(limit, value)
-        return self._never(self.z3.Or(below, above))
+        return self._lemma(stored.hex(), self.z3.Or(below, above))
+
+    def _lemma(self, name: str, never: Term) -> bool | None:
+        if name not in self.lemmas:
+            self.lemmas[name] = self._never(never)
+        return self.lemmas[name]
 
     def text_differs(self, stored: float, written: float) -> float | None:
         """Return a float32 on which a double comparison with the text is wrong, None for none."""
+        if (stored, written) not in self.wrong:
+            self.wrong[stored, written] = self._text_differs(stored, written)
+        return self.wrong[stored, written]
+
+    def _text_differs(self, stored: float, written: float) -> float | None:
         z3 = self.z3
         value, double = self._float("value"), z3.FPVal(written, z3.Float64())
         wide = z3.fpFPToFP(z3.RNE(), value, z3.Float64())
