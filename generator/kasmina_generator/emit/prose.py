@@ -24,6 +24,13 @@ _RELATIONS = {
     ">=": "is at least",
     "==": "equals",
 }
+_REVERSED = {
+    "<": "is above",
+    "<=": "is at least",
+    ">": "is below",
+    ">=": "is at most",
+    "==": "equals",
+}
 _DURATIONS = {
     "<": "fewer than {} passed",
     "<=": "at most {} passed",
@@ -45,6 +52,8 @@ def prose(guard: Expression) -> str:
             return f"{_value(operand)} is {'false' if negated else 'true'}"
         case Comparison(operator=operator, left=Field(name="epochs"), right=Constant(value=count)):
             return _DURATIONS[operator].format(_epochs(int(count)))
+        case Comparison(operator=operator, left=Constant() as left, right=right):
+            return f"{_value(right)} {_REVERSED[operator]} {_value(left)}"
         case Comparison(operator=operator, left=left, right=right):
             return f"{_value(left)} {_RELATIONS[operator]} {_value(right)}"
         case All(operands=operands):

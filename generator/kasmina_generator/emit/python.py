@@ -23,6 +23,8 @@ from kasmina_generator.expression import (
     Value,
 )
 
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
+
 
 def python_return(guard: Expression) -> list[str]:
     """Return the statement that returns the guard's truth, as lines without indentation."""
@@ -35,6 +37,8 @@ def _condition(guard: Expression) -> Condition:
             return str(value)
         case Flag(operand=operand, negated=negated):
             return f"not {_value(operand)}" if negated else _value(operand)
+        case Comparison(operator=operator, left=Constant() as left, right=right):
+            return f"{_value(right)} {_TURNED[operator]} {_value(left)}"  # as one reads it
         case Comparison(operator=operator, left=left, right=right):
             return f"{_value(left)} {operator} {_value(right)}"
         case All(operands=operands):

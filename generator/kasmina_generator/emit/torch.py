@@ -22,6 +22,8 @@ from kasmina_generator.expression import (
     Value,
 )
 
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
+
 
 def torch_condition(guard: Expression) -> str:
     """Return the guard as one expression that gives a bool tensor, 0-d or one value a row."""
@@ -30,6 +32,8 @@ def torch_condition(guard: Expression) -> str:
             return str(value)
         case Flag(operand=operand, negated=negated):
             return f"~{_value(operand)}" if negated else _value(operand)
+        case Comparison(operator=operator, left=Constant() as left, right=right):
+            return f"({_value(right)} {_MIRRORED[operator]} {_value(left)})"
         case Comparison(operator=operator, left=left, right=right):
             return f"({_value(left)} {operator} {_value(right)})"
         case All(operands=operands):

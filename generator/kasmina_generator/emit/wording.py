@@ -50,6 +50,7 @@ _STATEMENTS = {
     "handles": "Every state of {in} takes {event}, at any time.",
     "absorbing": "{state} is never left.",
     "reachable": "{state} can be reached.",
+    "ctl": "In every run: {formula}.",
     "bounded": "From {from} on, an end comes within a bounded number of epochs.",
 }
 
