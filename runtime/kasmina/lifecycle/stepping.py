@@ -54,7 +54,7 @@ class UnusedEvents:
 class StepResult(NamedTuple):
     """What a step did; every tensor is new and belongs to the caller."""
 
-    edge: Tensor  # int16 [N], number of the edge that was taken, -1 for none
+    edge: Tensor  # int32 [N], number of the edge that was taken, -1 for none
     refused: Tensor  # bool [N], an edge was wanted and its capacity had no room
     before: Tensor  # int8 [N], codes of the states before the step
     after: Tensor  # int8 [N], codes of the states after it
@@ -137,8 +137,8 @@ def _check_events(state: StateTensor, events: Tensor) -> None:
     if bool(unknown.any()):
         row = int(unknown.nonzero()[0, 0])
         raise InvalidStep(
-            f"row {row}: events {int(events[row]) & 0xFFFFFFFF:#x} has bits that name no event; legal bits: "
-            f"{known:#x}"
+            f"row {row}: events {int(events[row]) & 0xFFFFFFFF:#x} has bits that name no event; "
+            f"legal bits: {known:#x}"
         )
 
 
@@ -196,6 +196,8 @@ def _refusals(
     state: StateTensor, inputs: _Inputs, rows: Tensor, events: Tensor, refused: Tensor
 ) -> Tensor:
     """Why each command moved nothing: decide its row again, and once with it alone."""
+    if len(rows) == 0:
+        return events  # nothing to ask; as empty as the answer
     lifecycle = state.lifecycle
     seed = (state.codes[rows], state.epochs[rows])
     wanted = lifecycle.decide(*seed, *inputs)
