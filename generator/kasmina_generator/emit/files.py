@@ -60,11 +60,20 @@ def changes(directory: Path, outputs: Iterable[Output]) -> list[Change]:
     Raises:
         BuildError: `directory` is a file, or something in it cannot be read.
     """
-    if directory.exists() and not directory.is_dir():
-        raise BuildError(f"{directory}: is a file; --out takes a directory, new or built before")
+    _refuse_a_file(directory)
     wanted = {directory / output.name: output.text for output in outputs}
     found = (_change(path, text) for path, text in wanted.items())
     return [change for change in found if change] + list(_orphans(directory, set(wanted)))
+
+
+def _refuse_a_file(directory: Path) -> None:
+    """Raise where `directory`, or the nearest folder above it that exists, is no directory."""
+    try:
+        nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    except OSError as error:
+        raise BuildError(f"{directory}: cannot be a directory: {error.strerror}") from error
+    if not nearest.is_dir():
+        raise BuildError(f"{nearest}: is a file; --out takes a directory, new or built before")
 
 
 def _change(path: Path, text: str) -> Change | None:
@@ -112,7 +121,7 @@ def apply(planned: Iterable[Change]) -> None:
     except OSError as error:
         _discard(staged)
         raise BuildError(
-            f"{error.filename}: cannot be written: {error.strerror}; nothing was changed"
+            f"{error.filename}: cannot be written: {error.strerror}; no file was changed"
         ) from error
     for temporary, path in staged:
         temporary.replace(path)
