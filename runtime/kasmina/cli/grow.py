@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kasmina.errors import UsageError
-from kasmina.observe.folder import RunFolder, write_atomically
+from kasmina.observe.folder import FolderError, RunFolder, write_atomically
 
 if TYPE_CHECKING:
     from kasmina.growth import GrowConfig, RunResult
@@ -107,7 +107,7 @@ def _limits(given: Sequence[str]) -> dict[str, float]:
         name, equals, value = pair.partition("=")
         with suppress(ValueError):
             if equals and name and name not in limits:
-                limits[name] = float(value)
+                limits[name] = int(value) if value.lstrip("+-").isdigit() else float(value)
                 continue
         twice = "is given twice" if name in limits else "is not of the form limit=number"
         raise UsageError(f"--set {pair} {twice}; write e.g. --set min_stability=0.8")
@@ -174,7 +174,8 @@ def _run(task: Task, config: GrowConfig, folder: RunFolder, console: Console) ->
             result = grow(task, config, controller=TamiyoController(), log=log, stop=stop)
     except BaseException:
         if folder.log.exists() and folder.log.stat().st_size:
-            write_report(folder.path)
+            with suppress(FolderError):  # what is being raised says more
+                write_report(folder.path)
         else:
             folder.discard()  # the run never began, so it leaves nothing
         raise

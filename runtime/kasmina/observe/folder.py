@@ -56,12 +56,12 @@ class RunFolder:
         folder._make_room(replace)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / MARKER, msgspec.json.encode(Marker(FORMAT, task, seed)))
         except OSError as error:
             raise FolderError(
-                f"{path}: the run directory cannot be written: {error.strerror}; choose another "
-                "one with --out"
+                f"{path}: this directory cannot be made: {error.strerror}; choose another one with "
+                "--out"
             ) from error
+        write_atomically(path / MARKER, msgspec.json.encode(Marker(FORMAT, task, seed)))
         return folder
 
     @classmethod
@@ -127,7 +127,11 @@ class RunFolder:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, also after a crash."""
+    """Write a file so that a reader sees the old one or the new one, also after a crash.
+
+    Raises:
+        FolderError: it cannot be written; an earlier one is kept.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -135,6 +139,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except OSError as error:
+        raise FolderError(f"{path}: this file cannot be written: {error.strerror}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise

@@ -44,7 +44,7 @@ def write_report(folder: Path | str) -> Path:
 
     Raises:
         LogError: the log cannot be read.
-        OSError: the report cannot be written; an earlier one is kept.
+        FolderError: the report cannot be written; an earlier one is kept.
     """
     folder = Path(folder)
     path = folder / REPORT

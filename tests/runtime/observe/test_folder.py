@@ -76,7 +76,7 @@ def test_what_cannot_be_made_is_told(tmp_path: Path) -> None:
     """In the system's own words."""
     (tmp_path / "file").write_text("")
     assert told(tmp_path / "file" / "run") == (
-        "the run directory cannot be written: Not a directory; choose another one with --out"
+        "this directory cannot be made: Not a directory; choose another one with --out"
     )
 
 
@@ -106,3 +106,8 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, "text")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FolderError) as caught:
+        write_atomically(tmp_path / "no" / "file", b"")
+    assert str(caught.value) == (
+        f"{tmp_path}/no/file: this file cannot be written: No such file or directory"
+    )
