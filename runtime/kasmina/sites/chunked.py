@@ -62,10 +62,25 @@ class InlineSite(SiteLayer):
 
     def _gather(self, y: Tensor, seeds: Tensor) -> Tensor:
         """The chunks of some seeds: `[N, F, ...]` to `[A, N, c, ...]`."""
+        if self.chunks.is_even:
+            return self._as_chunks(y).index_select(1, seeds).transpose(0, 1)
         columns = self.columns[seeds]  # [A, c]
         flat = y.index_select(1, columns.flatten())
         chunks = flat.view(len(y), *columns.shape, *y.shape[2:]).transpose(0, 1)
         return self._padded(chunks, seeds)
+
+    def _scatter(self, y: Tensor, chunks: Tensor, seeds: Tensor) -> Tensor:
+        """`y` `[N, F, ...]` with the chunks `[A, N, c, ...]` of some seeds in their places."""
+        values = chunks.transpose(0, 1)
+        if self.chunks.is_even:
+            return self._as_chunks(y).index_copy(1, seeds, values).view(y.shape)
+        valid = self.valid[seeds].flatten().nonzero().squeeze(1)
+        columns = self.columns[seeds].flatten()[valid]
+        return y.index_copy(1, columns, values.flatten(1, 2).index_select(1, valid))
+
+    def _as_chunks(self, y: Tensor) -> Tensor:
+        """`[N, F, ...]` as `[N, S, c, ...]`, where all chunks have the same width."""
+        return y.reshape(len(y), self.n_seeds, self.chunks.width, *y.shape[2:])
 
     def _padded(self, chunks: Tensor, seeds: Tensor) -> Tensor:
         """`[A, N, c, ...]` with 0 where a narrow chunk has no feature."""
@@ -73,15 +88,6 @@ class InlineSite(SiteLayer):
             return chunks
         valid = self.valid[seeds].view(len(seeds), 1, -1, *[1] * (chunks.dim() - 3))
         return torch.where(valid, chunks, 0)
-
-    def _scatter(self, y: Tensor, chunks: Tensor, seeds: Tensor) -> Tensor:
-        """`y` `[N, F, ...]` with the chunks `[A, N, c, ...]` of some seeds in their places."""
-        columns = self.columns[seeds].flatten()
-        values = chunks.transpose(0, 1).flatten(1, 2)  # [N, A * c, ...]
-        if not self.chunks.is_even:
-            valid = self.valid[seeds].flatten().nonzero().squeeze(1)
-            columns, values = columns[valid], values.index_select(1, valid)
-        return y.index_copy(1, columns, values)
 
     def _source(self, x: Tensor | None, y: Tensor) -> Tensor:
         return y

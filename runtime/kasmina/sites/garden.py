@@ -222,8 +222,9 @@ class Garden(nn.Module):
         return torch.as_tensor(Reading.of(self.state).mixed) & (self.state["alpha"].cpu() > 0)
 
     def architecture(self) -> list[dict[str, Any]]:
-        """What has grown, one entry an acting seed, as the event log holds it."""
-        return [self._entry(row) for row in self.acting().nonzero().flatten().tolist()]
+        """What has grown, one entry a seed that is mixed in, as the event log holds it."""
+        mixed = torch.as_tensor(Reading.of(self.state).mixed)
+        return [self._entry(row) for row in mixed.nonzero().flatten().tolist()]
 
     def describe(self) -> list[dict[str, Any]]:
         """The sites, as the event log holds them."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from kasmina.lifecycle import StateTensor
 
-_MIXED = ("blend", "full", "withdraw")
+# Planes in which what the blueprint puts out is mixed into the host.
+MIXED = ("blend", "full", "withdraw")
 IntArray = NDArray[np.int64]
 
 
@@ -62,7 +63,7 @@ class Reading:
             ]
         )
         plane, trains, kind, row = columns.cpu().numpy()
-        mixed = [lifecycle.attribute_code("plane", name) for name in _MIXED]
+        mixed = [lifecycle.attribute_code("plane", name) for name in MIXED]
         held = row >= 0
         return cls(
             mixed=np.isin(plane, mixed) & held,

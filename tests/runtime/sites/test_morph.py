@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -187,6 +187,11 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(4))
 
 
+def compiled() -> nn.Module:
+    """A model that torch.compile has wrapped."""
+    return cast(nn.Module, torch.compile(mlp(), backend="eager"))
+
+
 def shared() -> nn.Module:
     """A model in which one module stands twice."""
     part = nn.Linear(3, 3)
@@ -349,7 +354,7 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
     ),
     (
         "compiled",
-        lambda: torch.compile(mlp(), backend="eager"),  # type: ignore[return-value]
+        compiled,
         [Site("0")],
         {},
         "the model is compiled; morph it first, then torch.compile it",

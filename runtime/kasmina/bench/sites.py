@@ -1,0 +1,157 @@
+"""What seeds cost in a forward pass: while they sleep, and by how many of them are awake."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kasmina.bench import Row, benchmark, interleave, require, single_thread
+from kasmina.sites import ChunkManager, Garden, Site, morph
+from kasmina.tasks.mlp import build_mlp
+
+EXAMPLES, FEATURES, CLASSES, WIDTH = 64, 64, 10, 32  # the digits MLP and its batch
+SEEDS, CHUNK, HIDDEN, BATCH = 256, 16, 8, 256  # of the inline site with many seeds
+SHARES = (0, 10, 25, 50, 100)  # percent of the seeds that are active
+
+DIGITS = {
+    "the task's site": (Site("features", seeds=4),),
+    "one site of each placement": (
+        Site("features", seeds=4),
+        Site("activation", placement="inline", seeds=4, features=WIDTH),
+    ),
+}
+
+
+@benchmark("sites")
+def run() -> list[Row]:
+    """Overhead of dormant sites on a training step, and the cost of active seeds."""
+    with single_thread():
+        return [*_dormant(), *_active()]
+
+
+def _batch() -> tuple[Tensor, Tensor]:
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(EXAMPLES, FEATURES, generator=stream)
+    return x, torch.randint(CLASSES, (EXAMPLES,), generator=stream)
+
+
+def _dormant() -> list[Row]:
+    """Training steps with Adam, plain and with sleeping seeds, in turns."""
+    x, _ = _batch()
+    subjects = {"plain": _training(_host()), "plain again": _training(_host())}
+    for name, sites in DIGITS.items():
+        model = morph(_host(), sites)
+        require(torch.equal(model(x), _host()(x)), f"{name}: dormant seeds change no bit")
+        subjects[name] = _training(model)
+    timings = interleave(subjects, repeats=1000, calls=4, warmup=200, clock=time.process_time)
+    step_us = timings.median("plain") * 1e6
+    noise = 100 * (timings.ratio("plain again", "plain") - 1)
+    return [
+        Row(
+            f"dormant, digits training step: {name}",
+            100 * (timings.ratio(name, "plain") - 1),
+            "% over the plain step",
+            target=2.0,
+            baselines={"plain step, us": step_us, "plain against itself, %": noise},
+        )
+        for name in DIGITS
+    ]
+
+
+def _host() -> nn.Sequential:
+    return build_mlp(FEATURES, CLASSES, WIDTH, seed=0)
+
+
+def _training(model: nn.Module) -> Callable[[], None]:
+    """One training step of the digits MLP."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    x, y = _batch()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(F.cross_entropy(model(x), y))
+        optimizer.step()
+
+    return step
+
+
+def _active() -> list[Row]:
+    """One pass through an inline site of many seeds, by the share of them that acts."""
+    rows = []
+    for share in SHARES:
+        model, x = _many_seeds(share), torch.randn(BATCH, SEEDS * CHUNK)
+        by_loop = _loop(model)
+        with torch.no_grad():
+            agree = torch.allclose(model(x), by_loop(x), atol=1e-5)
+            require(agree, f"{share}% active: the vectorised site gives what the loop gives")
+            timings = interleave(
+                {
+                    "site": partial(model, x),
+                    "loop": partial(by_loop, x),
+                    "copy": x.clone,
+                },
+                repeats=15,
+                calls=3,
+                clock=time.process_time,
+            )
+        rows.append(
+            Row(
+                f"{share}% of {SEEDS} seeds active, forward",
+                timings.median("site") * 1e6,
+                "us",
+                baselines={
+                    "Python loop over chunks, us": timings.median("loop") * 1e6,
+                    "copy of the tensor, us": timings.median("copy") * 1e6,
+                },
+            )
+        )
+    return rows
+
+
+def _many_seeds(share: int) -> nn.Module:
+    """Only a site: its host hands on what it is given."""
+    site = Site("", placement="inline", seeds=SEEDS, hidden=HIDDEN, features=SEEDS * CHUNK)
+    model = morph(nn.Identity(), [site])
+    garden = Garden.of(model)
+    active = torch.arange(SEEDS)[: SEEDS * share // 100]
+    for row in active.tolist():
+        garden.allocate(row)
+    code = _code_of(garden, "full")
+    garden.state.update(active, {"lifecycle_state": code, "alpha": 0.5})
+    garden.refresh()
+    return model
+
+
+def _code_of(garden: Garden, plane: str) -> int:
+    """A state whose plane this is."""
+    lifecycle = garden.state.lifecycle
+    wanted = lifecycle.attribute_code("plane", plane)
+    codes = torch.tensor([int(state) for state in lifecycle.State])
+    return int(codes[lifecycle.plane_of(codes) == wanted][0])
+
+
+def _loop(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The same by a loop over chunks, each active one with a module of its own."""
+    garden, chunks = Garden.of(model), ChunkManager(SEEDS * CHUNK, SEEDS)
+    (site,) = garden.sites.values()
+    stacked = {name: p.detach() for name, p in site.pool("mlp").stacked().items()}
+    kind = site.pool("mlp").kind
+    rows, alpha = garden.state["blueprint_slot"].tolist(), garden.state["alpha"].tolist()
+    modules = [
+        kind.export({name: value[row] for name, value in stacked.items()}) if row >= 0 else None
+        for row in rows
+    ]
+
+    def forward(x: Tensor) -> Tensor:
+        parts = [
+            chunk if module is None else chunk + a * module(chunk)
+            for chunk, module, a in zip(chunks.split(x), modules, alpha, strict=True)
+        ]
+        return torch.cat(parts, -1)
+
+    return forward
