@@ -39,7 +39,7 @@ class TamiyoConfig:
     tolerance: float = 0.01
     wave: float = 0.5
     back_off: int = 4
-    last: float = 0.6
+    last: float = 0.5
     germinate: str = "request_germination"
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from kasmina.errors import KasminaError
+from kasmina.growth.planes import mask_in
 from kasmina.lifecycle import ContextTable, Lifecycle, LimitTable, StateTensor, step
 from kasmina.observe.log import Record, read_log
+from kasmina.sites.plan import MIXED
 
 LOG = "events.jsonl"
 
@@ -182,9 +184,11 @@ class _Player:
 
     def _architecture(self) -> list[dict[str, Any]]:
         """What is grown, by row: the same records as the Gardener writes at the end."""
+        mixed = mask_in(self.state, "plane", *MIXED)
         return [
             {**self._address(row), **held, "state": self.state.state(row).name}
             for row, held in sorted(self._held.items())
+            if mixed[row]
         ]
 
     def _address(self, row: int) -> dict[str, Any]:
