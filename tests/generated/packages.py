@@ -26,6 +26,7 @@ SPECS = {
     "orders": MACHINES / "orders.yaml",
     "traffic_light": MACHINES / "traffic_light.yaml",
 }
+COMMITTED = {"lifecycle": "kasmina_generated", "lifecycle_v1": "kasmina_generated.lifecycle_v1"}
 _names = (f"built_for_a_test_{number}" for number in itertools.count())
 
 
@@ -75,6 +76,13 @@ class Package:
         )
 
 
+def package(name: str, folder: Path) -> Package:
+    """Return a machine of `SPECS`: the committed package, or one that is built below `folder`."""
+    if name in COMMITTED:
+        return _loaded(read_spec(SPECS[name]), COMMITTED[name])
+    return built(SPECS[name], folder / name)
+
+
 def built(spec: Path, directory: Path) -> Package:
     """Emit a spec, without proving it, into a directory and import what came out."""
     read = read_spec(spec)
@@ -92,5 +100,9 @@ def imported(spec: Spec, directory: Path) -> Package:
     assert found.loader is not None
     sys.modules[name] = module_from_spec(found)
     found.loader.exec_module(sys.modules[name])
+    return _loaded(spec, name)
+
+
+def _loaded(spec: Spec, name: str) -> Package:
     parts = ("lifecycle", "guards", "tables", "machine", "vector")
     return Package(spec, *(importlib.import_module(f"{name}.{part}") for part in parts))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.generated.cases import Cases, boundary_cases, masks
 from tests.generated.packages import SPECS, Package, built
+from tests.generated.packages import package as named
 from tests.generated.shapes import SHAPES
 
 LIMITS: dict[str, list[dict[str, float]]] = {
@@ -30,17 +31,17 @@ LIMITS: dict[str, list[dict[str, float]]] = {
 @pytest.mark.parametrize("name", [*SPECS, *SHAPES])
 def test_the_guards_and_the_vector_step_take_the_same_edges(name: str, tmp_path: Path) -> None:
     """For each state: clocks x fields at -1 ulp, at, +1 ulp, NaN, infinity x commands x ticks."""
-    package = built(SPECS.get(name) or write_shape(name, tmp_path), tmp_path / "package")
+    package = shape(name, tmp_path) if name in SHAPES else named(name, tmp_path)
     for limits in LIMITS.get(name, [{}]):
         for cases in boundary_cases(package, limits, 10_000 if name in SPECS else 1_000):
             compare(package, cases, limits)
 
 
-def write_shape(name: str, folder: Path) -> Path:
-    """Write one of the machines that only tests need."""
+def shape(name: str, folder: Path) -> Package:
+    """Build one of the machines that only tests need."""
     path = folder / f"{name}.yaml"
     path.write_text(SHAPES[name])
-    return path
+    return built(path, folder / name)
 
 
 def compare(package: Package, cases: Cases, limits: dict[str, float]) -> None:
@@ -108,7 +109,7 @@ def described(cases: Cases, context: Any, edges: Tensor, taken: Tensor, row: int
 
 def test_arithmetic_rounds_alike(tmp_path: Path) -> None:
     """Division, subtraction and multiplication agree on numbers next to the threshold."""
-    package = built(SPECS["orders"], tmp_path / "package")
+    package = named("orders", tmp_path)
     rng = np.random.default_rng(0)
     price = np.exp(rng.uniform(-4, 11, 20_000)).astype(np.float32)
     deposit = rng.choice(np.array([0.95, 0.7, 0.1], np.float32))
@@ -130,7 +131,7 @@ def test_each_shape_is_emitted_as_it_should_be(tmp_path: Path) -> None:
     """The machines above cover the table, slots shared with commands, 64 bits, and the scan."""
     sources = {}
     for name in SHAPES:
-        built(write_shape(name, tmp_path), tmp_path / name)
+        shape(name, tmp_path)
         sources[name] = (tmp_path / name / "vector.py").read_text()
     assert "torch.where" in sources["wide"]
     assert "index_select" not in sources["wide"]

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.generated.packages import SPECS, Package, built
+from tests.generated.packages import Package, built, package
 
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """The default lifecycle: two capacities, both by epochs."""
-    return built(SPECS["lifecycle"], tmp_path_factory.mktemp("seeds"))
+    return package("lifecycle", tmp_path_factory.mktemp("seeds"))
 
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """Orders: one capacity by a float field, one by row."""
-    return built(SPECS["orders"], tmp_path_factory.mktemp("orders"))
+    return package("orders", tmp_path_factory.mktemp("orders"))
 
 
 def at(state: int, n: int) -> torch.Tensor:

@@ -15,13 +15,13 @@ import kasmina_generated.lifecycle as seeds
 import kasmina_generated.lifecycle_v1.lifecycle as seeds_v1
 from kasmina_generated import guards, state, tables
 from kasmina_generator import read_spec
-from tests.generated.packages import SPECS, Package, built
+from tests.generated.packages import SPECS, Package, built, package
 
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """A machine with every dtype and policy."""
-    return built(SPECS["orders"], tmp_path_factory.mktemp("orders"))
+    return package("orders", tmp_path_factory.mktemp("orders"))
 
 
 def test_names_and_numbers_are_those_of_the_spec() -> None:
@@ -138,6 +138,8 @@ def test_limits_round_and_keep_their_range(orders: Package) -> None:
     )
     with pytest.raises(ValueError, match="'min_stability': nan is out of range"):
         seeds.Limits(min_stability=math.nan)
+    with pytest.raises(ValueError, match=r"'min_improvement': 11\.0 is out of range"):
+        seeds_v1.Limits(min_improvement=11.0)
     with pytest.raises(ValueError, match="'max_training': 0 is out of range; give a number from 1"):
         seeds.Limits(max_training=0)
     with pytest.raises(ValueError, match="'open_for_business': 7 is no bool"):

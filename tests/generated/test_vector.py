@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tests.generated.packages import SPECS, Package, built
+from tests.generated.packages import package as named
 from tests.generated.shapes import SHAPES
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     """The default lifecycle."""
-    return built(SPECS["lifecycle"], tmp_path_factory.mktemp("package"))
+    return named("lifecycle", tmp_path_factory.mktemp("package"))
 
 
 def forget_graphs() -> None:
@@ -105,7 +106,7 @@ def test_refused_infinity_names_field_and_row(package: Package, value: float) ->
 
 def test_refused_nan_names_field_and_row(tmp_path: Path) -> None:
     """The same for NaN, in another machine."""
-    package = built(SPECS["orders"], tmp_path / "orders")
+    package = named("orders", tmp_path)
     zero = torch.zeros(2, dtype=torch.int32)
     context = package.context(2, price=[math.nan, 1.0])
     with pytest.raises(ValueError, match=r"^context field 'price', row 0: NaN is refused"):
@@ -115,7 +116,7 @@ def test_refused_nan_names_field_and_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*SPECS])
 def test_normalising_is_what_context_does(name: str, tmp_path: Path) -> None:
     """Each field's policy gives the same value in torch and in Python."""
-    package = built(SPECS[name], tmp_path / name)
+    package = named(name, tmp_path)
     for field, rule in package.lifecycle.CONTEXT_FIELDS.items():
         for value in sample_values(rule):
             seen = package.vector.normalise(package.context(1, **{field: [value]}))

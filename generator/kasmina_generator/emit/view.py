@@ -6,12 +6,13 @@ import math
 import re
 from dataclasses import dataclass
 
-from kasmina_generator.emit.layout import call, hexadecimal, literal
+from kasmina_generator.emit.layout import call, literal
 from kasmina_generator.emit.python import python_return
 from kasmina_generator.emit.torch import torch_condition
+from kasmina_generator.emit.word_view import WordsView, view_words
 from kasmina_generator.emit.wording import passes
-from kasmina_generator.emit.words import Test, Words, plan_words
-from kasmina_generator.expression import Comparison, Truth
+from kasmina_generator.emit.words import Words, plan_words
+from kasmina_generator.expression import Truth
 from kasmina_generator.model import Capacity, ContextField, Edge, Limit, Spec, State
 from kasmina_generator.number import LARGEST_FLOAT32
 from kasmina_generator.vocabulary import camel
@@ -95,18 +96,6 @@ class ColumnView:
 
 
 @dataclass(frozen=True, slots=True)
-class WordsView:
-    """The packing of predicates, ready to stand in `tables.py` and `vector.py`."""
-
-    plan: Words
-    gather: list[str]  # the torch statements that gather the bits
-    fold: list[str]  # those that lay the layers onto each other
-    masks: list[tuple[str, str]]  # state, the gathered bits that it reads
-    clocks: list[tuple[str, int, str]]  # state, bit of the word, numpy source over `_EPOCHS`
-    legend: list[tuple[int, list[str]]]  # bit of the word, what it says
-
-
-@dataclass(frozen=True, slots=True)
 class Uses:
     """What the text needs, so that nothing is imported or computed in vain."""
 
@@ -148,7 +137,7 @@ class PackageView:
 def view(spec: Spec) -> PackageView:
     """Return what the templates fill in."""
     plan = plan_words(spec)
-    words = _words(spec, plan) if plan else None
+    words = view_words(spec, plan) if plan else None
     fields = [_field(field) for field in spec.context]
     limits = [_limit(limit) for limit in spec.limits]
     edges = [_edge(spec, edge, plan) for edge in spec.edges]
@@ -305,47 +294,3 @@ def _columns(spec: Spec) -> list[ColumnView]:
         )
         for column in columns
     ]
-
-
-def _words(spec: Spec, plan: Words) -> WordsView:
-    return WordsView(
-        plan=plan,
-        gather=_gather(spec, plan),
-        fold=_fold(plan) if plan.folds else [],
-        masks=[(state.name, hexadecimal(plan.mask(state.name))) for state in spec.states],
-        clocks=plan.clocks(),
-        legend=plan.legend(),
-    )
-
-
-def _gather(spec: Spec, plan: Words) -> list[str]:
-    masks = plan.command_masks({event.name: event.bit for event in spec.events})
-    commands = [_shifted(f"events & {hexadecimal(mask)}", shift) for mask, shift in masks]
-    first, *more = commands or ["events & 0"]
-    return [
-        f"bits = {first}" if plan.dtype == "int32" else f"bits = ({first}).to(torch.{plan.dtype})",
-        *(f"bits += {term}" for term in more),
-        *(_added(test, plan.position(test)) for test in plan.tests()),
-    ]
-
-
-def _added(test: Test, position: int) -> str:
-    text = torch_condition(test)
-    bare = text[1:-1] if isinstance(test, Comparison) else text  # it brings parentheses
-    return f"bits.add_({bare}, alpha={hexadecimal(1 << position)})"
-
-
-def _fold(plan: Words) -> list[str]:
-    single, shared = (hexadecimal((1 << bits) - 1) for bits in (plan.single, plan.shared))
-    return [
-        "bits &= on_device.masks.index_select(0, code)",
-        f"shared = bits >> {plan.single}",
-        *(f"shared |= shared >> {shift}" for shift in plan.folds),
-        f"bits = (bits & {single}) + ((shared & {shared}) << {plan.single})",
-    ]
-
-
-def _shifted(text: str, shift: int) -> str:
-    if shift == 0:
-        return text
-    return f"({text}) << {shift}" if shift > 0 else f"({text}) >> {-shift}"
