@@ -233,9 +233,14 @@ class _Parser:
             formula = self._equivalence()
             self._expect(")")
             return formula
-        if self._peek() == "A" or self._peek() == "E":
+        if self._peek() in ("A", "E") and self._is_quantifier():
             return self._until("A" if self._take() == "A" else "E")
         return self._atom()
+
+    def _is_quantifier(self) -> bool:
+        """Tell `A[...]` from a state whose name is A."""
+        after = self._tokens[self._next + 1 : self._next + 2]
+        return self._peek() not in self._places or any(token == "[" for token, _ in after)
 
     def _until(self, quantifier: Quantifier) -> Formula:
         self._expect("[")

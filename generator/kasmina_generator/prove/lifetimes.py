@@ -147,13 +147,17 @@ def _in_time(segment: Segment) -> bool:
     return most is None or segment.first < most
 
 
-def livelock(product: Product) -> Iterator[Finding]:
+def livelock(product: Product, round_: list[Circle]) -> Iterator[Finding]:
     """No unchanging values send an entity round in circles before any time is over.
 
     A circle by time-outs alone is how a clock works; a circle that some measured value keeps
     going, though nothing changes, is a pair of thresholds that overlap.
+
+    Args:
+        product: The product.
+        round_: What `circles` has found in it.
     """
-    for circle in circles(product):
+    for circle in round_:
         if circle.regions.how == "assumed":
             continue  # told as unproved
         for region in circle.regions.found:

@@ -172,7 +172,8 @@ def unreachable(product: Product) -> Iterator[Finding]:
         if state.name not in reached:
             what = f"state {state.name!r} is never reached from {product.machine.spec.initial!r}"
             hint = "add an edge to it that can be taken, or drop the state"
-            yield Finding(state.place, what, hint, (), "unreachable")
+            path = to(product, product.start)
+            yield Finding(state.place, what, hint, path, "unreachable")
 
 
 def dead_edges(product: Product) -> Iterator[Finding]:

@@ -141,16 +141,16 @@ def parts(formula: Formula) -> Iterable[Formula]:
 def refuted(space: Space, asked: Property, formula: Formula, checker: Checker) -> Iterator[Finding]:
     """Yield a finding where the formula fails for an entity that begins."""
     marks = checker.marks(formula)
-    for node in space.members[space.product.start]:
-        if not marks[node]:
-            run = explain(checker, formula, node)
-            path = _witness(space, run)
-            what = f"property {asked.name!r} does not hold: {dict(asked.arguments)['formula']}"
-            hint = "the path shows where it fails"
-            if run.loop is not None:
-                hint = f"the path returns to {name(space.product, _place(space, run, run.loop))}"
-            yield Finding(asked.place, what, hint, path, "ctl")
-            return
+    failing = [node for node in space.members[space.product.start] if not marks[node]]
+    runs = [explain(checker, formula, node) for node in failing]
+    if runs:
+        run = min(runs, key=lambda run: len(run.vertices))
+        path = _witness(space, run)
+        what = f"property {asked.name!r} does not hold: {dict(asked.arguments)['formula']}"
+        hint = "the path shows where it fails"
+        if run.loop is not None:
+            hint = f"the path returns to {name(space.product, _place(space, run, run.loop))}"
+        yield Finding(asked.place, what, hint, path, "ctl")
 
 
 def _place(space: Space, run: Run, index: int) -> int:

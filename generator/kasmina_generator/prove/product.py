@@ -146,9 +146,9 @@ class Machine:
         for edge in passing:
             if self.is_command(edge) and edge.event not in seen:
                 seen.add(edge.event)
+                yield Move(edge, edge.event, tick=False)
                 if own is None or edges.index(edge) < edges.index(own):
                     yield from self._at_tick(edge, edge.event)
-                yield Move(edge, edge.event, tick=False)
 
     def _at_tick(self, edge: Edge | None, command: str | None) -> Iterator[Move]:
         yield Move(edge, command, tick=True)

@@ -82,6 +82,7 @@ class _Prover:
         self.proved: list[str] = []
         self.unproved: list[str] = []
         self.notes: list[str] = []
+        self.circles: list[lifetimes.Circle] = []
         self.solver: smt.Solver | None = None
         with contextlib.suppress(smt.NoSolver):
             self.solver = smt.solver() if use_z3 else None
@@ -120,7 +121,8 @@ class _Prover:
         return build(self.spec, finder, least)
 
     def _local(self, product: Product) -> None:
-        checks = {
+        self.circles = lifetimes.circles(product)
+        checks: dict[str, Callable[[Product], Iterator[Finding]]] = {
             "deterministic": local.deterministic,
             "total": local.total,
             "starvation": local.starvation,
@@ -128,7 +130,7 @@ class _Prover:
             "unreachable": local.unreachable,
             "edges": local.dead_edges,
             "endless": lifetimes.endless_lives,
-            "livelock": lifetimes.livelock,
+            "livelock": lambda product: lifetimes.livelock(product, self.circles),
         }
         for name, check_one in checks.items():
             self._record(product, list(check_one(product)), f"{name}: {_ALWAYS[name]}")
@@ -224,7 +226,7 @@ class _Prover:
                 )
             elif "z3" in hows:
                 self.proved.append(f"state {name}: regions of its guards (z3)")
-        for circle in lifetimes.circles(product):
+        for circle in self.circles:
             if circle.regions.how == "assumed":
                 what = "whether unchanging values lead round in circles"
                 self.unproved.append(f"states {', '.join(circle.states)}: {what}")

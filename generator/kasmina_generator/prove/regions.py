@@ -30,6 +30,7 @@ from kasmina_generator.prove.evaluate import (
 MOST_SAMPLES = 40_000  # rows tried for one component; more go to Z3
 MOST_TRIED = 2_000  # rows tried before Z3 is asked for the combinations that did not come up
 MOST_COMBINATIONS = 1 << 14  # of the components of one state; more are left to queries by Z3
+MOST_PAIRS = 500  # of vectors of two components, tried before Z3 is asked
 MOST_ASSUMED = 12  # comparisons of which every combination is assumed where Z3 is missing
 
 How = Literal["enumerated", "z3", "assumed"]
@@ -83,7 +84,8 @@ class Regions:
 Question = tuple[int, int]  # guards that must hold, guards that must not: bits
 Solve = Callable[[tuple[Atom, ...], Mapping[str, Domain], Sequence[Vector]], "list[Vector] | None"]
 Query = Callable[
-    [tuple[Expression, ...], Sequence[Question], Mapping[str, Domain]], "list[Region] | None"
+    [tuple[Expression, ...], Sequence[Question], Mapping[str, Domain], Sequence[Region]],
+    "list[Region] | None",
 ]
 
 
@@ -118,7 +120,10 @@ class Finder:
         combinations = math.prod(len(part.vectors) for part in parts)
         if combinations <= MOST_COMBINATIONS:
             return _combined(guards, parts, combinations, how)
-        found = self.query(guards, questions, self.domains) if self.query and questions else None
+        known = _some(guards, parts)
+        found = (
+            self.query(guards, questions, self.domains, known) if self.query and questions else None
+        )
         if found is None:
             return _independent(guards)
         everything = (1 << len(found)) - 1
@@ -251,6 +256,32 @@ def _combined(
     found = tuple(Region(truth, _row(parts, strides, _first(block))) for truth, block in blocks)
     choices = _choices(parts, strides, size, [block for _, block in blocks])
     return Regions(found, choices, how, size)
+
+
+def _some(guards: tuple[Expression, ...], parts: list[Component]) -> tuple[Region, ...]:
+    """Return the regions where at most two components do not have their fewest comparisons hold.
+
+    They answer most questions about one edge, or two, at no cost.
+    """
+    base = [min(range(len(p.vectors)), key=lambda i: p.vectors[i].truth.bit_count()) for p in parts]
+    rows: list[dict[int, int]] = [
+        {},
+        *({p: v} for p, part in enumerate(parts) for v in range(len(part.vectors))),
+    ]
+    pairs = ({**one, **other} for one, other in itertools.combinations(rows[1:], 2))
+    rows += itertools.islice(pairs, MOST_PAIRS)
+    choices = [[row.get(place, base[place]) for row in rows] for place in range(len(parts))]
+    sets: dict[Atom, int] = {}
+    for part, chosen in zip(parts, choices, strict=True):
+        for place, atom in enumerate(part.atoms):
+            sets[atom] = _bits(bool(part.vectors[v].truth >> place & 1) for v in chosen)
+    found = []
+    for truth, block in split(len(rows), [_members(g, sets, (1 << len(rows)) - 1) for g in guards]):
+        row: dict[str, Scalar] = {}
+        for part, chosen in zip(parts, choices, strict=True):
+            row |= part.vectors[chosen[_first(block)]].row
+        found.append(Region(truth, row))
+    return tuple(found)
 
 
 def _spread(pattern: int, count: int, stride: int, size: int) -> int:

@@ -96,17 +96,20 @@ class Solver:
         guards: tuple[Expression, ...],
         questions: Sequence[Question],
         domains: Mapping[str, Domain],
+        known: Sequence[Region],
     ) -> list[Region] | None:
-        """Return a region for each question that some values answer with yes."""
-        found: dict[int, Region] = {}
+        """Return the known regions, and one for each question that only other values answer."""
+        found = {region.enabled: region for region in known}
+        open_ = [(m, n) for m, n in questions if not any(e & m == m and not e & n for e in found)]
+        if not open_:
+            return list(known)
         solver = self._solver(guards, domains)
         terms = [self._boolean(guard) for guard in guards]
-        for must, must_not in questions:
-            if any(e & must == must and not e & must_not for e in found):
-                continue
+        opposites = [self.z3.Not(term) for term in terms]
+        for must, must_not in open_:
             solver.push()
-            solver.add(*(term for i, term in enumerate(terms) if must >> i & 1))
-            solver.add(*(self.z3.Not(term) for i, term in enumerate(terms) if must_not >> i & 1))
+            solver.add([term for i, term in enumerate(terms) if must >> i & 1])
+            solver.add([term for i, term in enumerate(opposites) if must_not >> i & 1])
             try:
                 row = self._row(solver, guards)
             except GaveUp:
