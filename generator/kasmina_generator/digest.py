@@ -1,8 +1,9 @@
 """One number for what a spec *does*.
 
 Covered: everything that changes behaviour or a generated table. Left out: prose (meanings, guard
-texts, which are covered by their trees), places, the file's name, and the properties, which change
-what is proved and not what runs.
+texts, which are covered by their trees), places, the file's name, the properties, which change
+what is proved and not what runs, and the migrations: what is stored stays readable when one is
+declared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from kasmina_generator.model import Spec
 
-_LEFT_OUT = frozenset({"meaning", "text", "place", "file", "digest", "properties"})
+_LEFT_OUT = frozenset({"meaning", "text", "place", "file", "digest", "properties", "migrations"})
 _ORDER_FREE = frozenset({"attributes", "groups"})  # tables by name; the order changes nothing
 
 

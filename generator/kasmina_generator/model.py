@@ -195,6 +195,37 @@ class StateSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class StateMove:
+    """What a stored state of another spec becomes: `code` is the old one, `new` a state here."""
+
+    old: str
+    code: int
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMove:
+    """A column as another spec stores it, and the column here that takes it; None: dropped."""
+
+    column: Column
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """How rows that another spec has stored become rows of this one; total over its states."""
+
+    spec: str
+    version: int
+    digest: str
+    states: tuple[StateMove, ...]  # every state of the old spec, by code
+    columns: tuple[ColumnMove, ...]  # every column of the old spec, in its order
+    meaning: str
+    file: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """One machine; `digest` covers everything that changes its behaviour or its tables."""
 
@@ -213,5 +244,6 @@ class Spec:
     capacities: tuple[Capacity, ...]
     properties: tuple[Property, ...]
     columns: StateSchema | None
+    migrations: tuple[Migration, ...]
     file: str
     digest: str

@@ -18,6 +18,7 @@ from kasmina_generator.expression import Field, LimitRef
 from kasmina_generator.fields import read_context, read_limits
 from kasmina_generator.finding import Log, SpecErrors
 from kasmina_generator.guard import Guard, Symbol, Symbols
+from kasmina_generator.migration import read_migrations
 from kasmina_generator.model import ContextField, Limit, Spec, State, StateSchema
 from kasmina_generator.record import Record
 from kasmina_generator.references import (
@@ -48,6 +49,11 @@ def read_spec(path: Path) -> Spec:
     Raises:
         SpecErrors: Where anything is wrong; it holds every fault with file, line and column.
     """
+    return _read_file(path, with_migrations=True)
+
+
+def _read_file(path: Path, *, with_migrations: bool) -> Spec:
+    """Read a spec; one that is only migrated from may itself name specs that are gone."""
     log = Log()
     node = load_document(path, log)
     if not isinstance(node, Mapping | Unusable):
@@ -57,9 +63,15 @@ def read_spec(path: Path) -> Spec:
         top = Record(log, "spec", node, RECORDS["lifecycle"])
         if check_schema(top, LIFECYCLE_SCHEMA):
             spec = _read(top, path)
+            if with_migrations and "migrations" in top:
+                spec = replace(spec, migrations=read_migrations(top, path, spec, _read_old))
     log.raise_if_any()
     assert spec is not None
-    return replace(spec, digest=digest_of(spec))
+    return spec
+
+
+def _read_old(path: Path) -> Spec:
+    return _read_file(path, with_migrations=False)
 
 
 def _read(top: Record, path: Path) -> Spec:
@@ -83,11 +95,12 @@ def _read(top: Record, path: Path) -> Spec:
         capacities=read_capacities(top, names) if "capacities" in top else (),
         properties=read_properties(top, names),
         columns=_columns(top, path, names.states.get(initial)),
+        migrations=(),
         file=path.name,
         digest="",
     )
     check_unused_macros(top, names.symbols)
-    return spec
+    return replace(spec, digest=digest_of(spec))
 
 
 def _names(top: Record, states: tuple[State, ...]) -> Names:
@@ -124,14 +137,5 @@ def _symbols(
 def _columns(top: Record, path: Path, initial: State | None) -> StateSchema | None:
     if "state" not in top:
         return None
-    scalar = top.scalar("state", "the name of a file")
-    if scalar is None:
-        return None
-    name = scalar.text
-    if Path(name).name != name or name in (".", ".."):
-        top.fault("state", f"{name!r} is no plain file name; the file lies beside the spec")
-        return None
-    if not (path.parent / name).exists():
-        top.fault("state", f"no file {name!r} lies beside the spec")
-        return None
-    return read_state_file(path.parent / name, initial.code if initial else 0, top.log)
+    file = top.file_beside("state", path)
+    return read_state_file(file, initial.code if initial else 0, top.log) if file else None

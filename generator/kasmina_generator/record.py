@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from kasmina_generator.document import Mapping, Node, Scalar, Sequence, Unusable, describe
@@ -166,6 +167,20 @@ class Record:
             else:
                 seen.add(item.text)
                 yield item
+
+    def file_beside(self, key: str, spec: Path) -> Path | None:
+        """Return the file that `key` names, which lies beside the spec; None, with a fault."""
+        scalar = self.scalar(key, "the name of a file")
+        if scalar is None:
+            return None
+        name = scalar.text
+        if Path(name).name != name or name in (".", ".."):
+            self.fault(key, f"{name!r} is no plain file name; the file lies beside the spec")
+            return None
+        if not (spec.parent / name).exists():
+            self.fault(key, f"no file {name!r} lies beside the spec")
+            return None
+        return spec.parent / name
 
     def records(self, key: str, keys: Keys, label: str) -> Iterator[Record]:
         """Yield the mappings in the list at `key`, labelled `label 1`, `label 2`, ..."""

@@ -41,6 +41,7 @@ RECORDS = {
             "capacities",
             "recycle",
             "properties",
+            "migrations",
         ),
     ),
     "attribute": Keys(("meaning", "values")),
@@ -61,6 +62,8 @@ RECORDS = {
     "must_pass": Keys(("to", "through")),
     "handles": Keys(("event", "in")),
     "bounded": Keys(("from",)),
+    "migration": Keys(("from", "states", "meaning"), ("columns",)),
+    "migration_from": Keys(("file", "digest")),
     "state_file": Keys(("schema", "name", "meaning", "columns")),
     "column": Keys(("dtype", "meaning"), ("length", "default", "role", "fields")),
 }
@@ -75,7 +78,7 @@ MOST_NAME_LENGTH = 64
 YAML_WORDS = frozenset({"on", "off", "yes", "no", "true", "false", "null"})
 # Members by these names would hide what an enum or an int has.
 ENUM_WORDS = frozenset(dir(enum.IntEnum)) | frozenset(dir(enum.IntFlag)) | {"mro", "name", "value"}
-# Classes that the generated lifecycle module has anyway; an attribute becomes a class as well.
+# Classes that the generated modules have anyway; an attribute becomes a class as well.
 CLASS_WORDS = frozenset(
     [
         "State",
@@ -87,6 +90,8 @@ CLASS_WORDS = frozenset(
         "ContextField",
         "LimitField",
         "Column",
+        "Migration",
+        "StoredColumn",
         "IntEnum",
         "IntFlag",
         "NamedTuple",

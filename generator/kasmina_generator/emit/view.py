@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from kasmina_generator.emit.layout import call, literal
+from kasmina_generator.emit.migration_view import MigrationView, view_migration
 from kasmina_generator.emit.python import python_return
 from kasmina_generator.emit.torch import torch_condition
 from kasmina_generator.emit.word_view import WordsView, view_words
@@ -128,6 +129,7 @@ class PackageView:
     limits: list[LimitView]
     capacities: list[CapacityView]
     columns: list[ColumnView]
+    migrations: list[MigrationView]
     words: WordsView | None
     tensors: list[tuple[str, str]]  # what vector.py keeps on each device, and the table of it
     table_imports: list[str]  # what tables.py takes from lifecycle.py
@@ -151,6 +153,7 @@ def view(spec: Spec) -> PackageView:
         limits=limits,
         capacities=[_capacity(capacity) for capacity in spec.capacities],
         columns=columns,
+        migrations=[view_migration(migration) for migration in spec.migrations],
         words=words,
         tensors=_tensors(spec, plan),
         table_imports=[*_TABLE_IMPORTS, *(camel(attribute.name) for attribute in spec.attributes)],

@@ -135,7 +135,7 @@ def _table(spec: Spec) -> Table:
 
 @app.command
 def init(directory: Path, /) -> int:
-    """Copy the spec that Kasmina uses, its state file and the schemas, for editing.
+    """Copy the spec that Kasmina uses, the files that it names and the schemas, for editing.
 
     Args:
         directory: where to; nothing in it is overwritten.
@@ -144,6 +144,8 @@ def init(directory: Path, /) -> int:
     sources = [
         kasmina_spec.LIFECYCLE,
         kasmina_spec.STATE,
+        kasmina_spec.LIFECYCLE_V1,  # the default spec declares a migration from it
+        kasmina_spec.STATE_V1,
         kasmina_spec.LIFECYCLE_SCHEMA,
         kasmina_spec.STATE_SCHEMA,
     ]

@@ -170,9 +170,11 @@ def test_init_copies_what_can_be_edited_and_built(kasmina: Kasmina, tmp_path: Pa
     assert f"kasmina spec build {folder / 'lifecycle.yaml'} --out DIR" in out
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == [
         "lifecycle.yaml",
+        "lifecycle_v1.yaml",
         "schema/lifecycle.schema.json",
         "schema/state.schema.json",
         "state.yaml",
+        "state_v1.yaml",
     ]
     kasmina("spec", "build", folder / "lifecycle.yaml", "--out", folder / "built")
     assert Lifecycle.from_directory(folder / "built").digest == Lifecycle.default().digest

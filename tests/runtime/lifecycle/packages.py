@@ -19,7 +19,8 @@ def built(spec: Path, directory: Path) -> Lifecycle:
 
 def edited(folder: Path, *changes: tuple[str, str]) -> Path:
     """A copy of the default spec in `folder`, with some texts replaced; each must occur."""
-    (folder / "state.yaml").write_text(kasmina_spec.STATE.read_text())
+    for file in (kasmina_spec.STATE, kasmina_spec.LIFECYCLE_V1, kasmina_spec.STATE_V1):
+        (folder / file.name).write_text(file.read_text())
     text = kasmina_spec.LIFECYCLE.read_text()
     for old, new in changes:
         assert old in text
