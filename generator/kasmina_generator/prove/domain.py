@@ -113,7 +113,8 @@ def show(value: Scalar) -> str:
     if isinstance(value, int) or not math.isfinite(value):
         return str(value)
     texts = (f"{value:.{digits}g}" for digits in range(1, 10))
-    return next(text for text in texts if _single(float(text)) == _single(value))
+    shortest = next(text for text in texts if _single(float(text)) == _single(value))
+    return f"{float(shortest):.9g}"
 
 
 def _single(value: float) -> bytes:
