@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kasmina.blueprints import Placement
 from kasmina.lifecycle import StateTensor
@@ -39,10 +39,11 @@ class InlineSite(SiteLayer):
         self._buffer("columns", chunks.columns().to(state.device))
         self._buffer("valid", chunks.valid().to(state.device))
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Forward hook of the host's module."""
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """See `SiteLayer.run`."""
+        output = self._inside(*args, **kwargs)
         if self._quiet and not self._is_due():
-            return None
+            return output
         return self._pass(None, output)
 
     def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -49,18 +49,24 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def _without_kasmina(model: nn.Module) -> nn.Module:
-    """Take our hooks and our submodule out, and nobody else's."""
+    """Take our detours and our submodule out, and nobody else's."""
     for module in model.modules():
-        for hooks, marked in (
-            (module._forward_hooks, module._forward_hooks_with_kwargs),
-            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-        ):
-            for number, hook in list(hooks.items()):
-                if isinstance(getattr(hook, "__self__", None), SiteLayer):
-                    del hooks[number]
-                    marked.pop(number, None)
+        for number, hook in list(module._forward_hooks.items()):
+            if _is_ours(hook):
+                del module._forward_hooks[number]
+        forward = module.__dict__.get("forward")
+        if _is_ours(forward):
+            while forward is not None and _is_ours(forward):
+                forward = forward.__self__.inside(forward)
+            module.__dict__["forward"] = forward
+            if isinstance(forward, partial):  # the class's own
+                del module.__dict__["forward"]
     delattr(model, RESERVED)
     return model
+
+
+def _is_ours(method: Any) -> bool:
+    return isinstance(getattr(method, "__self__", None), SiteLayer)
 
 
 def _without_fast_path(model: nn.Module) -> None:

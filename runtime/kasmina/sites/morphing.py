@@ -76,6 +76,7 @@ def morph(
     model.add_module(RESERVED, garden)
     for spot, layer in zip(spots, layers, strict=True):
         _install(spot, layer)
+    _run_part_by_part(model, spots, layers)
     return model
 
 
@@ -135,13 +136,22 @@ def _refuse_in_place(spot: Spot) -> None:
 
 
 def _install(spot: Spot, layer: SiteLayer) -> None:
-    """Hooks are bound methods of the layer, so a deep copy of the model calls its own layer."""
-    if isinstance(layer, InlineSite):
-        spot.end.register_forward_hook(layer.after)
-        return
-    assert isinstance(layer, ParallelSite)
-    if spot.start is spot.end:
-        spot.end.register_forward_hook(layer.after, with_kwargs=True)
+    """What runs is a bound method of the layer, so a deep copy of the model runs its own layer."""
+    if isinstance(layer, ParallelSite) and spot.start is not spot.end:
+        layer.divert_span(spot.start, spot.end)
     else:
-        spot.start.register_forward_pre_hook(layer.before, with_kwargs=True)
-        spot.end.register_forward_hook(layer.after_span)
+        layer.divert(spot.end)
+
+
+def _run_part_by_part(model: nn.Module, spots: Sequence[Spot], layers: Sequence[SiteLayer]) -> None:
+    """Keep encoder layers off their fused path, which would go past the sites inside them.
+
+    In evaluation mode nn.TransformerEncoderLayer hands its parts' weights to one function, unless
+    it or one of them has a hook.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            for spot, layer in zip(spots, layers, strict=True):
+                if any(end.startswith(f"{name}.") or not name for end in (spot.first, spot.last)):
+                    module.register_forward_hook(layer.stay_out)
+                    break

@@ -5,6 +5,7 @@ Legend: S seeds, A active ones, N examples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from kasmina.blueprints import Placement
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.errors import SiteError
-from kasmina.sites.layer import Place, SiteLayer, by_columns
+from kasmina.sites.layer import Place, SiteLayer, _diverted, _nowhere, by_columns
 from kasmina.sites.mixing import add
 from kasmina.sites.telemetry import Telemetry, shared
 
@@ -28,27 +29,40 @@ class ParallelSite(SiteLayer):
 
     def __init__(self, place: Place, state: StateTensor, dtype: torch.dtype | None = None) -> None:
         super().__init__(place, state, place.shape, dtype)
+        self._inside_first: Callable[..., Any] = _nowhere
         self._entered: Tensor | None = None
 
-    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Forward pre-hook of a span's first module: remember what enters."""
-        if not self._quiet:
-            self._entered = first_argument(args, kwargs, self.path)
+    def divert_span(self, first: nn.Module, last: nn.Module) -> None:
+        """Run a span through this site: what enters `first` is added to what leaves `last`."""
+        self._inside_first = _diverted(first, self.run_first)
+        self._inside = _diverted(last, self.run_last)
 
-    def after_span(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """Forward hook of a span's last module."""
+    def inside(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """See `SiteLayer.inside`."""
+        return self._inside_first if forward == self.run_first else self._inside
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """See `SiteLayer.run`."""
+        output = self._inside(*args, **kwargs)
         if self._quiet and not self._is_due():
-            return None
+            return output
+        return self._pass(None if self._quiet else self._read(args, kwargs), output)
+
+    def run_first(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward of a span's first module: remember what enters."""
+        if not self._quiet:
+            self._entered = self._read(args, kwargs)
+        return self._inside_first(*args, **kwargs)
+
+    def run_last(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward of a span's last module."""
+        output = self._inside(*args, **kwargs)
+        if self._quiet and not self._is_due():
+            return output
         entered, self._entered = self._entered, None
         return self._pass(entered, output)
 
-    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        """Forward hook of a site that is one module."""
-        if self._quiet and not self._is_due():
-            return None
-        return self._pass(None if self._quiet else self._first(args, kwargs), output)
-
-    def _first(self, args: Any, kwargs: Any) -> Tensor:
+    def _read(self, args: Any, kwargs: Any) -> Tensor:
         return first_argument(args, kwargs, self.path)
 
     def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:

@@ -66,14 +66,15 @@ class Sample(NamedTuple):
 @torch.no_grad()
 def sample(y: Tensor) -> Sample:
     """Reduce `[N, F, ...]` to its features, in float32 and in a fixed order."""
-    by_feature = y.float().transpose(0, 1).flatten(1)  # [F, N * ...]
-    places = by_feature.shape[1]
+    y = y.float()
+    axes = (0, *range(2, y.dim()))
+    features = y.shape[1]
     return Sample(
-        by_feature.sum(1),
-        by_feature.square().sum(1),
-        by_feature.amax(1) if places else by_feature.new_full((len(by_feature),), torch.nan),
-        (~by_feature.isfinite()).sum(1),
-        places,
+        y.sum(axes),
+        torch.linalg.vector_norm(y, dim=axes).square(),
+        y.amax(axes) if y.numel() else y.new_full((features,), torch.nan),
+        torch.count_nonzero(y - y, dim=axes),  # x - x is 0 where x is finite, and else NaN
+        y.numel() // features,
     )
 
 

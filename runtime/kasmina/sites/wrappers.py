@@ -214,4 +214,4 @@ class HybridKasminaLayer(ChunkedKasminaLayer):
         """As the base layer's, with or without its seeds."""
         if getattr(self.config, "enabled", True):
             return super().forward(*args, **kwargs)
-        return self.base_layer.forward(*args, **kwargs)  # past the hooks
+        return self.site.inside(self.base_layer.forward)(*args, **kwargs)

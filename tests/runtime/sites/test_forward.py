@@ -263,4 +263,4 @@ def test_no_tensor_to_read_or_write() -> None:
     (site,) = Garden.of(morph(nn.Linear(3, 3), [Site("", seeds=1)])).sites.values()
     assert isinstance(site, ParallelSite)
     with pytest.raises(SiteError, match=r"^site '\.': the module was called with str as its first"):
-        site._first(("a",), {})
+        site._read(("a",), {})
