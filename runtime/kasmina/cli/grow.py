@@ -70,11 +70,11 @@ def grow(
     config = _config(width, budget, epochs, seed, compare, lifecycle, limits)
     console = Console(stderr=json, highlight=False)
     folder = _folder(out, job.name, seed, force)
-    result = _run(job, config, folder, console)
+    result, asked = _run(job, config, folder, console)
     if json:
         print(json_module.dumps(summary(result)))  # noqa: T201  one line, not wrapped
     _tell(console, result, folder)
-    return INTERRUPTED if result.status == "interrupted" else 0
+    return INTERRUPTED if asked else 0
 
 
 def summary(result: RunResult) -> dict[str, Any]:
@@ -156,8 +156,14 @@ def _folder(out: Path | None, task: str, seed: int, force: bool) -> RunFolder:
     return RunFolder.create(out, task, seed, replace=force)
 
 
-def _run(task: Task, config: GrowConfig, folder: RunFolder, console: Console) -> RunResult:
-    """Grow, and leave log, result, report and network in the folder whatever happens."""
+def _run(
+    task: Task, config: GrowConfig, folder: RunFolder, console: Console
+) -> tuple[RunResult, bool]:
+    """Grow, and leave log, result, report and network in the folder.
+
+    Returns:
+        The result, and whether the user has asked for an early end.
+    """
     import torch
 
     from kasmina.control import TamiyoController
@@ -172,6 +178,7 @@ def _run(task: Task, config: GrowConfig, folder: RunFolder, console: Console) ->
     try:
         with EventLog(folder.log, run) as log, _interrupt(console) as stop, follow(log, console):
             result = grow(task, config, controller=TamiyoController(), log=log, stop=stop)
+            asked = stop()
     except BaseException:
         if folder.log.exists() and folder.log.stat().st_size:
             with suppress(FolderError):  # what is being raised says more
@@ -182,7 +189,7 @@ def _run(task: Task, config: GrowConfig, folder: RunFolder, console: Console) ->
     write_atomically(folder.result, f"{json_module.dumps(summary(result), indent=2)}\n".encode())
     _save(result, folder)
     write_report(folder.path)
-    return result
+    return result, asked
 
 
 @contextmanager

@@ -104,6 +104,7 @@ def grow(
     status = run.train(stop)
     validation = run.gardener.validation
     test = evaluate(task, run.model, run.data.test())[1]
+    wall_s = time.perf_counter() - started  # without the static networks
     comparisons = tuple(_comparisons(run, stop)) if config.compare else ()
     result = RunResult(
         task=task.name,
@@ -115,7 +116,7 @@ def grow(
         params_final=run.gardener.parameters(),
         steps=run.steps,
         train_flops=run.meter.total,
-        wall_s=time.perf_counter() - started,
+        wall_s=wall_s,
         states=run.states(),
         comparisons=comparisons,
         model=run.model,
@@ -309,6 +310,8 @@ def _comparisons(run: _Run, stop: Stop) -> Iterator[Comparison]:
         if stop():
             return
         comparison, curve = train_static(task, model, name, seed, run.steps, stop)
+        if stop():  # a network that was trained by half compares with nothing
+            return
         run.gardener.journal.write(
             "comparison",
             name=name,

@@ -78,8 +78,8 @@ class Story:
     rewinds: list[Record] = field(default_factory=list)
     limits: list[Record] = field(default_factory=list)
     comparisons: list[Record] = field(default_factory=list)
-    first_time: float = math.nan
-    last_time: float = math.nan
+    began: float = math.nan  # time of day of the first event, seconds
+    trained: float = math.nan  # and of the last epoch
 
     @property
     def initial(self) -> str | None:
@@ -129,8 +129,8 @@ class _Teller:
         story = self.story
         story.end = max(story.end, self._at(record))
         time = float(record.clock.get("time", math.nan))
-        story.first_time = time if math.isnan(story.first_time) else story.first_time
-        story.last_time = time
+        story.began = time if math.isnan(story.began) else story.began
+        story.trained = time if record.kind == "epoch" else story.trained
         handler: Callable[[Record], None] | None = getattr(self, f"_{record.kind}", None)
         if handler is not None:
             handler(record)

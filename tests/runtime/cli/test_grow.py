@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -251,23 +252,22 @@ def test_a_read_only_directory_is_told(here: Path) -> None:
     )
 
 
-def test_a_full_disk_is_told(here: Path) -> None:
+def test_a_full_disk_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The log ends whole with the event before the one that found no room."""
-    command = [sys.executable, "-c", "import sys; from kasmina.cli import main; sys.exit(main())"]
-    done = subprocess.run(
-        ["prlimit", "--fsize=1500", *command, "grow", "--task", "growtask:line", "--out", "r"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        assert cli.main(["grow", "--task", "growtask:line", "--out", "r"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     records = read_log(here / "r" / "events.jsonl")
-    assert done.returncode == 1
-    assert done.stderr == (
+    assert records
+    assert capsys.readouterr().err == (
         f"r/events.jsonl: event {len(records)} cannot be written: File too large; the log ends "
         "whole with the event before it: make room and resume\n"
     )
-    assert records
 
 
 def test_nan_in_the_data_ends_the_run_with_a_report(

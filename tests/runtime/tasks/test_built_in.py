@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kasmina import tasks
 from kasmina.growth.task import Task, evaluate
+from kasmina.sites import Garden, morph
 from kasmina.tasks import chars
 from kasmina.tasks.data import BadData
 from tests.helpers import run_python
@@ -88,12 +89,12 @@ def test_the_width_can_be_chosen(task: Task) -> None:
 
 
 def test_the_default_sites_are_in_the_model(task: Task) -> None:
-    """Each default site's pattern names a module."""
-    from fnmatch import fnmatch
-
-    names = [name for name, _ in task.build_model(0).named_modules()]
-    for site in task.sites():
-        assert any(fnmatch(name, site.pattern) for name in names)
+    """The start network can be morphed at them, and computes what it did."""
+    model, (x, _) = task.build_model(0), task.build_data(0).validation()[0]
+    before = model(x)
+    garden = Garden.of(morph(model, sites=task.sites(), example=x))
+    assert len(garden.state) > 0
+    assert torch.equal(model(x), before)
 
 
 @pytest.mark.parametrize(

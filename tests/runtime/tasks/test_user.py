@@ -18,6 +18,7 @@ from kasmina import tasks
 from kasmina.growth.task import Task, accuracy, cross_entropy
 from kasmina.tasks import user
 from kasmina.tasks.data import BadData
+from kasmina.tasks.importing import InvalidTask
 from kasmina.tasks.loaders import LoaderBatches, LoaderData
 
 GOOD = """
@@ -58,7 +59,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     sys.modules.pop("mytask", None)
 
 
-def told(name: str, kind: type[Exception] = user.InvalidTask) -> str:
+def told(name: str, kind: type[Exception] = InvalidTask) -> str:
     """What the user reads."""
     with pytest.raises(kind) as caught:
         tasks.find(name)
@@ -299,7 +300,7 @@ def test_one_model_for_all_calls_is_refused(write: Write) -> None:
     """Twins would share their parameters."""
     write(f"{GOOD}\nonly = net()\ndef f():\n    return only, good()[1], loss\n")
     task = tasks.find("mytask:f")
-    with pytest.raises(user.InvalidTask) as caught:
+    with pytest.raises(InvalidTask) as caught:
         task.build_model(0)
     assert str(caught.value) == (
         "task 'mytask:f': two calls returned the same model, so a twin would share its parameters; "
@@ -310,7 +311,7 @@ def test_one_model_for_all_calls_is_refused(write: Write) -> None:
 def test_a_width_is_refused(write: Write) -> None:
     """A function builds one width."""
     write(GOOD)
-    with pytest.raises(user.InvalidTask) as caught:
+    with pytest.raises(InvalidTask) as caught:
         tasks.find("mytask:good").build_model(0, 8)
     assert str(caught.value) == (
         "task 'mytask:good': width 8 was asked for, but a user's function builds one width: leave "
