@@ -124,14 +124,32 @@ def test_normalising_is_what_context_does(name: str, tmp_path: Path) -> None:
             assert repr(getattr(seen, field).item()) == repr(python), (field, value)
 
 
-def sample_values(rule: Any) -> list[Any]:
-    """Values that a field takes: inside, outside, and special as far as they are not refused."""
+@pytest.mark.parametrize("name", [*SPECS])
+def test_normalising_means_the_same_compiled(name: str, tmp_path: Path) -> None:
+    """It is written another way there, because other operations are cheap."""
+    package = named(name, tmp_path)
+    rules = package.lifecycle.CONTEXT_FIELDS
+    samples = {field: sample_values(rule, every=True) for field, rule in rules.items()}
+    n = max(len(values) for values in samples.values())
+    columns = {field: (values * n)[:n] for field, values in samples.items()}
+    forget_graphs()
+    compiled: Any = torch.compile(package.vector.normalise, fullgraph=True, backend="eager")
+    traced = compiled(package.context(n, **columns))
+    plain = package.vector.normalise(package.context(n, **columns))
+    for a, b in zip(traced, plain, strict=True):
+        assert torch.equal(a.isnan(), b.isnan())
+        assert torch.equal(a.nan_to_num(nan=7.0), b.nan_to_num(nan=7.0))
+    forget_graphs()
+
+
+def sample_values(rule: Any, every: bool = False) -> list[Any]:
+    """Values inside, outside, and special: all of them, or those that are not refused."""
     if rule.dtype == "bool":
         return [False, True]
     if rule.dtype == "int32":
         return [-5, 0, 3, 2**31 - 1, -(2**31)]
-    nan = [] if rule.nan == "refuse" else [math.nan]
-    infinities = [] if rule.infinity == "refuse" else [math.inf, -math.inf]
+    nan = [] if rule.nan == "refuse" and not every else [math.nan]
+    infinities = [] if rule.infinity == "refuse" and not every else [math.inf, -math.inf]
     return [-1e30, -1.0, 0.3, 0.7, 1.0, 1e30, *nan, *infinities]
 
 

@@ -175,7 +175,7 @@ def _uses(
     return Uses(
         infinity=_infinite(literals),
         infinity_in_columns=_infinite([column.default for column in columns]),
-        infinity_in_vector=_infinite([row.torch for row in fields]),
+        infinity_in_vector=any(field.dtype == "float32" for field in spec.context),
         rounding=any("_f32(" in line for edge in edges for line in edge.python),
         fields=any("seen." in guard for guard in guards),
         epochs=any(re.search(r"(?<![.\w])ticks\b", guard) for guard in guards),
