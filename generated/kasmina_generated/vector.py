@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: e43ea0f1f781ed896149f26bd61b6c746a1b62e06e2fb88615f14c557b3347ce
 # template: vector.py.jinja
-# body: 878584f36fb4bd76d4e01e4538a2c23a
+# body: 8a181171d8ab5c0caa2f7ab66d00905a
 
 """One synchronous step of any number of rows of lifecycle, in torch."""
 
@@ -230,11 +230,11 @@ _ON_DEVICE: dict[torch.device, _Tables] = {}
 def _tables(device: torch.device) -> _Tables:
     if device not in _ON_DEVICE:
         _ON_DEVICE[device] = _Tables(
-            starts=torch.tensor(tables.WORD_STARTS, device=device),
-            decisions=torch.tensor(tables.WORD_DECISIONS, device=device),
-            masks=torch.tensor(tables.WORD_MASKS, device=device),
-            asks=torch.tensor(tables.CAPACITY_ASKS, device=device),
-            inside=torch.tensor(tables.CAPACITY_STATES, device=device),
+            starts=torch.as_tensor(tables.WORD_STARTS.copy(), device=device),
+            decisions=torch.as_tensor(tables.WORD_DECISIONS.copy(), device=device),
+            masks=torch.as_tensor(tables.WORD_MASKS.copy(), device=device),
+            asks=torch.as_tensor(tables.CAPACITY_ASKS.copy(), device=device),
+            inside=torch.as_tensor(tables.CAPACITY_STATES.copy(), device=device),
         )
     return _ON_DEVICE[device]
 

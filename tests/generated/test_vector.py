@@ -173,6 +173,21 @@ def test_nothing_is_recompiled(package: Package) -> None:
     forget_graphs()
 
 
+def test_a_compiled_step_brings_its_tables_to_a_new_device(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing need have run there before; as if this CPU were new."""
+    inputs = (*rows(package), package.limits(), torch.tensor(True))
+    eager = package.vector.decide(*inputs)
+    monkeypatch.setattr(package.vector, "_ON_DEVICE", {})
+    forget_graphs()
+    compiled: Any = torch.compile(package.vector.decide, fullgraph=True, backend="eager")
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(compiled(*inputs), eager, strict=True))
+    assert list(package.vector._ON_DEVICE) == [torch.device("cpu")]
+    forget_graphs()
+
+
 def test_the_scan_compiles_as_one_graph(tmp_path: Path) -> None:
     """A machine that is too wide for a table compiles as well."""
     path = tmp_path / "wide.yaml"

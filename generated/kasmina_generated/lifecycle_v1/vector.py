@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: vector.py.jinja
-# body: 4a0e69c92ed82f4024bdc9e6a7c6182b
+# body: 8e36e11d931feb2b72ec2b65b4ed5d4e
 
 """One synchronous step of any number of rows of lifecycle_v1, in torch."""
 
@@ -152,9 +152,9 @@ _ON_DEVICE: dict[torch.device, _Tables] = {}
 def _tables(device: torch.device) -> _Tables:
     if device not in _ON_DEVICE:
         _ON_DEVICE[device] = _Tables(
-            starts=torch.tensor(tables.WORD_STARTS, device=device),
-            decisions=torch.tensor(tables.WORD_DECISIONS, device=device),
-            masks=torch.tensor(tables.WORD_MASKS, device=device),
+            starts=torch.as_tensor(tables.WORD_STARTS.copy(), device=device),
+            decisions=torch.as_tensor(tables.WORD_DECISIONS.copy(), device=device),
+            masks=torch.as_tensor(tables.WORD_MASKS.copy(), device=device),
         )
     return _ON_DEVICE[device]
 
