@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from kasmina_generator.finding import Finding
 from kasmina_generator.model import Property, Scalar
 from kasmina_generator.prove.lifetimes import endless
-from kasmina_generator.prove.local import situations
 from kasmina_generator.prove.paths import Step, name, step, to, traced, values, witness
 from kasmina_generator.prove.product import Product
 
@@ -43,7 +42,7 @@ def handles(product: Product, asked: Property, _: dict[int, int]) -> Iterator[Fi
     roles = dict(asked.arguments)
     states = product.machine.groups[roles["in"]]
     told: set[str] = set()
-    for segment, region, passing in situations(product):
+    for segment, region, passing in product.situations:
         state = segment.state.name
         if state not in states or state in told:
             continue

@@ -19,19 +19,6 @@ def describe(edge: Edge) -> str:
     return f"'{edge.event}' from {edge.source} to {edge.target}"
 
 
-def enabled(machine: Machine, segment: Segment, region: Region) -> list[Edge]:
-    """Return the edges whose guards hold, in the order in which they are tried."""
-    edges = machine.edges[segment.state.name]
-    return [edge for place, edge in enumerate(edges) if region.enabled >> place & 1]
-
-
-def situations(product: Product) -> Iterator[tuple[Segment, Region, list[Edge]]]:
-    """Yield every reachable region of every segment, with the edges whose guards hold."""
-    for segment in product.reachable:
-        for region in segment.regions.found:
-            yield segment, region, enabled(product.machine, segment, region)
-
-
 def _place(product: Product, segment: Segment, epochs: int = 0) -> int:
     place = product.place_in(segment, epochs)
     assert place is not None  # callers ask for segments that are reachable
@@ -41,7 +28,7 @@ def _place(product: Product, segment: Segment, epochs: int = 0) -> int:
 def deterministic(product: Product) -> Iterator[Finding]:
     """No two edges of one call and one priority lead apart where both guards hold."""
     seen: set[tuple[int, int]] = set()
-    for segment, region, passing in situations(product):
+    for segment, region, passing in product.situations:
         for one, other in _ties(product.machine, passing):
             if (one.index, other.index) not in seen:
                 seen.add((one.index, other.index))
@@ -73,7 +60,7 @@ def _tie(product: Product, segment: Segment, region: Region, one: Edge, other: E
 def total(product: Product) -> Iterator[Finding]:
     """Where a state's time is over, some automatic edge lets go at every tick."""
     told: set[str] = set()
-    for segment, region, passing in situations(product):
+    for segment, region, passing in product.situations:
         state = segment.state
         most = state.max_epochs
         if state.terminal or most is None or state.name in told or not segment.covers(most):
@@ -125,7 +112,7 @@ def urgency(product: Product) -> Iterator[Finding]:
     """An urgent event that may pass is never kept back by an edge that is not urgent."""
     machine = product.machine
     told: set[tuple[int, int]] = set()
-    for segment, region, passing in situations(product):
+    for segment, region, passing in product.situations:
         for urgent in filter(machine.is_urgent, passing):
             for rival in _before(machine, passing, urgent):
                 if (urgent.index, rival.index) not in told:
@@ -180,7 +167,7 @@ def dead_edges(product: Product) -> Iterator[Finding]:
     """Every declared transition is taken somewhere: its guard can hold, and it can be first."""
     machine = product.machine
     reached = {product.state(place).name for place in product.traces}
-    passing = {edge.index for _, _, edges in situations(product) for edge in edges}
+    passing = {edge.index for _, _, edges in product.situations for edge in edges}
     used = {edge.index for edge in taken(product)}
     declared: dict[object, list[Edge]] = {}
     for edge in machine.spec.edges:
@@ -209,10 +196,9 @@ def _never(product: Product, edge: Edge) -> Finding:
 
 
 def _shadowed(product: Product, edge: Edge) -> Finding:
-    segment, region = next(
-        (segment, region) for segment, region, passing in situations(product) if edge in passing
+    segment, region, passing = next(
+        each for each in product.situations if any(e is edge for e in each[2])
     )
-    passing = enabled(product.machine, segment, region)
     first = next(e for e in passing if product.machine.same_trigger(e, edge))
     place = _place(product, segment)
     last = Step(place, first.event, region.row, f"{first.target}@0")

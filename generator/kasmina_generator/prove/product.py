@@ -147,7 +147,7 @@ class Machine:
             if self.is_command(edge) and edge.event not in seen:
                 seen.add(edge.event)
                 yield Move(edge, edge.event, tick=False)
-                if own is None or edges.index(edge) < edges.index(own):
+                if own is None or edge.index < own.index:
                     yield from self._at_tick(edge, edge.event)
 
     def _at_tick(self, edge: Edge | None, command: str | None) -> Iterator[Move]:
@@ -367,6 +367,16 @@ class Product:
         """The segments that can be reached, in the order of states."""
         identities = {id(self.places[place][0]) for place in self.traces}
         return [s for found in self.segments.values() for s in found if id(s) in identities]
+
+    @cached_property
+    def situations(self) -> list[tuple[Segment, Region, list[Edge]]]:
+        """Every reachable region of every segment, with the edges whose guards hold, in order."""
+        return [
+            (segment, region, [e for i, e in enumerate(edges) if region.enabled >> i & 1])
+            for segment in self.reachable
+            for edges in [self.machine.edges[segment.state.name]]
+            for region in segment.regions.found
+        ]
 
     def place_in(self, segment: Segment, epochs: int = 0) -> int | None:
         """Return the first reachable place of a segment with at least `epochs`, None if there is none."""

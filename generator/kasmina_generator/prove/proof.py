@@ -257,7 +257,7 @@ def _ties(product: Product) -> Iterator[str]:
     """Yield the commands of one priority: given at once, the first in the file is taken."""
     told: set[tuple[str, str, str]] = set()
     machine = product.machine
-    for segment, _, passing in local.situations(product):
+    for segment, _, passing in product.situations:
         for place, one in enumerate(passing):
             for other in passing[place + 1 :]:
                 key = (segment.state.name, one.event, other.event)

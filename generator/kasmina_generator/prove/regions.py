@@ -120,10 +120,10 @@ class Finder:
         combinations = math.prod(len(part.vectors) for part in parts)
         if combinations <= MOST_COMBINATIONS:
             return _combined(guards, parts, combinations, how)
+        if not questions:
+            return Regions((), (), "assumed")
         known = _some(guards, parts)
-        found = (
-            self.query(guards, questions, self.domains, known) if self.query and questions else None
-        )
+        found = self.query(guards, questions, self.domains, known) if self.query else None
         if found is None:
             return _independent(guards)
         everything = (1 << len(found)) - 1
