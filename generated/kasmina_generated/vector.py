@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: e43ea0f1f781ed896149f26bd61b6c746a1b62e06e2fb88615f14c557b3347ce
 # template: vector.py.jinja
-# body: 8a181171d8ab5c0caa2f7ab66d00905a
+# body: 9935f747180ec9879ffab91ff8bb20cc
 
 """One synchronous step of any number of rows of lifecycle, in torch."""
 
@@ -152,12 +152,15 @@ def decide(
 
 def _refuse(context: VectorContext) -> None:
     refused = [
-        ("alpha", "infinity", context.alpha.isinf()),
-        ("stability", "infinity", context.stability.isinf()),
+        ("alpha", "infinity", context.alpha, torch.isinf),
+        ("stability", "infinity", context.stability, torch.isinf),
     ]
-    for name, what, rows in refused:
-        if bool(rows.any()):
-            row = int(rows.nonzero()[0, 0])
+    for name, what, values, is_refused in refused:
+        if math.isfinite(float(values.sum())):  # then it holds neither NaN nor infinity
+            continue
+        rows = is_refused(values).nonzero()
+        if len(rows):
+            row = int(rows[0, 0])
             raise ValueError(f"context field {name!r}, row {row}: {what} is refused by the spec")
 
 

@@ -104,6 +104,13 @@ def test_refused_infinity_names_field_and_row(package: Package, value: float) ->
         package.vector.step(zero.to(torch.int8), zero, zero, context, package.limits(), True)
 
 
+def test_a_sum_that_overflows_refuses_nothing(package: Package) -> None:
+    """Large numbers are no infinities."""
+    zero = torch.zeros(2, dtype=torch.int32)
+    context = package.context(2, stability=[3e38, 3e38])
+    package.vector.step(zero.to(torch.int8), zero, zero, context, package.limits(), True)
+
+
 def test_refused_nan_names_field_and_row(tmp_path: Path) -> None:
     """The same for NaN, in another machine."""
     package = named("orders", tmp_path)

@@ -267,9 +267,8 @@ def _torch_normalised(field: ContextField) -> str:
 
 
 def _refusals(field: ContextField) -> list[tuple[str, str]]:
-    tests = [("NaN", field.nan, "isnan"), ("infinity", field.infinity, "isinf")]
-    refused = [(what, test) for what, policy, test in tests if policy == "refuse"]
-    return [(what, f"context.{field.name}.{test}()") for what, test in refused]
+    tests = [("NaN", field.nan, "torch.isnan"), ("infinity", field.infinity, "torch.isinf")]
+    return [(what, test) for what, policy, test in tests if policy == "refuse"]
 
 
 def _limit(limit: Limit) -> LimitView:
