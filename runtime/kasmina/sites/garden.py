@@ -53,6 +53,7 @@ class Garden(nn.Module):
         self.state, self.run, self.seed = state, run, seed
         self._host_parameters = host_parameters
         self.layers = nn.ModuleDict({key_of(layer.path): layer for layer in layers})
+        self._planned: list[tuple[Tensor, int]] = []  # columns and their versions, when planned
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self.refresh()
 
@@ -104,9 +105,18 @@ class Garden(nn.Module):
 
         Call it after every change of the state tensor that the next pass shall see.
         """
-        reading = Reading.of(self.state)
+        columns = [
+            self.state.codes,
+            *(self.state[name] for name in ("blueprint_id", "blueprint_slot")),
+        ]
+        planned = [(column, column._version) for column in columns]
+        if not _same(planned, self._planned):
+            reading = Reading.of(self.state)
+            for site in self.sites.values():
+                site.replan(reading)
+            self._planned = planned
         for site in self.sites.values():
-            site.refresh(reading)
+            site.reload_alpha()
 
     @contextmanager
     def trial(self, rows: Tensor) -> Iterator[None]:
@@ -118,8 +128,10 @@ class Garden(nn.Module):
         reading.mixed[rows.cpu().numpy()] = True
         reading.shadow[rows.cpu().numpy()] = False
         nonfinite = [site.nonfinite.clone() for site in self.sites.values()]
+        self._planned = []
         for site in self.sites.values():
-            site.refresh(reading)
+            site.replan(reading)
+            site.reload_alpha()
             own = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
             site.alpha.data[own - site.first_row] = 1
         try:
@@ -296,6 +308,13 @@ class Garden(nn.Module):
             self.state.update(slice(None), {name: state_dict[key] for key, name in keys.items()})
         except InvalidUpdate as error:
             error_msgs.append(f"{prefix}state: {error}")
+
+
+def _same(one: list[tuple[Tensor, int]], other: list[tuple[Tensor, int]]) -> bool:
+    """Whether both are the same tensors, not written since; costs 1 us and no look at values."""
+    return len(one) == len(other) and all(
+        a is b and version == seen for (a, version), (b, seen) in zip(one, other, strict=True)
+    )
 
 
 def key_of(path: str) -> str:

@@ -99,7 +99,7 @@ class SiteLayer(nn.Module):
         self.plan = Plan()
         self._fingerprint = b""
         self._quiet = True
-        self._inside: Callable[..., Any] = _nowhere
+        self._inside: Callable[..., Any] = nowhere
         self._sampler = Sampler(50)
         self._sample = empty_sample(self.shape.d_out, device)
         self._capture = Capture()
@@ -130,8 +130,8 @@ class SiteLayer(nn.Module):
 
     # What the lifecycle's step changes.
 
-    def refresh(self, reading: Reading) -> None:
-        """Take over planes, rows and alpha of the site's seeds; forgets dL/dalpha.
+    def replan(self, reading: Reading) -> None:
+        """Take over planes and rows of the site's seeds.
 
         Args:
             reading: of all seeds of the state tensor.
@@ -142,17 +142,18 @@ class SiteLayer(nn.Module):
             self._fingerprint = fingerprint
             self.plan = own.plan(self.kinds, self._state.device)
             self._settle()
+
+    def reload_alpha(self) -> None:
+        """Take over alpha of the site's seeds; forgets dL/dalpha."""
+        self.alpha.grad = None
         if self.plan.active:
-            self._set_alpha(self._state["alpha"][self.first_row : self.first_row + self.n_seeds])
+            own = slice(self.first_row, self.first_row + self.n_seeds)
+            self.alpha.data.copy_(self._state["alpha"][own])
 
     def _settle(self) -> None:
         self._quiet = self.plan.is_dormant and self._watcher is None
         if not self.plan.shadow:
             self._capture.clear()
-
-    def _set_alpha(self, alpha: Tensor) -> None:
-        self.alpha.grad = None
-        self.alpha.data.copy_(alpha)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SiteLayer:
         """Move what is no parameter and no buffer as well."""
@@ -186,7 +187,7 @@ class SiteLayer(nn.Module):
 
     def divert(self, module: nn.Module) -> None:
         """Run `module` through this site from now on."""
-        self._inside = _diverted(module, self.run)
+        self._inside = diverted(module, self.run)
 
     @abstractmethod
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -299,11 +300,12 @@ class SiteLayer(nn.Module):
         return f"{self.path!r}, {self.placement}, {self.n_seeds} seeds of {', '.join(self.kinds)}"
 
 
-def _nowhere(*args: Any, **kwargs: Any) -> Any:
+def nowhere(*args: Any, **kwargs: Any) -> Any:
+    """The inside of a site that was never put into a model."""
     raise AssertionError("the site was never put into a model")
 
 
-def _diverted(module: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
+def diverted(module: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
     """Put `run` in the place of the module's forward; returns what ran there before.
 
     That is no bound method: a copy or a pickle would look it up by its name and find `run`.

@@ -67,7 +67,7 @@ class _Add(Function):
     def forward(ctx: Any, y: Tensor, b: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
         bad = _not_finite(b)
         safe = torch.where(bad, 0, b)
-        total = torch.tensordot(alpha.to(b.dtype), safe, 1)
+        total = (_broadcast(alpha, safe) * safe).sum(0)  # a product would round under autocast
         ctx.save_for_backward(safe, bad, alpha)
         counts = _by_seed(bad)
         ctx.mark_non_differentiable(counts)

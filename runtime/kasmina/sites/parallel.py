@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kasmina.blueprints import Placement
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.errors import SiteError
-from kasmina.sites.layer import Place, SiteLayer, _diverted, _nowhere, by_columns
+from kasmina.sites.layer import Place, SiteLayer, by_columns, diverted, nowhere
 from kasmina.sites.mixing import add
 from kasmina.sites.telemetry import Telemetry, shared
 
@@ -29,13 +29,13 @@ class ParallelSite(SiteLayer):
 
     def __init__(self, place: Place, state: StateTensor, dtype: torch.dtype | None = None) -> None:
         super().__init__(place, state, place.shape, dtype)
-        self._inside_first: Callable[..., Any] = _nowhere
+        self._inside_first: Callable[..., Any] = nowhere
         self._entered: Tensor | None = None
 
     def divert_span(self, first: nn.Module, last: nn.Module) -> None:
         """Run a span through this site: what enters `first` is added to what leaves `last`."""
-        self._inside_first = _diverted(first, self.run_first)
-        self._inside = _diverted(last, self.run_last)
+        self._inside_first = diverted(first, self.run_first)
+        self._inside = diverted(last, self.run_last)
 
     def inside(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """See `SiteLayer.inside`."""

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import backward
+from torch.utils.checkpoint import checkpoint
 
 from kasmina.sites import Garden, InlineSite, ParallelSite, Site, SiteError, SiteLayer, morph
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, poison, put
@@ -197,6 +198,54 @@ def test_a_broken_blueprint_breaks_nothing(host: Host, value: float) -> None:
     assert (garden.nonfinite()[rows] > 0).all()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     assert norm.isfinite()
+
+
+@every_host
+def test_active_seeds_under_autocast(host: Host) -> None:
+    """bfloat16: finite, close to float32, the host's dtype, and every blueprint learns."""
+    model = built(host)
+    garden = Garden.of(model)
+    every_kind(garden, "GRAFTING", alpha=0.5)
+    model.eval()
+    expected = model(host.batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(host.batch())
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(
+        found.float(), expected, rtol=0.1, atol=0.1 * float(expected.detach().abs().max())
+    )
+    backward(found.float().square().sum())
+    assert garden.alpha_gradient().isfinite().all() and garden.alpha_gradient().any()
+
+
+@every_host
+def test_active_seeds_without_autograd(host: Host) -> None:
+    """Inference mode gives the same."""
+    model = built(host).eval()
+    every_kind(Garden.of(model), "GRAFTING")
+    with torch.inference_mode():
+        found = model(host.batch())
+    assert torch.allclose(found, model(host.batch()), atol=1e-6)
+
+
+def test_checkpointed_activations() -> None:
+    """A site inside a part that is run again in the backward pass."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    morph(model, [Site("0", until="2", seeds=2), Site("0", placement="inline", seeds=2)])
+    every_kind(Garden.of(model), "GRAFTING")
+    x = torch.randn(5, 4)
+    found = []
+    runs: list[Callable[[Tensor], Tensor]] = [
+        model,
+        lambda x: checkpoint(model, x, use_reentrant=False),
+    ]
+    for run in runs:
+        model.zero_grad()
+        Garden.of(model).refresh()
+        backward(run(x).square().sum())
+        own = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append([*own, Garden.of(model).alpha_gradient()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_a_frozen_blueprint_gets_no_gradient() -> None:
