@@ -13,8 +13,9 @@ from itertools import combinations_with_replacement
 from kasmina_generator.model import Edge, Spec
 from kasmina_generator.prove.domain import domains
 from kasmina_generator.prove.evaluate import Row, at_epochs
-from kasmina_generator.prove.product import Machine, horizon, stretches
+from kasmina_generator.prove.machine import Machine
 from kasmina_generator.prove.regions import Finder
+from kasmina_generator.prove.segment import horizon, stretches
 
 TICK = "tick"
 Action = tuple[object, ...]  # what a step does: target, effects, rooms asked for

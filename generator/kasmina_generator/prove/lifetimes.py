@@ -11,9 +11,11 @@ import networkx as nx
 from kasmina_generator.expression import Expression, Truth
 from kasmina_generator.finding import Finding
 from kasmina_generator.model import Edge
+from kasmina_generator.prove.machine import Move
 from kasmina_generator.prove.paths import Step, step, to, values
-from kasmina_generator.prove.product import Move, Product, Segment
+from kasmina_generator.prove.product import Product
 from kasmina_generator.prove.regions import Region, Regions
+from kasmina_generator.prove.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from kasmina_generator.finding import Finding
 from kasmina_generator.model import Edge
+from kasmina_generator.prove.machine import Machine, Move
 from kasmina_generator.prove.paths import Step, name, to
-from kasmina_generator.prove.product import Machine, Move, Product, Segment
+from kasmina_generator.prove.product import Product
 from kasmina_generator.prove.regions import Region
+from kasmina_generator.prove.segment import Segment
 
 
 def describe(edge: Edge) -> str:

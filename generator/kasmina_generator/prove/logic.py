@@ -22,8 +22,9 @@ from kasmina_generator.prove.formula import (
     Until,
     parse,
 )
+from kasmina_generator.prove.machine import Move
 from kasmina_generator.prove.paths import Step, name, step, witness
-from kasmina_generator.prove.product import Move, Product
+from kasmina_generator.prove.product import Product
 from kasmina_generator.prove.regions import Region
 
 MOST_NODES = 400_000  # (state, epochs, region); 164,000 take about 2 s

@@ -11,7 +11,8 @@ from kasmina_generator.finding import Finding
 from kasmina_generator.model import ContextField, Limit, Scalar, Spec, State
 from kasmina_generator.number import integer_range
 from kasmina_generator.prove.domain import show, step
-from kasmina_generator.prove.product import Machine, horizon
+from kasmina_generator.prove.machine import Machine
+from kasmina_generator.prove.segment import horizon
 
 EPOCHS_DTYPE = "int16"  # of the counter where the spec names no state file
 

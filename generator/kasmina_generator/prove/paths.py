@@ -9,7 +9,8 @@ from itertools import groupby
 from kasmina_generator.model import Scalar
 from kasmina_generator.prove.domain import show
 from kasmina_generator.prove.evaluate import Row
-from kasmina_generator.prove.product import Move, Product, Trace
+from kasmina_generator.prove.machine import Move
+from kasmina_generator.prove.product import Product, Trace
 from kasmina_generator.prove.regions import Region
 
 

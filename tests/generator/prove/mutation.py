@@ -26,7 +26,7 @@ from kasmina_generator.model import Capacity, Edge, Place, Spec, State
 from kasmina_generator.prove.compare import difference
 from kasmina_generator.prove.domain import domains
 from kasmina_generator.prove.evaluate import at_epochs, atoms, is_ordering, variables
-from kasmina_generator.prove.product import Machine
+from kasmina_generator.prove.machine import Machine
 from kasmina_generator.prove.regions import Finder
 from kasmina_generator.prove.smt import solver
 from kasmina_generator.verify import verify
