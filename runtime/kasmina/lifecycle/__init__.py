@@ -6,6 +6,7 @@ from kasmina.lifecycle.commands import Command, CommandQueue, Drained, UnknownRo
 from kasmina.lifecycle.inputs import ContextTable, LimitTable, RefusedValue
 from kasmina.lifecycle.loading import PackageError
 from kasmina.lifecycle.manager import LifecycleManager, NestedTrigger
+from kasmina.lifecycle.migration import MigrationError, migrate
 from kasmina.lifecycle.randomness import generator
 from kasmina.lifecycle.refusals import GuardRefused, IllegalTransition, NoRoom
 from kasmina.lifecycle.seed import LogicalSeed
@@ -31,6 +32,7 @@ __all__ = [
     "LifecycleManager",
     "LimitTable",
     "LogicalSeed",
+    "MigrationError",
     "NestedTrigger",
     "NoRoom",
     "PackageError",
@@ -44,5 +46,6 @@ __all__ = [
     "UnknownRow",
     "UnusedEvents",
     "generator",
+    "migrate",
     "step",
 ]

@@ -41,3 +41,32 @@ def recall(ring: Sequence[int], count: int) -> list[int]:
     """The codes in one row's ring, oldest first."""
     length = len(ring)
     return [ring[place % length] for place in range(count - min(count, length), count)]
+
+
+def relay(ring: Tensor, count: Tensor, length: int, highest: int) -> tuple[Tensor, Tensor]:
+    """The rings in a new length with their counts: the newest entries, oldest first, are kept.
+
+    A count stays what it is, except where a longer ring would then claim entries that nobody has
+    kept, or where it does not fit: it goes back by whole turns.
+
+    Args:
+        ring: Codes [N, old length].
+        count: Integers [N].
+        length: Places in the new ring.
+        highest: The largest number that the new counter's dtype holds.
+
+    Returns:
+        Codes [N, length], -1 in places that hold nothing, and counts int64 [N].
+    """
+    old = ring.shape[1]
+    before = count.long()
+    kept = before.clamp(max=min(old, length))  # entries of each row
+    after = before.clamp(max=old) if length > old else before
+    end = ring_end(highest, length)
+    after = torch.where(after >= end, end - length + after % length, after)
+    ages = torch.arange(min(old, length))  # 0: the newest
+    sources = (before[:, None] - 1 - ages) % old
+    places = (after[:, None] - 1 - ages) % length
+    entries = torch.where(ages < kept[:, None], ring.gather(1, sources), -1)
+    turned = torch.full((len(ring), length), -1, dtype=ring.dtype)
+    return turned.scatter(1, places, entries.to(ring.dtype)), after

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kasmina.errors import KasminaError
 from kasmina.lifecycle.columns import ColumnRule, InvalidUpdate, Rows, Values, row_index
+from kasmina.lifecycle.migration import advice
 from kasmina.lifecycle.ring import recall, remember
 from kasmina.lifecycle.spec import Lifecycle, UnknownName
 
@@ -236,6 +237,8 @@ class StateTensor:
             for key, value in own.items()
             if state_dict.get(key) != value
         ]
+        if state_dict.get("digest") != self.lifecycle.digest:
+            found[-1] += f"; {advice(state_dict.get('digest'), self.lifecycle)}"
         columns = state_dict.get("columns", {})
         found += [f"column {name!r} is unknown here" for name in columns if name not in self._rules]
         for name, rule in self._rules.items():
