@@ -73,7 +73,7 @@ def test_the_default_lifecycle_keeps_a_seed(default: list[Record]) -> None:
 def test_a_limit_that_was_edited_decides(tmp_path: Path) -> None:
     """With a validation gain that nothing reaches, the seed never grafts."""
     edit = _replaced(
-        "{dtype: float32, default: 0.01, range: [0.0, 1.0]",
+        "{dtype: float32, default: 0.0005, range: [0.0, 1.0]",
         "{dtype: float32, default: 1.0, range: [0.0, 1.0]",
     )
     records = _grow(tmp_path, edit)

@@ -120,8 +120,8 @@ class Learned(NamedTuple):
 
     `reconstruction_loss` is the squared error over the target's mean square, +inf where nothing
     was measured. `validation_gain` is the share of the target's mean square that the blueprint
-    explains when it is scaled by the best factor, as the line search before its graft will do: the
-    squared cosine of both, 0 where they point apart, -inf where nothing was measured.
+    explains when it is scaled by the best factor, as the line search before its graft will do, a
+    lower bound of it: 0 where they point apart, -inf where nothing was measured.
     """
 
     reconstruction_loss: Tensor  # float32
@@ -136,9 +136,11 @@ class Moments:
     pp: Tensor
     pt: Tensor
     tt: Tensor
+    examples: int = 0
 
     def add(self, p: Tensor, t: Tensor) -> None:
-        """Add one pass; both `[S, ...]`."""
+        """Add one pass; both `[S, N, ...]` with N examples."""
+        self.examples += p.shape[1]
         p, t = p.double().flatten(1).cpu(), t.double().flatten(1).cpu()
         self.pp += (p * p).sum(1)
         self.pt += (p * t).sum(1)
@@ -149,9 +151,15 @@ class Moments:
         return ((self.pp - 2 * self.pt + self.tt) / self.tt).float()
 
     def explainable(self) -> Tensor:
-        """Share of t's mean square that the best positive multiple of p explains."""
-        shared = self.pt.clamp_min(0).square() / (self.pp * self.tt)
-        return torch.where(self.pp == 0, 0, shared).float()
+        """Share of t's mean square that the best positive multiple of p explains, lower bound.
+
+        The share is the squared cosine of p and t. By chance alone the cosine of n examples is
+        about `1 / sqrt(n)`, so two of these are taken off: noise gains nothing, and a task whose
+        gradients are mostly noise, as a language model's are, may still gain a little.
+        """
+        cosine = self.pt / (self.pp * self.tt).sqrt()
+        sure = (cosine - 2 / max(self.examples, 1) ** 0.5).clamp_min(0)
+        return torch.where(self.pp * self.tt == 0, 0, sure.square()).float()
 
 
 @dataclass(slots=True)

@@ -25,7 +25,8 @@ CONTEXT = 64  # characters that the model sees at once
 LAYERS = 2
 WIDTH = 16  # 8705 parameters
 BUDGET = 40_000
-EPOCHS = 16  # of about 105 batches of 32
+EPOCHS = 54  # of 32 batches of 32, drawn from about 105
+EPOCH = 32
 BATCH = 32
 FILE_CHARACTERS = 4096  # taken of each file, so that no large module rules the text
 SPLIT_CHARACTERS = {"train": 220_000, "validation": 24_000, "test": 24_000}  # at most
@@ -105,7 +106,10 @@ def sites() -> tuple[Site, ...]:
     """Where the small transformer grows by default."""
     from kasmina.sites import Site
 
-    return (Site("blocks.*.mlp", placement="parallel", seeds=4, blueprint="mlp"),)
+    return (
+        Site("head", placement="parallel", seeds=4, blueprint="mlp", hidden=24),
+        Site("blocks.*.mlp", placement="parallel", seeds=2, blueprint="gated", hidden=16),
+    )
 
 
 def build_model(seed: int, width: int | None = None) -> nn.Module:
@@ -116,7 +120,7 @@ def build_model(seed: int, width: int | None = None) -> nn.Module:
 
 def build_data(seed: int) -> Data:
     """Windows of 64 tokens that do not overlap, with the token after each; batches of 32."""
-    return SplitData(*_splits(source_folder()), batch_size=BATCH, seed=seed)
+    return SplitData(*_splits(source_folder()), batch_size=BATCH, seed=seed, most=EPOCH)
 
 
 def source_folder() -> Path:

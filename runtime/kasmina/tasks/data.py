@@ -101,12 +101,14 @@ class ShuffledBatches:
     """Training batches of one size, reshuffled each epoch by a permutation of (seed, epoch).
 
     What an epoch leaves over after its last whole batch is dropped; the next epoch's permutation
-    brings it back.
+    brings it back. `most` cuts the epochs of a large split to so many batches: a tick of the
+    lifecycle should not wait for a pass over everything.
     """
 
     split: Split
     batch_size: int
     seed: int
+    most: int | None = None
     epoch: int = 0
     index: int = 0
     _order: Tensor = field(init=False, repr=False)
@@ -118,7 +120,8 @@ class ShuffledBatches:
     @property
     def batches_per_epoch(self) -> int:
         """How many whole batches an epoch has."""
-        return len(self.split.x) // self.batch_size
+        whole = len(self.split.x) // self.batch_size
+        return whole if self.most is None else min(whole, self.most)
 
     def next_batch(self) -> Batch:
         """Return the batch under the cursor and move the cursor on."""
@@ -165,9 +168,16 @@ class SplitData:
     """`kasmina.growth.task.Data` over three splits in memory."""
 
     def __init__(
-        self, train: Split, validation: Split, test: Split, *, batch_size: int, seed: int
+        self,
+        train: Split,
+        validation: Split,
+        test: Split,
+        *,
+        batch_size: int,
+        seed: int,
+        most: int | None = None,
     ) -> None:
-        self.train = ShuffledBatches(train, batch_size, seed)
+        self.train = ShuffledBatches(train, batch_size, seed, most)
         self._validation, self._test = validation, test
 
     def validation(self) -> list[Batch]:

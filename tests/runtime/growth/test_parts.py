@@ -132,24 +132,39 @@ def test_row_adam_is_torchs_adam_row_by_row() -> None:
 
 
 @given(st.floats(0.1, 10), st.floats(-1, 1))
-def test_the_gain_is_what_the_best_scale_explains(scale: float, mixed: float) -> None:
-    """Scaling a prediction changes its error and not its gain; pointing apart gains nothing."""
+def test_the_gain_is_what_the_best_scale_surely_explains(scale: float, mixed: float) -> None:
+    """A lower bound that the scale does not change; pointing apart gains nothing."""
     draw = torch.Generator().manual_seed(1)
-    target = torch.randn(1, 64, 2, generator=draw)
-    prediction = scale * (mixed * target + 0.5 * torch.randn(1, 64, 2, generator=draw))
+    target = torch.randn(1, 640, 2, generator=draw)
+    prediction = scale * (mixed * target + 0.5 * torch.randn(1, 640, 2, generator=draw))
     moments = Moments(*torch.zeros(3, 1, dtype=torch.float64))
     moments.add(prediction, target)
-    factor = float((prediction * target).sum() / prediction.square().sum())
-    best = 1 - float((max(factor, 0) * prediction - target).square().sum() / target.square().sum())
-    assert float(moments.explainable()) == pytest.approx(best, abs=1e-4)
+    product = float((prediction * target).sum())
+    cosine = product / float(prediction.norm() * target.norm())
+    share = max(cosine - 2 / 640**0.5, 0) ** 2
+    assert float(moments.explainable()) == pytest.approx(share, abs=1e-5)
+    best = 1 - float((product / prediction.square().sum() * prediction - target).square().sum()) / (
+        float(target.square().sum())
+    )
+    assert float(moments.explainable()) <= best + 1e-5
     error = float((prediction - target).square().sum() / target.square().sum())
     assert float(moments.unexplained()) == pytest.approx(error, rel=1e-4)
+
+
+@pytest.mark.parametrize("examples", [100, 10_000])
+def test_noise_gains_nothing(examples: int) -> None:
+    """Of 200 predictions that have nothing to do with the target few get past the bound."""
+    draw = torch.Generator().manual_seed(2)
+    moments = Moments(*torch.zeros(3, 200, dtype=torch.float64))
+    noise = torch.randn(200, examples, 1, generator=draw)
+    moments.add(noise, torch.randn(1, examples, 1, generator=draw).expand_as(noise))
+    assert int((moments.explainable() > 0).sum()) <= 12  # 2.3% are expected
 
 
 def test_a_blueprint_that_says_nothing_gains_nothing() -> None:
     """No division by zero where the prediction is 0."""
     moments = Moments(*torch.zeros(3, 1, dtype=torch.float64))
-    moments.add(torch.zeros(1, 4), torch.ones(1, 4))
+    moments.add(torch.zeros(1, 4, 1), torch.ones(1, 4, 1))
     assert float(moments.explainable()) == 0.0
 
 

@@ -110,7 +110,7 @@ def test_a_measurement_that_was_changed_is_found(log: Path, tmp_path: Path) -> N
             row["context"]["validation_gain"] = "-inf"
 
     report = replay(_changed(log, tmp_path / "log", change))
-    assert "takes none" in report.mismatches[0]
+    assert "(reconstruction_pass) from TRAINING to GRAFTING, the replay" in report.mismatches[0]
 
 
 def test_a_transition_that_is_missing_is_found(log: Path, tmp_path: Path) -> None:
