@@ -159,7 +159,7 @@ def _lane(story: Story, lane: Lane) -> LaneRow:
         bar for span in spans if span.state != story.initial for bar in _bars(story, lane, span)
     )
     last = spans[-1]
-    kind = story.blueprints.get(lane, "")
+    kind = "" if last.state == story.initial else story.blueprints.get(lane, "")
     outcome = last.state.lower().replace("_", " ")
     return LaneRow(
         f"{site_name(lane[0])}[{lane[1]}]", bars, last.state, f"{outcome} {kind}".strip()

@@ -108,6 +108,21 @@ def test_only_seeds_that_left_their_first_state_have_a_lane(tmp_path: Path) -> N
     assert "features[6]#0 CULLED\nepoch 39 to the end, steps" in rows[6].bars[-1].hover
 
 
+def test_a_slot_that_was_armed_again_waits(tmp_path: Path) -> None:
+    """Its lane ends in the first state, which is not drawn, and holds nothing."""
+    run = FakeRun(tmp_path)
+    run.move(0, "TRAINING", "promote")
+    run.end_epoch(0.5, 1.0)
+    run.move(0, "CULLED", "fail")
+    run.release(0)
+    run.end_epoch(0.5, 1.0)
+    run.move(0, "DORMANT", "recycle")
+    run.end_epoch(0.5, 1.0)
+    (row,), _ = lanes(story(tmp_path))
+    assert row.outcome == "dormant"
+    assert [bar.state for bar in row.bars] == ["TRAINING", "CULLED"]
+
+
 def test_too_many_lanes_are_counted(tmp_path: Path) -> None:
     """Those that held a blueprint come first."""
     rows, hidden = lanes(story(grown(tmp_path, seeds=300)))
