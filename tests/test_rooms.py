@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "kasmina.__main__": {"kasmina.cli"},
     "kasmina.cli": {*_USERS, "kasmina.bench", "kasmina_generator"},
 }
-GENERATED_CORE = {"lifecycle", "guards", "tables", "machine", "vector", "state"}
+GENERATED_CORE = {"lifecycle", "guards", "tables", "machine", "vector", "state", "observation"}
 CODE_FROM_DATA = {"eval", "exec", "compile", "__import__"}
 ORDINARY = {  # names of the seed lifecycle that are English, or torch's, as well
     *("alpha", "cancel", "complete", "emergency", "expire", "fail", "improve", "negative"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from kasmina_generator.document import Mapping, Node, Scalar, Sequence, describe
+from kasmina_generator.document import Node, Scalar, Sequence, describe
 from kasmina_generator.model import ContextField, InfinityPolicy, Limit, NanPolicy
 from kasmina_generator.model import Scalar as Value
-from kasmina_generator.record import Record, as_float, named_record
-from kasmina_generator.vocabulary import GUARD_WORDS, RECORDS, Keys
+from kasmina_generator.number import parse_float
+from kasmina_generator.record import Record, as_float, chosen_record
+from kasmina_generator.vocabulary import GUARD_WORDS, RECORDS
 
 DTYPES = ("float32", "int32", "bool")
 
@@ -19,7 +20,7 @@ def read_context(top: Record) -> dict[str, ContextField | None]:
     fields: dict[str, ContextField | None] = {}
     for name, node in top.table("context", "context field", frozenset({*GUARD_WORDS, "slot"})):
         faults = len(top.log)
-        record = _typed_record(top, "context field", name, node, _FIELD_KEYS)
+        record = chosen_record(top.log, "context field", name, node, "dtype", _FIELD_KEYS)
         read = _context_field(*record, name) if record else None
         fields[name.text] = read if len(top.log) == faults else None
     return fields
@@ -37,31 +38,8 @@ _LIMIT_KEYS = {
 }
 
 
-def _typed_record(
-    top: Record, what: str, name: Scalar, node: Node, keys: dict[str, Keys]
-) -> tuple[Record, str] | None:
-    """Return a record with the keys that its dtype asks for, and the dtype."""
-    dtype = _dtype_of(node)
-    if dtype is not None:
-        record = named_record(top.log, what, name, node, keys[dtype])
-        return (record, dtype) if record else None
-    every = tuple(dict.fromkeys(key for one in keys.values() for key in one.all))
-    record = named_record(top.log, what, name, node, Keys(("dtype",), every))
-    if record:
-        record.choice("dtype", DTYPES)
-    return None
-
-
-def _dtype_of(node: Node) -> str | None:
-    entries = node.entries if isinstance(node, Mapping) else ()
-    for key, value in entries:
-        if key.text == "dtype" and isinstance(value, Scalar) and value.text in DTYPES:
-            return value.text
-    return None
-
-
 def _context_field(record: Record, dtype: str, name: Scalar) -> ContextField:
-    bounds = _bounds(record, dtype)
+    bounds = read_bounds(record, dtype)
     is_float = dtype == "float32"
     infinity = record.choice("infinity", _INFINITY_POLICIES) if is_float else None
     nan = _nan_policy(record, bounds) if is_float else None
@@ -107,8 +85,14 @@ def _nan_policy(record: Record, bounds: tuple[Value, Value]) -> NanPolicy | None
     return value
 
 
-def _bounds(record: Record, dtype: str) -> tuple[Value, Value]:
-    """Return the least and the largest value; the whole line where they are wrong."""
+def read_bounds(record: Record, dtype: str, *, open_ends: bool = False) -> tuple[Value, Value]:
+    """Return the least and the largest value; the whole line where they are wrong.
+
+    Args:
+        record: What has the key `range`.
+        dtype: Of both ends.
+        open_ends: Whether an end of an integer's range may be infinite.
+    """
     if dtype == "bool":
         return False, True
     whole = (-math.inf, math.inf)
@@ -116,7 +100,7 @@ def _bounds(record: Record, dtype: str) -> tuple[Value, Value]:
     if not isinstance(node, Sequence) or len(node.items) != 2:
         record.expected("range", "a list of two numbers, [least, largest]")
         return whole
-    values = [_bound(record, item, dtype) for item in node.items]
+    values = [_bound(record, item, dtype, open_ends) for item in node.items]
     if values[0] is None or values[1] is None:
         return whole
     if values[0] > values[1]:
@@ -125,8 +109,11 @@ def _bounds(record: Record, dtype: str) -> tuple[Value, Value]:
     return values[0], values[1]
 
 
-def _bound(record: Record, item: Node, dtype: str) -> Value | None:
+def _bound(record: Record, item: Node, dtype: str, open_ends: bool) -> Value | None:
     if isinstance(item, Scalar):
+        number = parse_float(item)
+        if open_ends and number is not None and math.isinf(number):
+            return number
         return record.typed("range", item, dtype)
     record.log.add(item.place, f"{record.label}: range: expected a {dtype}, found {describe(item)}")
     return None
@@ -153,13 +140,13 @@ def read_limits(top: Record, context: dict[str, ContextField | None]) -> dict[st
         if name.text in context:
             what = f"limit {name.text!r} is the name of a context field; choose another name"
             top.log.add(name.place, what)
-        record = _typed_record(top, "limit", name, node, _LIMIT_KEYS)
+        record = chosen_record(top.log, "limit", name, node, "dtype", _LIMIT_KEYS)
         read = _limit(*record, name) if record else None
         limits[name.text] = read if len(top.log) == faults else None
     return limits
 
 
 def _limit(record: Record, dtype: str, name: Scalar) -> Limit:
-    low, high = _bounds(record, dtype)
+    low, high = read_bounds(record, dtype)
     default = _default(record, dtype, (low, high))
     return Limit(name.text, dtype, default, low, high, record.text("meaning"), name.place)

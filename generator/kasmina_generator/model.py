@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from kasmina_generator.expression import Expression
+    from kasmina_generator.record_model import RecordSchema
 
 EventKind = Literal["command", "automatic"]
 InfinityPolicy = Literal["allowed", "unknown", "refuse"]
@@ -245,5 +246,6 @@ class Spec:
     properties: tuple[Property, ...]
     columns: StateSchema | None
     migrations: tuple[Migration, ...]
+    record_files: tuple[RecordSchema, ...]
     file: str
     digest: str

@@ -21,6 +21,7 @@ from kasmina_generator.guard import Guard, Symbol, Symbols
 from kasmina_generator.migration import read_migrations
 from kasmina_generator.model import ContextField, Limit, Spec, State, StateSchema
 from kasmina_generator.record import Record
+from kasmina_generator.records_file import MOST_VERSION, read_records
 from kasmina_generator.references import (
     Names,
     declared,
@@ -33,8 +34,6 @@ from kasmina_generator.symbols import range_of_declared
 from kasmina_generator.vocabulary import LIFECYCLE_SCHEMA, RECORDS
 
 __all__ = ["SpecErrors", "read_spec"]
-
-MOST_VERSION = (1 << 31) - 1
 
 
 def read_spec(path: Path) -> Spec:
@@ -65,6 +64,8 @@ def _read_file(path: Path, *, with_migrations: bool) -> Spec:
             spec = _read(top, path)
             if with_migrations and "migrations" in top:
                 spec = replace(spec, migrations=read_migrations(top, path, spec, _read_old))
+            if with_migrations and "records" in top:
+                spec = replace(spec, record_files=read_records(top, path))
     log.raise_if_any()
     assert spec is not None
     return spec
@@ -96,6 +97,7 @@ def _read(top: Record, path: Path) -> Spec:
         properties=read_properties(top, names),
         columns=_columns(top, path, names.states.get(initial)),
         migrations=(),
+        record_files=(),
         file=path.name,
         digest="",
     )

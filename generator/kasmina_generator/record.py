@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from collections.abc import Mapping as MappingType
 from pathlib import Path
 from typing import TypeVar
 
@@ -171,9 +172,14 @@ class Record:
     def file_beside(self, key: str, spec: Path) -> Path | None:
         """Return the file that `key` names, which lies beside the spec; None, with a fault."""
         scalar = self.scalar(key, "the name of a file")
-        if scalar is None:
-            return None
-        name = scalar.text
+        return self._beside(key, scalar.text, spec) if scalar else None
+
+    def files_beside(self, key: str, spec: Path) -> Iterator[Path]:
+        """Yield the files beside the spec that `key` names, one or a list of them."""
+        found = (self._beside(key, item.text, spec) for item in self.names(key))
+        return (file for file in found if file)
+
+    def _beside(self, key: str, name: str, spec: Path) -> Path | None:
         if Path(name).name != name or name in (".", ".."):
             self.fault(key, f"{name!r} is no plain file name; the file lies beside the spec")
             return None
@@ -217,6 +223,28 @@ def named_record(log: Log, what: str, name: Scalar, node: Node, keys: Keys) -> R
         return Record(log, label, node, keys)
     if not isinstance(node, Unusable):
         log.add(node.place, f"{label}: expected a mapping, found {describe(node)}")
+    return None
+
+
+def chosen_record(
+    log: Log, what: str, name: Scalar, node: Node, key: str, kinds: MappingType[Name, Keys]
+) -> tuple[Record, Name] | None:
+    """Return a record under the keys that its own value of `key` asks for, and that value."""
+    choice = _choice(node, key, kinds)
+    if choice is not None:
+        record = named_record(log, what, name, node, kinds[choice])
+        return (record, choice) if record else None
+    every = tuple(dict.fromkeys(key for one in kinds.values() for key in one.all))
+    record = named_record(log, what, name, node, Keys((key,), every))
+    if record:
+        record.choice(key, tuple(kinds))
+    return None
+
+
+def _choice(node: Node, key: str, kinds: MappingType[Name, Keys]) -> Name | None:
+    for found, value in node.entries if isinstance(node, Mapping) else ():
+        if found.text == key and isinstance(value, Scalar):
+            return next((kind for kind in kinds if kind == value.text), None)
     return None
 
 

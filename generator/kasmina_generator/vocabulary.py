@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 LIFECYCLE_SCHEMA = "kasmina/lifecycle@1"
 STATE_SCHEMA = "kasmina/state@1"
+RECORDS_SCHEMA = "kasmina/records@1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ RECORDS = {
             "recycle",
             "properties",
             "migrations",
+            "records",
         ),
     ),
     "attribute": Keys(("meaning", "values")),
@@ -66,6 +68,15 @@ RECORDS = {
     "migration_from": Keys(("file", "digest")),
     "state_file": Keys(("schema", "name", "meaning", "columns")),
     "column": Keys(("dtype", "meaning"), ("length", "default", "role", "fields")),
+    "records_file": Keys(("schema", "name", "version", "meaning", "records"), ("axes",)),
+    "record": Keys(("meaning", "fields")),
+    "int_item": Keys(("type", "unit", "meaning"), ("range", "none")),
+    "float_item": Keys(("type", "unit", "meaning"), ("range", "nan", "none")),
+    "bool_item": Keys(("type", "meaning"), ("none",)),
+    "str_item": Keys(("type", "meaning"), ("none",)),
+    "record_item": Keys(("type", "of", "meaning"), ("none",)),
+    "tuple_item": Keys(("type", "of", "meaning")),
+    "column_item": Keys(("type", "dtype", "axis", "meaning"), ("unit", "range", "nan")),
 }
 
 GUARD_WORDS = ("epochs", "min_epochs", "max_epochs", "timed_out")
@@ -97,6 +108,25 @@ CLASS_WORDS = frozenset(
         "NamedTuple",
         "Final",
     ]
+)
+
+# Modules and subpackages of a generated package; a records file becomes a module as well.
+MODULE_WORDS = frozenset(
+    [
+        *("lifecycle", "guards", "tables", "machine", "vector", "state", "migrations"),
+        *("kernels", "messages", "testing", "formal"),
+    ]
+)
+# What the module of a records file has anyway; a record becomes a class in it.
+RECORD_WORDS = frozenset(
+    [
+        *("Record", "Field", "Any", "Collection", "Mapping", "NamedTuple", "NDArray", "Self"),
+        *("AXES", "FIELDS", "RECORDS"),
+    ]
+)
+# A field by such a name would hide a method, or a type that the fields after it need.
+FIELD_WORDS = frozenset(
+    ["to_plain", "from_plain", "int", "float", "bool", "str", "tuple", "np"],
 )
 
 

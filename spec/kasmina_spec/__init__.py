@@ -8,6 +8,8 @@ LIFECYCLE = FOLDER / "lifecycle.yaml"
 LIFECYCLE_V1 = FOLDER / "lifecycle_v1.yaml"
 STATE = FOLDER / "state.yaml"
 STATE_V1 = FOLDER / "state_v1.yaml"
+OBSERVATION = FOLDER / "observation.yaml"
 
 LIFECYCLE_SCHEMA = FOLDER / "schema" / "lifecycle.schema.json"
 STATE_SCHEMA = FOLDER / "schema" / "state.schema.json"
+RECORDS_SCHEMA = FOLDER / "schema" / "records.schema.json"

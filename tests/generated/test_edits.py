@@ -19,7 +19,7 @@ def edited(folder: Path, *replacements: tuple[str, str]) -> Package:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     folder.mkdir()
-    for file in (kasmina_spec.STATE, kasmina_spec.LIFECYCLE_V1, kasmina_spec.STATE_V1):
+    for file in kasmina_spec.FOLDER.glob("*.yaml"):
         (folder / file.name).write_text(file.read_text())
     spec = folder / "lifecycle.yaml"
     spec.write_text(text)

@@ -21,18 +21,21 @@ from kasmina_generator.declarations import (
 from kasmina_generator.fields import DTYPES as FIELD_DTYPES
 from kasmina_generator.guard import MOST_CHARACTERS
 from kasmina_generator.number import INT16_MAX
+from kasmina_generator.records_file import MOST_VERSION, TYPES
 from kasmina_generator.state_file import DTYPES as COLUMN_DTYPES
 from kasmina_generator.state_file import MOST_LENGTH, ROLES
 from kasmina_generator.vocabulary import (
     LIFECYCLE_SCHEMA,
     MOST_NAME_LENGTH,
     RECORDS,
+    RECORDS_SCHEMA,
     STATE_SCHEMA,
     fault_of_name,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE_RECORDS = {"state_file", "column"}
+RECORD_RECORDS = {"records_file", "record", *(f"{kind}_item" for kind in TYPES)}
 MACHINES = ROOT / "tests" / "generator" / "machines"
 
 Json = dict[str, Any]
@@ -46,10 +49,12 @@ def load(path: Path) -> Json:
 
 LIFECYCLE = load(kasmina_spec.LIFECYCLE_SCHEMA)
 STATE = load(kasmina_spec.STATE_SCHEMA)
+OBSERVED = load(kasmina_spec.RECORDS_SCHEMA)
+SCHEMAS = {"lifecycle": LIFECYCLE, "state": STATE, "records": OBSERVED}
 
 
 def specs() -> list[Path]:
-    """Return every YAML file of the repository that calls itself a lifecycle or a state file."""
+    """Return every YAML file of the repository that calls itself one of ours."""
     folders = [ROOT / "spec", ROOT / "tests", ROOT / "docs"]
     files = sorted(path for folder in folders for path in folder.rglob("*.yaml"))
     return [path for path in files if "schema: kasmina/" in path.read_text()]
@@ -57,7 +62,8 @@ def specs() -> list[Path]:
 
 def definition(record: str) -> Json:
     """Return what the schemas say of one kind of record."""
-    schema = STATE if record in STATE_RECORDS else LIFECYCLE
+    schema = OBSERVED if record in RECORD_RECORDS else LIFECYCLE
+    schema = STATE if record in STATE_RECORDS else schema
     found: Json = schema["$defs"][record]
     return found
 
@@ -74,12 +80,13 @@ def test_parser_and_schema_have_the_same_keys(record: str) -> None:
 
 def test_the_schemas_have_no_other_records() -> None:
     """Every record of a schema is one that the parser knows."""
-    helpers = {"name", "text"}
-    assert set(LIFECYCLE["$defs"]) - helpers == set(RECORDS) - STATE_RECORDS
+    helpers = {"name", "text", "range"}
+    assert set(LIFECYCLE["$defs"]) - helpers == set(RECORDS) - STATE_RECORDS - RECORD_RECORDS
+    assert set(OBSERVED["$defs"]) - helpers == RECORD_RECORDS
     assert set(STATE["$defs"]) - helpers == STATE_RECORDS
 
 
-@pytest.mark.parametrize("schema", [LIFECYCLE, STATE], ids=["lifecycle", "state"])
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_the_schemas_are_schemas(schema: Json) -> None:
     """Of draft 2020-12."""
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
@@ -104,6 +111,12 @@ def test_bounds_and_choices_are_those_of_the_parser() -> None:
     assert set(column["properties"]["dtype"]["enum"]) == set(COLUMN_DTYPES)
     assert set(column["properties"]["role"]["enum"]) == set(ROLES)
     assert column["properties"]["length"]["maximum"] == MOST_LENGTH
+    records, field = definition("records_file")["properties"], definition("column_item")
+    assert records["schema"] == {"const": RECORDS_SCHEMA}
+    assert records["version"]["maximum"] == MOST_VERSION
+    assert set(field["properties"]["dtype"]["enum"]) == set(COLUMN_DTYPES)
+    types = {definition(f"{kind}_item")["properties"]["type"]["const"] for kind in TYPES}
+    assert types == set(TYPES)
     kinds = ("float_field", "integer_field", "bool_field")
     dtypes = {definition(kind)["properties"]["dtype"]["const"] for kind in kinds}
     assert dtypes == set(FIELD_DTYPES)
@@ -118,17 +131,17 @@ def test_names_are_the_same_on_both_sides(name: str) -> None:
 
 
 def test_there_are_specs_to_validate() -> None:
-    """Both built-in machines with their columns, and the foreign ones."""
+    """The built-in machines with their columns and records, and the foreign ones."""
     names = {path.name for path in specs()}
     assert names >= {"lifecycle.yaml", "lifecycle_v1.yaml", "state.yaml", "state_v1.yaml"}
-    assert names >= {"traffic_light.yaml", "orders.yaml", "orders_state.yaml"}
+    assert names >= {"traffic_light.yaml", "orders.yaml", "orders_state.yaml", "observation.yaml"}
 
 
 @pytest.mark.parametrize("path", specs(), ids=lambda path: path.name)
 def test_every_spec_of_the_repository_is_valid(path: Path) -> None:
     """What the reader takes, an editor takes as well."""
     document = YAML(typ="safe", pure=True).load(path)
-    schema = STATE if document["schema"].startswith("kasmina/state") else LIFECYCLE
+    schema = SCHEMAS[document["schema"].removeprefix("kasmina/").removesuffix("@1")]
     errors = jsonschema.Draft202012Validator(schema).iter_errors(document)
     assert [f"{error.json_path}: {error.message}" for error in errors] == []
 
@@ -163,3 +176,32 @@ def test_the_schema_refuses_what_the_reader_refuses(path: tuple[str, ...], value
         inner = inner[key]
     inner[path[-1]] = value
     assert not jsonschema.Draft202012Validator(LIFECYCLE).is_valid(document)
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value"),
+    [
+        ("KindOffer", "name", {"type": "text", "meaning": "A name."}),
+        ("KindOffer", "flops", {"type": "int", "meaning": "Without a unit."}),
+        ("KindOffer", "flops", {"type": "int", "unit": "1", "nan": "None.", "meaning": "One."}),
+        ("KindOffer", "flops", {"type": "int", "unit": "1", "range": [0], "meaning": "One."}),
+        ("KindOffer", "Flops", {"type": "int", "unit": "1", "meaning": "A capital."}),
+        ("SeedTable", "mean", {"type": "column", "dtype": "float16", "axis": "seeds", "unit": "1",
+                               "meaning": "Unknown dtype."}),
+        ("SeedTable", "mean", {"type": "column", "dtype": "int8", "axis": "seeds",
+                               "meaning": "Without a unit."}),
+        ("SeedTable", "mean", {"type": "column", "dtype": "int8", "axis": "seeds", "unit": "1",
+                               "nan": "There is none.", "meaning": "An integer."}),
+        ("SeedTable", "mean", {"type": "column", "dtype": "bool", "axis": "seeds", "unit": "1",
+                               "meaning": "A bool."}),
+        ("lower_case", "a", {"type": "bool", "meaning": "One."}),
+    ],
+)  # fmt: skip
+def test_the_records_schema_refuses_what_the_reader_refuses(
+    record: str, field: str, value: Json
+) -> None:
+    """An editor underlines these as well."""
+    document = YAML(typ="safe", pure=True).load(kasmina_spec.OBSERVATION)
+    entry = document["records"].setdefault(record, {"meaning": "New.", "fields": {}})
+    entry["fields"][field] = value
+    assert not jsonschema.Draft202012Validator(OBSERVED).is_valid(document)

@@ -1,4 +1,7 @@
-"""What decides: the protocol between the growing network and whoever steers it."""
+"""What decides: the protocol between the growing network and whoever steers it.
+
+What a controller sees is declared in `observation.yaml` and generated from it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,20 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kasmina_generated.observation import KindOffer, Observation, SeedTable, SiteObservation
+
+__all__ = [
+    "Command",
+    "Controller",
+    "Idle",
+    "KindOffer",
+    "Observation",
+    "Proposal",
+    "Scripted",
+    "SeedTable",
+    "SiteObservation",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,61 +41,6 @@ class Command:
     source: str = "user"
     blueprint: str | None = None
     strategy: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KindOffer:
-    """A kind of blueprint that a site can grow, and what one seed of it would cost."""
-
-    name: str
-    parameters: int
-    flops: int  # of one forward pass of one example
-
-
-@dataclass(frozen=True, slots=True)
-class SiteObservation:
-    """One site; its seeds are the rows `[first_row, first_row + seeds)`."""
-
-    path: str
-    placement: str
-    first_row: int
-    seeds: int
-    kinds: tuple[KindOffer, ...]
-    rewinds: int
-    embargoed: bool  # too many rewinds: nothing germinates here any more
-    gradient_ratio: float  # RMS of the loss gradient at the site's output over the output's RMS
-
-
-@dataclass(frozen=True, slots=True)
-class SeedTable:
-    """All seeds, one entry a row of the state tensor; arrays are `[N]` and not to be written."""
-
-    state: NDArray[np.int8]
-    epochs: NDArray[np.int16]
-    generation: NDArray[np.int32]
-    alpha: NDArray[np.float32]
-    holds_blueprint: NDArray[np.bool_]
-    mean: NDArray[np.float32]  # of what last passed the seed; NaN where nothing was sampled
-    deviation: NDArray[np.float32]
-    nonfinite: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What a controller sees at an epoch's end; losses in nats, the metric as the task gives it."""
-
-    epoch: int
-    epochs: int | None  # planned, if known
-    step: int
-    train_loss: float
-    validation_loss: float
-    validation_metric: float
-    parameters: int  # host and all seeds that hold or await a blueprint
-    budget: int | None
-    sites: tuple[SiteObservation, ...]
-    seeds: SeedTable
-    commands: tuple[str, ...]  # the events, in the order of the mask's columns
-    busy: int  # seeds on their way: neither initial nor terminal
 
 
 @dataclass(frozen=True, slots=True)

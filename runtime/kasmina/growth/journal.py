@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from kasmina.growth.ledger import Clock
 from kasmina.lifecycle import Address, ContextTable, StepResult
 from kasmina.observe.log import EventLog
 from kasmina.sites import Garden
+from kasmina_generated.observation import SCHEMA_NAME, SCHEMA_VERSION
 
 
 class Journal:
@@ -56,15 +58,9 @@ class Journal:
         self.write(
             "decision",
             controller=controller,
-            observation={
-                "train_loss": seen.train_loss,
-                "validation_loss": seen.validation_loss,
-                "validation_metric": seen.validation_metric,
-                "parameters": seen.parameters,
-                "budget": seen.budget,
-                "busy": seen.busy,
-                "gradient_ratio": {site.path: site.gradient_ratio for site in seen.sites},
-            },
+            schema=f"{SCHEMA_NAME}@{SCHEMA_VERSION}",
+            observation=seen.to_plain(without=("seeds",)),  # its columns are too large
+            states=self._counts(seen),
             legal=legal,
             action=[
                 {"event": c.event, **self._place(c.row), "blueprint": c.blueprint}
@@ -72,6 +68,12 @@ class Journal:
             ],
             reason=proposal.reason,
         )
+
+    def _counts(self, seen: Observation) -> dict[str, int]:
+        """Seeds per state that has some."""
+        codes, counts = np.unique(seen.seeds.state, return_counts=True)
+        names = (self._lifecycle.State(int(code)).name for code in codes)
+        return dict(zip(names, counts.tolist(), strict=True))
 
     def inputs(self, events: Tensor, context: ContextTable, tick: bool) -> None:
         """The inputs of a step, for every seed that could move; the others are at rest."""

@@ -171,7 +171,9 @@ def test_init_copies_what_can_be_edited_and_built(kasmina: Kasmina, tmp_path: Pa
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == [
         "lifecycle.yaml",
         "lifecycle_v1.yaml",
+        "observation.yaml",
         "schema/lifecycle.schema.json",
+        "schema/records.schema.json",
         "schema/state.schema.json",
         "state.yaml",
         "state_v1.yaml",

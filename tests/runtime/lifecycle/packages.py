@@ -19,7 +19,7 @@ def built(spec: Path, directory: Path) -> Lifecycle:
 
 def edited(folder: Path, *changes: tuple[str, str]) -> Path:
     """A copy of the default spec in `folder`, with some texts replaced; each must occur."""
-    for file in (kasmina_spec.STATE, kasmina_spec.LIFECYCLE_V1, kasmina_spec.STATE_V1):
+    for file in kasmina_spec.FOLDER.glob("*.yaml"):
         (folder / file.name).write_text(file.read_text())
     text = kasmina_spec.LIFECYCLE.read_text()
     for old, new in changes:
