@@ -139,7 +139,9 @@ class TamiyoController:
         return [int(row) for row in rows[mask[rows, column]]]
 
     def _germinate(self, row: int, site: SiteObservation, kind: str) -> Command:
-        reason = f"gradient ratio {site.gradient_ratio:.3g} at {site.path or 'the whole model'}"
+        pull = site.gradient_ratio
+        ratio = "" if math.isnan(pull) else f", gradient ratio {pull:.3g}"  # one site: no choice
+        reason = f"room to grow at {site.path}{ratio}"
         return Command(self.config.germinate, row, reason, self.name, blueprint=kind)
 
     def _empty(self, seen: Observation, left: float, any_ready: bool) -> str:

@@ -18,7 +18,7 @@ from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gardener import Gardener, GardenerConfig
 from kasmina.growth.task import Data, Task, evaluate, seeded
 from kasmina.lifecycle import Lifecycle
-from kasmina.observe.log import EventLog
+from kasmina.observe.log import EventLog, LogError
 from kasmina.sites import fold, morph
 
 Stop = Callable[[], bool]
@@ -101,8 +101,13 @@ def grow(
     """
     started = time.perf_counter()
     run = _Run(task, config, controller, log, dict(gardening or {}))
-    status = run.train(stop)
-    validation = run.gardener.validation
+    try:
+        status = run.train(stop)
+    except LogError:
+        raise  # there is nowhere to write the end to
+    except Exception:
+        run.finish("failed", float("nan"))
+        raise
     test = evaluate(task, run.model, run.data.test())[1]
     wall_s = time.perf_counter() - started  # without the static networks
     comparisons = tuple(_comparisons(run, stop)) if config.compare else ()
@@ -110,7 +115,7 @@ def grow(
         task=task.name,
         seed=config.seed,
         status=status,
-        validation_metric=validation.metric,
+        validation_metric=run.gardener.validation.metric,
         test_metric=test,
         params_start=run.params_start,
         params_final=run.gardener.parameters(),
@@ -121,7 +126,7 @@ def grow(
         comparisons=comparisons,
         model=run.model,
     )
-    run.finish(result)
+    run.finish(status, test)
     return result
 
 
@@ -230,16 +235,16 @@ class _Run:
             states=self.states(),
         )
 
-    def finish(self, result: RunResult) -> None:
+    def finish(self, status: str, test_metric: float) -> None:
         """Write the end of the run into its log."""
         self.gardener.journal.write(
             "run_finished",
-            status=result.status,
-            validation_metric=result.validation_metric,
-            test_metric=result.test_metric,
-            parameters=result.params_final,
-            train_flops=result.train_flops,
-            states=result.states,
+            status=status,
+            validation_metric=self.gardener.validation.metric,
+            test_metric=test_metric,
+            parameters=self.gardener.parameters(),
+            train_flops=self.meter.total,
+            states=self.states(),
             architecture=self.gardener.garden.architecture(),
         )
 

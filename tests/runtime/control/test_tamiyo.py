@@ -79,7 +79,7 @@ def test_the_first_wave_comes_after_the_warm_up() -> None:
     proposal = _propose(tamiyo, _observe(2))
     assert [command.row for command in proposal.commands] == [2, 3]
     assert {command.event for command in proposal.commands} == {"request_germination"}
-    assert "gradient ratio 3 at b" in proposal.commands[0].reason
+    assert "room to grow at b, gradient ratio 3" in proposal.commands[0].reason
 
 
 def test_a_network_that_gets_better_is_left_alone() -> None:

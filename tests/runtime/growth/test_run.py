@@ -175,6 +175,20 @@ def test_a_loss_that_is_nan_from_the_start_is_named() -> None:
         _grow(replace(TASK, loss=broken))
 
 
+def test_a_run_that_fails_says_so_in_its_log(tmp_path: Path) -> None:
+    """The last line has the status, and what had grown until then."""
+    calls = iter(range(10_000))
+
+    def breaks(output: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(output, target) * (torch.nan if next(calls) > 20 else 1)
+
+    path = tmp_path / "events.jsonl"
+    with pytest.raises(NonFiniteLoss):
+        _grow(replace(TASK, loss=breaks), path=path)
+    last = read_log(path)[-1]
+    assert (last.kind, last["status"], last["architecture"]) == ("run_finished", "failed", [])
+
+
 def test_limits_reach_the_run() -> None:
     """With a limit that nothing passes, nothing is kept."""
     limits: Mapping[str, float] = {"min_validation_gain": 1.0}
