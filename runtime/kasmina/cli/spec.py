@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,12 +18,15 @@ from rich.table import Table
 import kasmina_spec
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator import build as builder
+from kasmina_generator.difference import compare
+from kasmina_generator.difference.report import as_json, text
 from kasmina_generator.emit.diagram import dot, mermaid
 from kasmina_generator.emit.files import BuildError
 from kasmina_generator.emit.wording import passes
 from kasmina_generator.finding import SpecErrors
 from kasmina_generator.model import Spec
 from kasmina_generator.prove.report import summary
+from kasmina_generator.reader import read_spec
 from kasmina_generator.verify import proved_spec
 
 app = cyclopts.App(name="spec", help="Check, build, show or copy a spec.")
@@ -131,6 +135,47 @@ def _table(spec: Spec) -> Table:
         text = passes(spec, edge).replace("`", "")
         table.add_row(edge.source, edge.event, edge.target, text, ", ".join(edge.effects))
     return table
+
+
+@app.command
+def diff(
+    old: Path,
+    new: Path,
+    /,
+    *,
+    json: _Switch = False,
+    fail_on: Literal["source", "table", "stored", "behaviour"] | None = None,
+) -> int:
+    """Tell what differs between two specs, what follows, and what becomes of stored rows.
+
+    Each change has a class. source: words and places. table: what is generated changes, what it
+    decides does not. stored: rows that were stored mean something else or cannot be read.
+    behaviour: some step is another one. How a guard changed is proved, with values that show it.
+
+    Args:
+        old: the spec as it was.
+        new: the spec as it is.
+        json: print one JSON object instead.
+        fail_on: end with 1 where a change of this class or a worse one is found.
+
+    Returns:
+        0; 1 by --fail-on; 2 where a file is missing or is no spec.
+    """
+    comparison = compare(_readable(old), _readable(new))
+    if json:
+        _say(dumps(as_json(comparison), indent=2))
+    else:
+        for line in text(comparison):
+            _say(line)
+    return int(fail_on is not None and comparison.reaches(fail_on))
+
+
+def _readable(file: Path) -> Spec:
+    """Return the spec in a file; it is read, not proved: an unsound one can be compared as well."""
+    try:
+        return read_spec(_existing(file))
+    except SpecErrors as error:
+        raise UsageError(f"{file} is no spec that can be compared:\n{error}") from error
 
 
 @app.command
