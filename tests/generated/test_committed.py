@@ -39,7 +39,7 @@ def test_the_templates_give_formatted_text() -> None:
 MYPY = """\
 [mypy]
 strict = True
-[mypy-torch.*,numpy.*,transitions.*]
+[mypy-torch.*,numpy.*,transitions.*,triton.*,hypothesis.*]
 follow_imports = skip
 ignore_missing_imports = True
 """

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kasmina_generator.emit.render import Output, is_edited, is_generated
+from kasmina_generator.emit.render import SUBPACKAGES, Output, is_edited, is_generated
 
 Kind = Literal["missing", "drift", "edited by hand", "orphan", "not generated"]
 
@@ -88,7 +88,8 @@ def _change(path: Path, text: str) -> Change | None:
 
 
 def _orphans(directory: Path, wanted: set[Path]) -> Iterator[Change]:
-    for path in sorted(directory.glob("*")) if directory.is_dir() else ():
+    folders = (directory, *(directory / name for name in SUBPACKAGES))
+    for path in (path for folder in folders for path in sorted(folder.glob("*.*"))):
         old = _read(path) if path.suffix in {".py", ".md"} and path not in wanted else None
         if old is not None and is_generated(old):
             yield Change(path, "edited by hand" if is_edited(old) else "orphan", old, None)

@@ -56,8 +56,7 @@ class KernelCapacity:
     capacity: Capacity
     rank: str  # source of the pointer to the ranks
     digits: int  # bytes of the key that tells requesters apart
-    stored: int  # its place among the ranks that the first kernel stores; -1 for none
-    key: str  # source of the rank that it stores
+    stored: str  # source of the rank that the first kernel stores; "" for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,8 @@ class KernelView:
     fields: list[KernelField]
     limits: list[KernelLimit]
     capacities: list[KernelCapacity]
-    ranks: int  # capacities that rank by a context field
+    ranks: list[str]  # context fields that capacities rank by
+    float_ranks: bool  # one of them is a float
     records: list[RecordColumn]
     refusals: list[tuple[str, str]]  # field and what of it is refused; fault 0 is an unknown state
     gather: list[str]  # the statements that gather the bits of the word
@@ -91,6 +91,7 @@ def kernel_view(spec: Spec) -> KernelView:
     """Return what the kernels' templates fill in."""
     plan = plan_words(spec)
     read = {name for edge in spec.edges for name in _names(edge.guard)}
+    dtypes = {field.name: field.dtype for field in spec.context}
     ranked = {capacity.order for capacity in spec.capacities}
     fields = [field for field in spec.context if field.name in read | ranked or _refused(field)]
     refusals = [(field.name, what) for field in fields for what, _ in _refused(field)]
@@ -99,8 +100,9 @@ def kernel_view(spec: Spec) -> KernelView:
         states=max(state.code for state in spec.states) + 1,
         fields=[_field(field, refusals) for field in fields],
         limits=[_limit(limit) for limit in spec.limits if limit.name in read],
-        capacities=_capacities(spec),
-        ranks=len(ranked - {"slot", "epochs"}),
+        capacities=[_capacity(capacity, dtypes) for capacity in spec.capacities],
+        ranks=sorted(ranked & dtypes.keys()),
+        float_ranks=any(dtypes.get(name) == "float32" for name in ranked),
         records=_records(spec),
         refusals=refusals,
         gather=_gather(spec, plan) if plan else [],
@@ -135,20 +137,13 @@ def _refused(field: ContextField) -> list[tuple[str, str]]:
     return [(what, test) for what, policy, test in tests if policy == "refuse"]
 
 
-def _capacities(spec: Spec) -> list[KernelCapacity]:
-    dtypes = {field.name: field.dtype for field in spec.context}
-    stored = [name for name in dict.fromkeys(c.order for c in spec.capacities) if name in dtypes]
-    return [_capacity(capacity, dtypes, stored) for capacity in spec.capacities]
-
-
-def _capacity(capacity: Capacity, dtypes: dict[str, str], stored: list[str]) -> KernelCapacity:
+def _capacity(capacity: Capacity, dtypes: dict[str, str]) -> KernelCapacity:
     order = capacity.order
-    if order not in stored:
-        return KernelCapacity(capacity, "epochs_at", 4 if order == "slot" else 8, -1, "")
+    if order not in dtypes:
+        return KernelCapacity(capacity, "epochs_at", 4 if order == "slot" else 8, "")
     value = f"field_{order}"
-    key = f"_ordered({value})" if dtypes[order] == "float32" else f"{value}.to(tl.int32)"
-    place = stored.index(order)
-    return KernelCapacity(capacity, f"ranks_at + {place} * n", 8, place, key)
+    stored = f"_ordered({value})" if dtypes[order] == "float32" else f"{value}.to(tl.int32)"
+    return KernelCapacity(capacity, f"rank_{order}_at", 8, stored)
 
 
 def _records(spec: Spec) -> list[RecordColumn]:

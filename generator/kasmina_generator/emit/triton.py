@@ -35,10 +35,8 @@ def triton_condition(guard: Expression) -> str:
     match guard:
         case Truth(value=value):
             return str(value)
-        case Flag(operand=operand, negated=False):
-            return _value(operand)
-        case Flag(operand=operand, negated=True):
-            return f"({_value(operand)} == 0)"
+        case Flag(operand=operand, negated=negated):
+            return f"({_value(operand)} == 0)" if negated else _value(operand)
         case Comparison(operator=operator, left=Constant() as left, right=right):
             return f"({_value(right)} {_SEEN_FROM_RIGHT[operator]} {_value(left)})"
         case Comparison(operator=operator, left=left, right=right):
