@@ -2,7 +2,7 @@
 # spec: observation version 1, from observation.yaml
 # digest: 91b4c6114b853b7f4833eb3027acba7c0af764dd6860310a49fb96541490f7b6
 # template: records.py.jinja
-# body: 6eaae3a635d95d48747ed1de9c4fa2ef
+# body: f2bc568c0fa02acad5affe306dee77d0
 
 """What a controller sees of a growing network at an epoch's end."""
 
@@ -66,12 +66,12 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field(
             name="path",
             type="str",
-            meaning="Where in the host the site is; empty for the whole model.",
+            meaning="Where in the host the site is: a module's name, `first..last` for a span, `.` for the whole model.",
         ),
         Field(
             name="placement",
             type="str",
-            meaning="How its seeds sit on the host.",
+            meaning="How its seeds sit on the host: inline or parallel.",
         ),
         Field(
             name="first_row",
@@ -338,10 +338,10 @@ class SiteObservation(Record):
     """One site; its seeds are the rows `[first_row, first_row + seeds)`."""
 
     path: str
-    """Where in the host the site is; empty for the whole model."""
+    """Where in the host the site is: a module's name, `first..last` for a span, `.` for the whole model."""
 
     placement: str
-    """How its seeds sit on the host."""
+    """How its seeds sit on the host: inline or parallel."""
 
     first_row: int
     """Row of its first seed (rows, 0 or more)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kasmina_generator.fields import read_bounds
 from kasmina_generator.finding import Log
 from kasmina_generator.record import Record, chosen_record, named_record
 from kasmina_generator.record_model import Axis, FieldType, RecordField, RecordSchema, RecordType
+from kasmina_generator.references import declared
 from kasmina_generator.state_file import DTYPES, check_schema, read_name
 from kasmina_generator.vocabulary import (
     FIELD_WORDS,
@@ -60,13 +61,12 @@ def read_records_file(path: Path, log: Log) -> RecordSchema | None:
     top = Record(log, "records file", node, RECORDS["records_file"])
     if not check_schema(top, RECORDS_SCHEMA):
         return None
-    axes = tuple(_axes(top))
     schema = RecordSchema(
         name=_module_name(top),
         version=top.integer("version", 1, MOST_VERSION, default=1),
         meaning=top.text("meaning"),
-        axes=axes,
-        records=tuple(_records(top, axes)),
+        axes=tuple(_axes(top)),
+        records=tuple(_records(top)),
         file=path.name,
         digest="",
         place=top.place("name"),
@@ -92,7 +92,7 @@ def _axes(top: Record) -> Iterator[Axis]:
             top.log.add(node.place, what)
 
 
-def _records(top: Record, axes: tuple[Axis, ...]) -> Iterator[RecordType]:
+def _records(top: Record) -> Iterator[RecordType]:
     entries = list(top.table("records", "record", RECORD_WORDS))
     names = [name.text for name, _ in entries]
     if not entries and isinstance(top.node("records"), Mapping):
@@ -103,14 +103,16 @@ def _records(top: Record, axes: tuple[Axis, ...]) -> Iterator[RecordType]:
             top.log.add(name.place, what)
         record = named_record(top.log, "record", name, node, RECORDS["record"])
         if record:
-            read = _Fields(record, names[:index], names[index:], [axis.name for axis in axes])
+            read = _Fields(record, names[:index], names[index:], declared(top, "axes"))
             yield RecordType(name.text, tuple(read.all()), record.text("meaning"), name.place)
 
 
 class _Fields:
-    """Reads the fields of one record, which may hold the records `above` and not those `below`."""
+    """Reads the fields of one record; it may hold those `above`, not itself and those `below`."""
 
-    def __init__(self, record: Record, above: list[str], below: list[str], axes: list[str]) -> None:
+    def __init__(
+        self, record: Record, above: list[str], below: list[str], axes: Sequence[str]
+    ) -> None:
         self._record, self._above, self._below, self._axes = record, above, below, axes
 
     def all(self) -> Iterator[RecordField]:
@@ -153,6 +155,9 @@ class _Fields:
         if kind not in ("record", "tuple"):
             return ""
         scalar = record.scalar("of", "the name of a record")
+        if scalar and scalar.text == self._below[0]:
+            record.fault("of", "a record cannot hold itself; hold its parts in one of their own")
+            return ""
         if scalar and scalar.text in self._below:
             record.fault("of", f"{scalar.text!r} is not declared before this record; move it up")
             return ""
@@ -160,6 +165,9 @@ class _Fields:
         return record.choice("of", allowed) or "" if scalar else ""
 
     def _axis(self, record: Record) -> str:
+        if not self._axes and record.scalar("axis", "a name"):
+            record.fault("axis", "the file has no 'axes'; declare it there, with its meaning")
+            return ""
         return record.choice("axis", self._axes) or ""
 
 
