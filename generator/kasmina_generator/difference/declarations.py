@@ -16,6 +16,7 @@ from kasmina_generator.difference.rule import (
     reordered,
     same,
 )
+from kasmina_generator.model import Column
 
 _BUILD = "build again; code that names it by its number must be told"
 _NO_ONE = "nothing uses it by itself: an edge or a guard that does is told on its own"
@@ -23,34 +24,20 @@ _GONE = "code that names it no longer finds it"
 _OTHER_ROWS = "stored rows mean something else or cannot be read; declare a migration"
 
 
-def _values(pair: Pair, rows: Iterator[Row], other: dict[str, Row]) -> Iterator[Row]:
-    """Yield the values of attributes that both specs have."""
-    yield from (row for row in rows if row.subject.split("'")[1].split(".")[0] in other)
-
-
-def _values_added(pair: Pair) -> Iterator[Found]:
-    for row in _values(pair, pair.added("attribute value"), pair.rows[0]["attribute"]):
-        yield Found(row.subject, "is new", None, row.place)
-
-
-def _values_removed(pair: Pair) -> Iterator[Found]:
-    for row in _values(pair, pair.removed("attribute value"), pair.rows[1]["attribute"]):
-        yield Found(row.subject, "is gone", row.place, None)
-
-
 def _state_attributes(pair: Pair) -> Iterator[Found]:
     for old, new in pair.both("state"):
         before, after = dict(old.record.attributes), dict(new.record.attributes)
-        for name in before.keys() & after.keys():
-            if not same(before[name], after[name]):
-                yield differs(new.subject, name, before[name], after[name], old, new)
+        for attribute, _ in pair.both("attribute"):
+            name = attribute.record.name
+            if not same(before.get(name), after.get(name)):
+                yield differs(new.subject, name, before.get(name), after.get(name), old, new)
 
 
 def _column_defaults(pair: Pair) -> Iterator[Found]:
     for old, new in pair.both("column"):
-        values = (old.record.default, new.record.default)
-        if new.record.role != "state" and not same(*values):  # that is the initial state's code
-            yield differs(new.subject, "default", *values, old, new)
+        one, other = old.record.default, new.record.default
+        if new.record.role != "state" and not same(one, other):  # that is the initial state's code
+            yield differs(new.subject, "default", one, other, old, new)
 
 
 def _mapped_states(row: Row) -> list[str]:
@@ -58,10 +45,12 @@ def _mapped_states(row: Row) -> list[str]:
 
 
 def _mapped_columns(row: Row) -> list[str]:
-    moves = ((move.column, move.new or "nothing") for move in row.record.columns)
-    return [
-        f"{c.name} ({c.dtype} x {c.length}, {c.role or 'no role'}) to {new}" for c, new in moves
-    ]
+    return [f"{_stored(move.column)} to {move.new or 'nothing'}" for move in row.record.columns]
+
+
+def _stored(column: Column) -> str:
+    names = f" {', '.join(column.fields)}" if column.fields else ""
+    return f"{column.name} ({column.dtype} x {column.length}{names}, {column.role or 'no role'})"
 
 
 ATTRIBUTES = (
@@ -69,9 +58,10 @@ ATTRIBUTES = (
          "each state has a value more; what exists reads as before", added("attribute")),
     Rule("attribute_removed", "behaviour", "a property of states is gone",
          "whatever follows it, such as the data path, cannot any more", removed("attribute")),
-    Rule("attribute_value_added", "table", "an attribute has a value more", _NO_ONE, _values_added),
+    Rule("attribute_value_added", "table", "an attribute has a value more", _NO_ONE,
+         added("attribute value", "attribute")),
     Rule("attribute_value_removed", "table", "an attribute has a value less", _GONE,
-         _values_removed),
+         removed("attribute value", "attribute")),
     Rule("attribute_value_code", "table", "a value of an attribute has another code", _BUILD,
          changed("attribute value", "code")),
 )  # fmt: skip

@@ -31,6 +31,10 @@ TABLES = (
     "property",
     "column",
     "migration",
+    "records file",
+    "axis",
+    "record",
+    "record field",
 )
 
 
@@ -41,6 +45,7 @@ class Row:
     subject: str
     record: Any
     place: Place
+    inside: str = ""  # the name of the record that holds it, "" for none
 
 
 Table = dict[str, Row]
@@ -48,15 +53,12 @@ Table = dict[str, Row]
 
 def tables(spec: Spec) -> dict[str, Table]:
     """Return the records of a spec by table and name; edges are matched otherwise."""
-    values = {
-        f"{attribute.name}.{value.name}": (value, attribute.place)
-        for attribute in spec.attributes
-        for value in attribute.values
-    }
     found: dict[str, Table] = {
         "attribute": _named("attribute", spec.attributes),
         "attribute value": {
-            name: Row(f"value '{name}'", value, place) for name, (value, place) in values.items()
+            f"{a.name}.{v.name}": Row(f"value '{a.name}.{v.name}'", v, a.place, a.name)
+            for a in spec.attributes
+            for v in a.values
         },
         "state": _named("state", spec.states),
         "group": _named("group", (g for g in spec.groups if g.name not in BUILT_IN_GROUPS)),
@@ -71,6 +73,7 @@ def tables(spec: Spec) -> dict[str, Table]:
             m.digest: Row(f"migration from '{m.spec}' {m.digest[:12]}", m, m.place)
             for m in spec.migrations
         },
+        **_record_tables(spec),
     }
     assert tuple(found) == TABLES
     return found
@@ -78,6 +81,20 @@ def tables(spec: Spec) -> dict[str, Table]:
 
 def _named(what: str, records: Any) -> Table:
     return {item.name: Row(f"{what} '{item.name}'", item, item.place) for item in records}
+
+
+def _record_tables(spec: Spec) -> dict[str, Table]:
+    found: dict[str, Table] = {"axis": {}, "record": {}, "record field": {}}
+    for file in spec.record_files:
+        inside: list[tuple[str, str, Any]] = [
+            *(("axis", file.name, axis) for axis in file.axes),
+            *(("record", file.name, record) for record in file.records),
+            *(("record field", f"{file.name}.{r.name}", f) for r in file.records for f in r.fields),
+        ]
+        for table, outer, item in inside:
+            name = f"{outer}.{item.name}"
+            found[table][name] = Row(f"{table} '{name}'", item, item.place, outer)
+    return {"records file": _named("records file", spec.record_files), **found}
 
 
 def _properties(spec: Spec) -> Table:

@@ -39,22 +39,29 @@ class Rule:
             )
 
 
-def added(table: str) -> Find:
-    """Return what finds the records that only the new spec has."""
+def added(table: str, outer: str = "") -> Find:
+    """Return what finds the records that only the new spec has.
+
+    Args:
+        table: Where the records are.
+        outer: The table of the records that hold them, if any: a new one is told alone.
+    """
 
     def find(pair: Pair) -> Iterator[Found]:
         for row in pair.added(table):
-            yield Found(row.subject, "is new", None, row.place)
+            if not outer or row.inside in pair.rows[0][outer]:
+                yield Found(row.subject, "is new", None, row.place)
 
     return find
 
 
-def removed(table: str) -> Find:
-    """Return what finds the records that only the old spec has."""
+def removed(table: str, outer: str = "") -> Find:
+    """Return what finds the records that only the old spec has; see `added`."""
 
     def find(pair: Pair) -> Iterator[Found]:
         for row in pair.removed(table):
-            yield Found(row.subject, "is gone", row.place, None)
+            if not outer or row.inside in pair.rows[1][outer]:
+                yield Found(row.subject, "is gone", row.place, None)
 
     return find
 

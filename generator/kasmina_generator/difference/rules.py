@@ -8,12 +8,13 @@ from typing import Literal
 from kasmina_generator.difference.declarations import DECLARATIONS
 from kasmina_generator.difference.edges import EDGES
 from kasmina_generator.difference.matching import Pair
+from kasmina_generator.difference.record_files import RECORD_FILES
 from kasmina_generator.difference.records import CLASSES, Change, Comparison, Found
 from kasmina_generator.difference.rule import Rule, place_of
 from kasmina_generator.difference.whole import WHOLE
 from kasmina_generator.model import Spec
 
-RULES: tuple[Rule, ...] = (*WHOLE, *DECLARATIONS, *EDGES)
+RULES: tuple[Rule, ...] = (*WHOLE, *DECLARATIONS, *EDGES, *RECORD_FILES)
 
 
 def compare(old: Spec, new: Spec) -> Comparison:
@@ -32,11 +33,13 @@ def compare(old: Spec, new: Spec) -> Comparison:
 
 
 def _unexplained(old: Spec, new: Spec, found: list[Change]) -> bool:
-    return old.digest != new.digest and all(change.kind == "source" for change in found)
+    digests = [{spec.digest, *(file.digest for file in spec.record_files)} for spec in (old, new)]
+    return digests[0] != digests[1] and all(change.kind == "source" for change in found)
 
 
 def _digest(pair: Pair) -> Iterator[Found]:
-    what = f"digest was {pair.before.digest}, is {pair.new.digest}, and no other rule says why"
+    digests = f"{pair.before.digest}, is {pair.new.digest}"
+    what = f"digest was {digests} (or one of a records file), and no other rule says why"
     yield Found("spec", what, place_of(pair, old=True), place_of(pair, old=False))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from kasmina_generator.difference.matching import TABLES, Pair, label
 from kasmina_generator.difference.records import Found
@@ -59,9 +60,15 @@ def _prose(pair: Pair) -> Iterator[tuple[str, str, str, Place, Place]]:
     for table in TABLES:
         if table not in ("group", "property"):
             for a, b in pair.both(table):
-                yield b.subject, a.record.meaning, b.record.meaning, a.place, b.place
+                yield b.subject, _said(a.record), _said(b.record), a.place, b.place
     for old, new in pair.edges.both:
         yield label(new), old.meaning, new.meaning, old.place, new.place
+
+
+def _said(record: Any) -> str:
+    """Return what a record says it means, and what NaN and None mean in it."""
+    texts = [getattr(record, name, "") for name in ("meaning", "nan_meaning", "none_meaning")]
+    return " / ".join(text for text in texts if text)
 
 
 def _moved(pair: Pair) -> Iterator[Found]:
@@ -91,7 +98,8 @@ def _elsewhere(pair: Pair, old: Place, new: Place) -> bool:
 def _files(spec: Spec) -> dict[str, str]:
     """Return what the files of a spec are, by name."""
     columns = {spec.columns.place.file: "<columns>"} if spec.columns else {}
-    return {**columns, spec.file: "<spec>"}
+    records = {file.file: f"<{file.name}>" for file in spec.record_files}
+    return {**records, **columns, spec.file: "<spec>"}
 
 
 def _member_order(pair: Pair) -> Iterator[Found]:
@@ -101,7 +109,6 @@ def _member_order(pair: Pair) -> Iterator[Found]:
             yield from _permuted(b.subject, a.record.states, b.record.states, a.place, b.place)
     for old, new in pair.edges.both:
         yield from _permuted(label(new), old.effects, new.effects, old.place, new.place)
-    yield from reordered("attribute", "group", "property")(pair)
 
 
 def _permuted(
@@ -146,11 +153,14 @@ WHOLE = (
          "generated text says so", _state_file_name),
     Rule("position", "table", "what is passed or listed by position has another order",
          "build again; code that passes values by position must be told",
-         reordered("context field", "limit", "column", "migration")),
+         reordered("context field", "limit", "column", "migration", "axis", "record",
+                   "record field")),
     Rule("meaning", "source", "what something means is said in other words",
          "generated comments change", _meanings),
-    Rule("order", "source", "names stand in another order, which has no meaning",
-         "nothing", _member_order),
+    Rule("members", "table", "a list names the same in another order",
+         "generated text and the digest change, what is decided does not", _member_order),
+    Rule("order", "source", "tables by name stand in another order", "nothing",
+         reordered("attribute", "group", "property", "records file")),
     Rule("moved", "source", "records stand elsewhere in their file",
          "errors and generated line numbers point to the new place", _moved),
     Rule("file", "source", "the spec is in a file by another name",
