@@ -289,6 +289,8 @@ class Gardener:
 
     def _broken(self) -> Tensor:
         """Rows that touch the host and have put out something that is not finite."""
+        if not self.garden.any_nonfinite():
+            return torch.zeros(0, dtype=torch.int64)
         touching = mask_in(self.garden.state, "plane", *TOUCHING)
         return (touching & (self.garden.nonfinite() > 0)).nonzero().squeeze(1)
 

@@ -116,38 +116,46 @@ class RowGuard:
 
     @torch.no_grad()
     def _restore(self) -> None:
+        """Give each row its own share of the step: 0 keeps it, 1 takes it as it is."""
         if not self._before:
             return
         training = self._training()
-        self._age[training] += 1
+        self._age[training.cpu()] += 1
         for parameter, before in self._before:
-            self._correct_bias(parameter, before)
-            rows = training.to(parameter.device).view(-1, *[1] * (parameter.dim() - 1))
-            parameter.copy_(torch.where(rows, parameter, before))
+            group, steps = self._group(parameter), self._steps(parameter)
+            share = training.to(parameter)
+            if steps is not None:
+                share *= _own_bias(self._age.to(parameter), steps, *group["betas"])
+            column = (-1, *[1] * (parameter.dim() - 1))
+            if self._decays(group):  # in the step as well, and no part of the update
+                before = before * (1 - group["lr"] * group["weight_decay"] * training.view(column))
+            parameter.copy_(torch.lerp(before, parameter, share.view(column)))
         self._before = []
 
-    def _correct_bias(self, parameter: nn.Parameter, before: Tensor) -> None:
-        """Turn Adam's update by the stack's age into the one by each row's own age."""
+    def _group(self, parameter: nn.Parameter) -> Mapping[str, Any]:
+        groups = self._optimizer.param_groups
+        return next(g for g in groups if any(held is parameter for held in g["params"]))
+
+    def _steps(self, parameter: nn.Parameter) -> float | None:
+        """The stack's age in steps of Adam, where a row's own can differ from it."""
         state = self._optimizer.state.get(parameter, {})
-        if not isinstance(self._optimizer, ADAMS) or "exp_avg_sq" not in state:
-            return
-        group = next(
-            g
-            for g in self._optimizer.param_groups
-            if any(held is parameter for held in g["params"])
-        )
+        if not isinstance(self._optimizer, ADAMS) or "step" not in state:
+            return None
         steps = float(state["step"])
-        column = (-1, *[1] * (parameter.dim() - 1))
-        age = self._age.clamp(min=1).to(parameter).view(column)
-        young = age < steps
-        if not bool(young.any()):
-            return
-        (beta1, beta2), epsilon = group["betas"], group["eps"]
-        moment = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"].sqrt()
-        ours = (moment / (1 - beta2**age).sqrt() + epsilon) * (1 - beta1**age)
-        stacks = (moment / (1 - beta2**steps) ** 0.5 + epsilon) * (1 - beta1**steps)
-        decayed = before
-        if group.get("decoupled_weight_decay", isinstance(self._optimizer, torch.optim.AdamW)):
-            decayed = before * (1 - group["lr"] * group["weight_decay"])
-        corrected = decayed + (parameter - decayed) * (stacks / ours)
-        parameter.copy_(torch.where(young, corrected, parameter))
+        return steps if bool((self._age < steps).any()) else None
+
+    def _decays(self, group: Mapping[str, Any]) -> bool:
+        decoupled = isinstance(self._optimizer, torch.optim.AdamW)
+        return bool(group.get("decoupled_weight_decay", decoupled) and group["weight_decay"])
+
+
+def _own_bias(age: Tensor, steps: float, beta1: float, beta2: float) -> Tensor:
+    """What turns Adam's update by the stack's age `steps` into the one by each row's own, `[rows]`.
+
+    Kingma & Ba 2015, algorithm 1, where epsilon is small beside the root of the second moment.
+    """
+    age = age.clamp(1, steps).double()
+    first = (1 - beta1**steps) / (1 - beta1**age)
+    second = (1 - beta2**age) / (1 - beta2**steps)
+    factor: Tensor = first * second.sqrt()
+    return factor

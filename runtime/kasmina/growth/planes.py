@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kasmina.blueprints import BlueprintPool
-from kasmina.lifecycle import StateTensor
+from kasmina.lifecycle import Lifecycle, StateTensor
 from kasmina.sites import Garden, SiteLayer
 
 
 def mask_in(state: StateTensor, attribute: str, *values: str) -> Tensor:
     """Bool `[N]`: the seeds whose state has one of `values` for `attribute`."""
-    codes = state.lifecycle.attribute_of(attribute, state.codes)
-    wanted = [state.lifecycle.attribute_code(attribute, value) for value in values]
-    return torch.isin(codes, torch.tensor(wanted, dtype=codes.dtype, device=codes.device))
+    table = _states_with(state.lifecycle, attribute, values, state.codes.device)
+    return table[state.codes.long()]
+
+
+@cache
+def _states_with(
+    lifecycle: Lifecycle, attribute: str, values: tuple[str, ...], device: torch.device
+) -> Tensor:
+    """Bool by state code."""
+    wanted = [lifecycle.attribute_code(attribute, value) for value in values]
+    codes = torch.arange(lifecycle.tables.N_STATES, device=device)
+    found = lifecycle.attribute_of(attribute, codes)
+    return torch.isin(found, torch.tensor(wanted, dtype=found.dtype, device=device))
 
 
 def rows_in(state: StateTensor, attribute: str, *values: str) -> Tensor:

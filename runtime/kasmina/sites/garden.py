@@ -177,6 +177,10 @@ class Garden(nn.Module):
         """Elements that each seed's blueprint put out and that were not finite, int64."""
         return torch.cat([site.nonfinite for site in self.sites.values()])
 
+    def any_nonfinite(self) -> bool:
+        """Whether a seed that is mixed in may have put out what is not finite; cheap to ask."""
+        return any(site.plan.active and bool(site.nonfinite.any()) for site in self.sites.values())
+
     def telemetry(self) -> Telemetry:
         """The last sample of every seed."""
         samples = [site.telemetry() for site in self.sites.values()]
