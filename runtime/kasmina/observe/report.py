@@ -141,6 +141,9 @@ def _title(story: Story) -> str:
     return "A run" if start is None else f"{start['task']}, seed {start['seed']}"
 
 
+_ENDINGS = {"interrupted": "was interrupted", "failed": "failed"}
+
+
 def _status(story: Story) -> str:
     return "cut short" if story.finish is None else str(story.finish["status"])
 
@@ -170,7 +173,7 @@ def _notes(story: Story) -> list[str]:
         )
     elif story.finish["status"] != "finished":
         notes.append(
-            f"The run was {story.finish['status']} before its planned end; the figures are those "
+            f"The run {_ENDINGS[story.finish['status']]} before its planned end; the figures are those "
             "of the network as it stood."
         )
     lost = [

@@ -281,8 +281,8 @@ def test_nan_in_the_data_ends_the_run_with_a_report(
         "task 'growtask:spoilt': train data, epoch 0, batch 2: sample 0, element [0] is nan; every "
         "value must be finite: mend or drop that sample\n"
     )
-    assert "cut short" in (here / "r" / "report.html").read_text()
-    assert read_log(here / "r" / "events.jsonl")[0].kind == "run_started"
+    assert ">failed<" in (here / "r" / "report.html").read_text()
+    assert read_log(here / "r" / "events.jsonl")[-1]["status"] == "failed"
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
@@ -291,7 +291,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     """No seed is to blame, and the message says where to look."""
     assert cli.main(["grow", "--task", "growtask:exploding", "--out", "r"]) == 1
     assert "look for NaN in the data, a learning rate that is too high" in capsys.readouterr().err
-    assert "cut short" in (here / "r" / "report.html").read_text()
+    assert ">failed<" in (here / "r" / "report.html").read_text()
 
 
 def started(here: Path, *words: str) -> subprocess.Popen[str]:
