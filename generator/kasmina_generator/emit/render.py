@@ -13,6 +13,7 @@ from kasmina_generator.emit.diagram import mermaid
 from kasmina_generator.emit.kernel_view import KernelView, kernel_modules, kernel_view
 from kasmina_generator.emit.layout import call, docstring, import_from, literal, sentence
 from kasmina_generator.emit.records_view import view_records
+from kasmina_generator.emit.testing_view import TESTING_MODULES, TestingView, testing_view
 from kasmina_generator.emit.view import PackageView, view
 from kasmina_generator.emit.wording import cell, entry_order, passes, plain, statement, stay
 from kasmina_generator.model import Spec
@@ -41,6 +42,7 @@ class Filled:
     spec: Spec
     view: PackageView
     kernel: KernelView
+    testing: TestingView
 
 
 def render(spec: Spec, command: str) -> list[Output]:
@@ -50,8 +52,9 @@ def render(spec: Spec, command: str) -> list[Output]:
         spec: What to emit.
         command: The command that builds it again; part of each header.
     """
-    filled = Filled(spec, view(spec), kernel_view(spec))
+    filled = Filled(spec, view(spec), kernel_view(spec), testing_view(spec))
     modules = [*MODULES, *(["state"] if spec.columns else []), *kernel_modules(filled.kernel)]
+    modules += [f"testing/{name}" for name in TESTING_MODULES]
     names = [*(f"{module}.py" for module in modules), "lifecycle.md"]
     records = [render_records(schema, command) for schema in spec.record_files]
     return [_output(name, filled, command) for name in names] + records
@@ -68,7 +71,7 @@ def _output(name: str, filled: Filled, command: str) -> Output:
     template = f"{name}.jinja"
     spec = filled.spec
     text = _ENVIRONMENT.get_template(template).render(
-        spec=spec, view=filled.view, kernel=filled.kernel
+        spec=spec, view=filled.view, kernel=filled.kernel, testing=filled.testing
     )
     return _stamped(name, template, text, spec, command)
 

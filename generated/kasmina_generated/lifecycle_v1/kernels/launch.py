@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/launch.py.jinja
-# body: 4f599e17026d3eb35c5a718811a73e32
+# body: b885dd3ba369f9cbd6c79787b4ba1fc2
 
 """How the kernels are launched, on a GPU or in Triton's interpreter."""
 
@@ -29,6 +29,11 @@ TOGETHER: dict[str, Any] = {} if INTERPRETED else {**OPTIONS, "launch_cooperativ
 _GPU_BLOCK = 1024
 _INTERPRETER_BLOCK = 1 << 17  # the interpreter's cost is by program, hardly by row
 _TICKS: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether kernels can be launched for rows on a device."""
+    return INTERPRETED or device.type == "cuda"
 
 
 def block_of(n: int) -> int:
@@ -60,7 +65,7 @@ def check_rows(state: Tensor, inputs: dict[str, Tensor]) -> None:
         ValueError: An input has not one value a row, or lies elsewhere than the states; or kernels
             are compiled here and the rows are on no GPU.
     """
-    if not INTERPRETED and not state.is_cuda:
+    if not runs_on(state.device):
         raise ValueError(
             f"the rows are on {state.device} and kernels run on a GPU; use vector.step, or set "
             "TRITON_INTERPRET=1 before triton is imported"
