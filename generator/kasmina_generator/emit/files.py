@@ -90,7 +90,7 @@ def _change(path: Path, text: str) -> Change | None:
 def _orphans(directory: Path, wanted: set[Path]) -> Iterator[Change]:
     folders = (directory, *(directory / name for name in SUBPACKAGES))
     for path in (path for folder in folders for path in sorted(folder.glob("*.*"))):
-        old = _read(path) if path.suffix in {".py", ".md"} and path not in wanted else None
+        old = _read(path) if path.suffix in {".py", ".md", ".pml"} and path not in wanted else None
         if old is not None and is_generated(old):
             yield Change(path, "edited by hand" if is_edited(old) else "orphan", old, None)
 
