@@ -141,7 +141,8 @@ def _title(story: Story) -> str:
     return "A run" if start is None else f"{start['task']}, seed {start['seed']}"
 
 
-_ENDINGS = {"interrupted": "was interrupted", "failed": "failed"}
+def _ending(status: str) -> str:
+    return status if status == "failed" else f"was {status}"
 
 
 def _status(story: Story) -> str:
@@ -173,7 +174,7 @@ def _notes(story: Story) -> list[str]:
         )
     elif story.finish["status"] != "finished":
         notes.append(
-            f"The run {_ENDINGS[story.finish['status']]} before its planned end; the figures are those "
+            f"The run {_ending(story.finish['status'])} before its planned end; the figures are those "
             "of the network as it stood."
         )
     lost = [
