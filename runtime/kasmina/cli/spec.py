@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 import kasmina_spec
+from kasmina.cli.telling import existing, say, told
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator import build as builder
 from kasmina_generator.difference import compare
 from kasmina_generator.difference.report import as_json, text
 from kasmina_generator.emit.diagram import dot, mermaid
-from kasmina_generator.emit.files import BuildError
 from kasmina_generator.emit.wording import passes
 from kasmina_generator.finding import SpecErrors
 from kasmina_generator.model import Spec
@@ -30,6 +29,7 @@ from kasmina_generator.reader import read_spec
 from kasmina_generator.verify import proved_spec
 
 app = cyclopts.App(name="spec", help="Check, build, show or copy a spec.")
+app.command("kasmina.cli.prove:prove", name="prove", help="Prove a spec in full, also by SPIN.")
 
 _Switch = Annotated[bool, Parameter(negative=())]
 
@@ -46,15 +46,15 @@ def check(file: Path | None = None, /, *, strict: _Switch = False, verbose: _Swi
     Returns:
         0, or 1 where there are findings, or with --strict anything unproved.
     """
-    files = [_existing(file)] if file else [kasmina_spec.LIFECYCLE, kasmina_spec.LIFECYCLE_V1]
+    files = [existing(file)] if file else [kasmina_spec.LIFECYCLE, kasmina_spec.LIFECYCLE_V1]
     unproved = 0
     for each in files:
-        with _told():
+        with told():
             spec, proof = proved_spec(each)
         counts = f"{len(spec.states)} states, {len(spec.events)} events, {len(spec.edges)} edges"
-        _say(f"{each.name}: {spec.name} version {spec.version} is sound: {counts}")
+        say(f"{each.name}: {spec.name} version {spec.version} is sound: {counts}")
         for line in summary(proof, everything=verbose):
-            _say(line)
+            say(line)
         unproved += len(proof.unproved)
     return int(strict and unproved > 0)
 
@@ -73,16 +73,16 @@ def build(file: Path | None = None, /, *, out: Path | None = None, check: _Switc
         0, or 1 where the spec has faults or, with --check, the directory differs.
     """
     targets = _targets(file, out)
-    with _told():
+    with told():
         changes = builder.planned_changes(targets) if check else builder.build(targets)
     for change in changes:
-        _say(
+        say(
             str(change)
             if check
             else f"{'removed' if change.new is None else 'wrote'} {change.path}"
         )
     if not changes:
-        _say("nothing to do: every file is as the spec says")
+        say("nothing to do: every file is as the spec says")
     return int(check and bool(changes))
 
 
@@ -91,7 +91,7 @@ def _targets(file: Path | None, out: Path | None) -> list[builder.Target]:
         return builder.built_in_targets(out or _installed())
     if out is None:
         raise UsageError(f"{file}: say where to build it: kasmina spec build {file} --out DIR")
-    return [builder.user_target(_existing(file), out)]
+    return [builder.user_target(existing(file), out)]
 
 
 def _installed() -> Path:
@@ -114,13 +114,13 @@ def show(
         file: the spec; without one, the lifecycle that Kasmina uses.
         format: mermaid and dot print a diagram's source.
     """
-    with _told():
-        spec = builder.checked_spec(_existing(file) if file else kasmina_spec.LIFECYCLE)
+    with told():
+        spec = builder.checked_spec(existing(file) if file else kasmina_spec.LIFECYCLE)
     if format == "table":
         Console(highlight=False).print(_table(spec))
         return 0
     draw: dict[str, Callable[[Spec], str]] = {"mermaid": mermaid, "dot": dot}
-    _say(draw[format](spec).rstrip("\n"))
+    say(draw[format](spec).rstrip("\n"))
     return 0
 
 
@@ -163,17 +163,17 @@ def diff(
     """
     comparison = compare(_readable(old), _readable(new))
     if json:
-        _say(dumps(as_json(comparison), indent=2))
+        say(dumps(as_json(comparison), indent=2))
     else:
         for line in text(comparison):
-            _say(line)
+            say(line)
     return int(fail_on is not None and comparison.reaches(fail_on))
 
 
 def _readable(file: Path) -> Spec:
     """Return the spec in a file; it is read, not proved: an unsound one can be compared as well."""
     try:
-        return read_spec(_existing(file))
+        return read_spec(existing(file))
     except SpecErrors as error:
         raise UsageError(f"{file} is no spec that can be compared:\n{error}") from error
 
@@ -206,29 +206,7 @@ def init(directory: Path, /) -> int:
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from error
     spec = copies[kasmina_spec.LIFECYCLE]
-    _say(
+    say(
         f"copied the default spec to {directory}. Edit {spec}, then: kasmina spec build {spec} --out DIR"
     )
     return 0
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise UsageError(f"{file}: there is no such file; a spec is a YAML file")
-    return file
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn what the generator refuses into an error of the command line."""
-    try:
-        yield
-    except SpecErrors as error:
-        count = len(error.findings)
-        raise KasminaError(f"{error}\n{count} {'finding' if count == 1 else 'findings'}") from error
-    except BuildError as error:
-        raise UsageError(str(error)) from error
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201  for people and for pipes, not wrapped
