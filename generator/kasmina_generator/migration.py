@@ -193,6 +193,8 @@ def _matched(
 
 def _mismatch(old: Column, new: Column) -> str | None:
     """Say why the values of one column cannot become those of another; None where they can."""
+    if not new.dtype:
+        return None  # the fault is in the state file, and told there
     if old.role != new.role:
         return f"its role is {old.role or 'none'} there and {new.role or 'none'} here"
     kinds = (_kind(old.dtype), _kind(new.dtype))

@@ -6,10 +6,20 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kasmina_generator.difference.guards import GuardProver, Relating
+from kasmina_generator.expression import (
+    All,
+    Any,
+    Comparison,
+    ComparisonOperator,
+    Constant,
+    Expression,
+    Field,
+    LimitRef,
+)
 from kasmina_generator.model import Edge, Spec
 from kasmina_generator.prove.evaluate import holds
 from tests.generator.difference.lifts import LIFT, lift
@@ -138,29 +148,40 @@ def test_without_z3_it_says_so(tmp_path: Path) -> None:
     assert lines[2].startswith("unproved | ")
 
 
-OPERATORS = ("<", "<=", ">", ">=", "==")
-VALUES = (0, 1, 2, 3)
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Spec:
+    """The lift."""
+    return lift(tmp_path_factory.mktemp("lift") / "lift")
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(OPERATORS), st.sampled_from(VALUES)), min_size=4, max_size=4
-    ),
-    st.lists(st.sampled_from(["and", "or"]), min_size=2, max_size=2),
+OPERATORS: tuple[ComparisonOperator, ...] = ("<", "<=", ">", ">=", "==")
+NUMBERS = (Field("people", "int32"), LimitRef("most_lifts", "int32"))
+ROWS = [{"people": a, "most_lifts": b} for a, b in itertools.product(range(41), range(1, 21))]
+
+comparisons = st.builds(
+    Comparison,
+    st.sampled_from(OPERATORS),
+    st.sampled_from(NUMBERS),
+    st.one_of(st.sampled_from(NUMBERS), st.integers(0, 4).map(lambda n: Constant(n, "int32"))),
 )
-def test_it_agrees_with_trying_everything(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[str, int]], words: list[str]
-) -> None:
+guards = st.recursive(
+    comparisons,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: All(tuple(parts))),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: Any(tuple(parts))),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=200)  # two cores, shared
+@given(old=guards, new=guards)
+def test_it_agrees_with_trying_everything(spec: Spec, old: Expression, new: Expression) -> None:
     """Random guards over two small numbers, against every row."""
-    names = ("people", "most_lifts") * 2
-    texts = [f"{n} {op} {value}" for n, (op, value) in zip(names, parts, strict=True)]
-    guards = [f"{texts[0]} {words[0]} {texts[1]}", f"{texts[2]} {words[1]} {texts[3]}"]
-    folder = tmp_path_factory.mktemp("lifts")
-    one, other = (with_guard(folder / str(i), guard) for i, guard in enumerate(guards))
-    old, new = edge(one).guard, edge(other).guard
-    rows = [{"people": a, "most_lifts": b} for a, b in itertools.product(range(41), range(1, 21))]
-    lost = any(holds(old, row) and not holds(new, row) for row in rows)
-    gained = any(holds(new, row) and not holds(old, row) for row in rows)
+    lost = any(holds(old, row) and not holds(new, row) for row in ROWS)
+    gained = any(holds(new, row) and not holds(old, row) for row in ROWS)
     expected = {(0, 0): "equal", (1, 0): "stronger", (0, 1): "weaker", (1, 1): "different"}
-    if old != new:
-        assert GuardProver(one, other).relate(old, new).relation == expected[lost, gained]
+    assert GuardProver(spec, spec).relate(old, new).relation == expected[lost, gained]
+    both = any(holds(old, row) and holds(new, row) for row in ROWS)
+    row, known = GuardProver(spec, spec).together(old, new)
+    assert (row is not None, known) == (both, True)
