@@ -20,6 +20,7 @@ DOCUMENTS = [
         "tests/README.md",
         "docs/architecture.md",
         "docs/performance.md",
+        "docs/specs.md",
         "docs/verification.md",
     )
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from kasmina_generator import read_spec
 from kasmina_generator.difference import CLASSES, RULES, compare
 from kasmina_generator.difference.records import Change
+from kasmina_generator.difference.rules import UNEXPLAINED
 from tests.generator.difference.lifts import edited, lift, write
+from tests.helpers import ROOT
 
 # (the edit's old text, its new text, the rules); "moved" is told of what moves along, and only then.
 SPEC_EDITS: list[tuple[str, str, set[str]]] = [
@@ -349,3 +352,10 @@ def test_every_rule_is_triggered_by_some_edit() -> None:
     assert tested == set(names)
     assert len(names) == len(set(names)) >= 25
     assert {rule.kind for rule in RULES} == set(CLASSES)
+
+
+def test_the_documentation_lists_every_rule() -> None:
+    """With its class, in this order; the net below all others comes last."""
+    text = (ROOT / "docs" / "specs.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*) \|$", text, re.MULTILINE)
+    assert listed == [(rule.name, rule.kind, rule.says) for rule in (*RULES, UNEXPLAINED)]
