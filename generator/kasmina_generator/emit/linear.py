@@ -223,6 +223,10 @@ def _state(spec: Spec, formula: Formula) -> str:
             return _enabled(spec, event)
         case Always():
             return "true"
+        case Not(operand=Not(operand=operand)):
+            return _state(spec, operand)
+        case Not(operand=Both(left=Not(operand=left), right=Not(operand=right))):
+            return f"({_state(spec, left)} || {_state(spec, right)})"
         case Not(operand=operand):
             return f"!({_state(spec, operand)})"
         case Both(left=left, right=right):

@@ -51,6 +51,7 @@ def ask(
     memory_mb: int = MEMORY_MB,
     first_depth: int = FIRST_DEPTH,
     only: Collection[str] | None = None,
+    trails: bool = True,
     tell: Callable[[Answer], None] = lambda _: None,
 ) -> Report:
     """Search the Promela model of a spec for runs that break its properties.
@@ -61,6 +62,7 @@ def ask(
         memory_mb: What one search may take.
         first_depth: Steps; it grows until no run is cut off.
         only: Names of the properties to ask; None for all.
+        trails: Show runs that break a property, short ones as far as they are found quickly.
         tell: Called with each answer when it is there.
 
     Raises:
@@ -70,7 +72,7 @@ def ask(
     said = claims(spec)
     asked = [claim for claim in said.claims if only is None or claim.declared.name in only]
     with tempfile.TemporaryDirectory(prefix="kasmina-spin-") as folder:
-        oracle = _Oracle(spec, found, asked, Path(folder), entities, memory_mb, first_depth)
+        oracle = _Oracle(spec, found, asked, Path(folder), entities, memory_mb, first_depth, trails)
         answers = oracle.answers(tell) if asked else []
     assumed = [name for name, each in found.items() if any(part.assumed for part in each)]
     return Report(entities, tuple(answers), tuple(said.unsaid), tuple(assumed))
@@ -94,6 +96,7 @@ class _Oracle:
     entities: int
     memory_mb: int
     first_depth: int
+    trails: bool
 
     def answers(self, tell: Callable[[Answer], None]) -> list[Answer]:
         model = promela(self.spec, self.found)
@@ -132,7 +135,7 @@ class _Oracle:
         search = verifier.search(claim.name, safety=claim.safety, first_depth=self.first_depth)
         holds = bool(search.errors) is claim.sought
         trail: tuple[Step, ...] = ()
-        if search.errors and not holds:
+        if self.trails and search.errors and not holds:
             verifier.shorten(claim.name, safety=claim.safety, below=search.depth)
             trail = read_trail(verifier.replay(claim.name), self.spec, self.found)
         return Answer(claim.declared, holds, search, trail, time.perf_counter() - start)
