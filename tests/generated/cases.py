@@ -46,8 +46,9 @@ def boundary_cases(package: Package, limits: dict[str, float], most: int) -> Ite
             for name in package.field_names
             if any(name in names(c) for c in comparisons)
         }
-        clock = sorted({0, 1, 32767, *(n + d for n in clocks(comparisons) for d in (-1, 0, 1))})
-        yield product(package, state.code, [n for n in clock if n >= 0], axes, most, rng)
+        turns = clocks(comparisons, package.lifecycle.Limits(**limits))
+        clock = sorted({0, 1, 32767, *(n + d for n in turns for d in (-1, 0, 1))})
+        yield product(package, state.code, [n for n in clock if 0 <= n <= 32767], axes, most, rng)
 
 
 def product(
@@ -81,15 +82,18 @@ def masks(package: Package) -> list[int]:
     return [0, *single, *pairs, (1 << len(package.lifecycle.Event)) - 1]
 
 
-def clocks(comparisons: list[Comparison | Flag]) -> set[int]:
-    """Return the constants that epochs are compared with."""
-    return {
-        int(constant.value)
-        for comparison in comparisons
-        if "epochs" in names(comparison)
-        for constant in parts(comparison)
-        if isinstance(constant, Constant)
-    }
+def clocks(comparisons: list[Comparison | Flag], in_force: Any) -> set[int]:
+    """Return the constants and limits that epochs are compared with."""
+    turns: set[int] = set()
+    for part in (p for c in comparisons if "epochs" in names(c) for p in parts(c)):
+        match part:
+            case Constant(value=value):
+                turns.add(int(value))
+            case LimitRef(name=limit):
+                turns.add(int(getattr(in_force, limit)))
+            case _:
+                pass
+    return turns
 
 
 def boundaries(

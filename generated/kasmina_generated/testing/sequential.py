@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: testing/sequential.py.jinja
-# body: dd71558c3c9344931d8532640b809a68
+# body: 1277224bea1b5f72ea844d2f5493246c
 
 """The synchronous step of lifecycle, one row after the other, on the machine of `transitions`."""
 
@@ -16,6 +16,8 @@ from ..lifecycle import COMMANDS, EDGES, INITIAL, Context, Edge, Limits, State
 from ..machine import RECYCLE, Guarded, build_machine
 
 MOST_EPOCHS = 32767  # where the epochs in a state stop counting
+NOTHING_MEASURED = Context()
+AS_DECLARED = Limits()
 _MACHINE = build_machine()
 _LEAVING = {state: [edge for edge in EDGES if edge.source is state] for state in State}
 
@@ -25,11 +27,17 @@ class Row(Guarded):
 
     __slots__ = ("context", "epochs", "limits", "state")
 
-    def __init__(self, state: State = INITIAL, epochs: int = 0) -> None:
+    def __init__(
+        self,
+        state: State = INITIAL,
+        epochs: int = 0,
+        context: Context = NOTHING_MEASURED,
+        limits: Limits = AS_DECLARED,
+    ) -> None:
         self.state = state
         self.epochs = epochs
-        self.context = Context()
-        self.limits = Limits()
+        self.context = context
+        self.limits = limits
 
 
 class Outcome(NamedTuple):

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: testing/sequential.py.jinja
-# body: 73e9f21a893bf40bf88357965aae0c62
+# body: 873deaf8db865d109a99f5265741a9a9
 
 """The synchronous step of lifecycle_v1, one row after the other, on the machine of `transitions`."""
 
@@ -16,6 +16,8 @@ from ..lifecycle import COMMANDS, EDGES, INITIAL, Context, Edge, Limits, State
 from ..machine import RECYCLE, Guarded, build_machine
 
 MOST_EPOCHS = 32767  # where the epochs in a state stop counting
+NOTHING_MEASURED = Context()
+AS_DECLARED = Limits()
 _MACHINE = build_machine()
 _LEAVING = {state: [edge for edge in EDGES if edge.source is state] for state in State}
 
@@ -25,11 +27,17 @@ class Row(Guarded):
 
     __slots__ = ("context", "epochs", "limits", "state")
 
-    def __init__(self, state: State = INITIAL, epochs: int = 0) -> None:
+    def __init__(
+        self,
+        state: State = INITIAL,
+        epochs: int = 0,
+        context: Context = NOTHING_MEASURED,
+        limits: Limits = AS_DECLARED,
+    ) -> None:
         self.state = state
         self.epochs = epochs
-        self.context = Context()
-        self.limits = Limits()
+        self.context = context
+        self.limits = limits
 
 
 class Outcome(NamedTuple):
