@@ -26,6 +26,15 @@ _MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu"
 class _Pointwise(Blueprint):
     """A map of features; at a channel-first site it is applied to the channels of each position."""
 
+    def __init__(self, shape: SiteShape, hidden: int) -> None:
+        super().__init__(shape, hidden)
+        if shape.moves_positions:
+            raise BlueprintError(
+                f"blueprint {self.name!r} maps each position by itself, but the site changes its "
+                f"positions from {shape.layout} to {shape.out_layout}; use blueprint='conv', or "
+                "placement='inline'"
+            )
+
     @abstractmethod
     def apply(self, params: Parameters, x: Tensor) -> Tensor:
         """Map `[S, B, d_in]`, or shared `[B, d_in]`, to `[S, B, d_out]`."""

@@ -52,6 +52,15 @@ class SiteShape:
             )
 
     @property
+    def moves_positions(self) -> bool:
+        """Whether a parallel seed must write other positions than it reads, as far as is known."""
+        if self.placement != "parallel" or None in (self.layout, self.out_layout):
+            return False
+        assert self.layout is not None
+        assert self.out_layout is not None
+        return self.channels_first and self.layout[1:] != self.out_layout[1:]
+
+    @property
     def positions(self) -> int:
         """Places of one example at which a map over the features alone is applied."""
         if not self.channels_first or self.out_layout is None:

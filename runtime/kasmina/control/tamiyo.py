@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ class TamiyoConfig:
 
     Attributes:
         warm_up: epochs before the first wave, so that gradients mean something.
-        patience: epochs without a better validation loss that count as a plateau.
-        tolerance: relative improvement of the validation loss that counts as better.
+        patience: epochs without a better validation loss or metric that count as a plateau.
+        tolerance: fall of the validation loss (relative) or rise of the metric (absolute) that
+            counts as better.
         wave: largest share of the remaining budget that one wave may spend, in (0, 1].
         back_off: factor on the patience for each wave in a row that has added nothing, so that a
             network that has nothing to gain is left alone; 1 or more.
@@ -50,14 +52,14 @@ class TamiyoController:
 
     def __init__(self, config: TamiyoConfig = TamiyoConfig()) -> None:
         self.config = config
-        self._best = math.inf
+        self._best, self._best_metric = math.inf, -math.inf
         self._since = 0
         self._failures = 0  # waves in a row that have added nothing
         self._before: int | None = None  # parameters before the wave under way
 
     def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
         """Decide on a wave; see the module's docstring. Arguments as in `Controller`."""
-        self._watch(observation.validation_loss)
+        self._watch(observation.validation_loss, observation.validation_metric)
         self._conclude(observation)
         refusal = self._why_not(observation)
         if refusal:
@@ -68,6 +70,7 @@ class TamiyoController:
         """Plateau and waves so far."""
         return {
             "best": self._best,
+            "best_metric": self._best_metric,
             "since": self._since,
             "failures": self._failures,
             "before": self._before,
@@ -76,13 +79,16 @@ class TamiyoController:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self._best, self._since = state["best"], state["since"]
+        self._best_metric = state["best_metric"]
         self._failures, self._before = state["failures"], state["before"]
 
-    def _watch(self, loss: float) -> None:
-        if loss < self._best * (1 - self.config.tolerance):
-            self._best, self._since = loss, 0
-        else:
-            self._since += 1
+    def _watch(self, loss: float, metric: float) -> None:
+        """Count the epochs in which neither loss nor metric has become clearly better."""
+        better = loss < self._best * (1 - self.config.tolerance)
+        better |= metric > self._best_metric + self.config.tolerance
+        self._best = min(self._best, loss)
+        self._best_metric = max(self._best_metric, metric)  # stays where a task gives none
+        self._since = 0 if better else self._since + 1
 
     def _why_not(self, seen: Observation) -> str:
         """Why nothing germinates now, or an empty string."""
@@ -92,11 +98,11 @@ class TamiyoController:
         if seen.epochs is not None and seen.epoch > config.last * seen.epochs:
             return f"too late to judge a new seed: epoch {seen.epoch} of {seen.epochs}"
         if seen.busy:
-            return f"{seen.busy} seeds are under way"
+            return f"{_seeds(seen.busy)} under way"
         patience = config.patience * config.back_off**self._failures
         first = seen.epoch == config.warm_up
         if not first and self._since < patience:
-            return f"the best validation loss is {self._since} epochs old, a plateau is {patience}"
+            return f"no better validation for {self._since} epochs; a plateau is {patience}"
         return ""
 
     def _conclude(self, seen: Observation) -> None:
@@ -112,8 +118,7 @@ class TamiyoController:
         ready = {site.path: self._ready(site, seen, mask) for site in seen.sites}
         commands: list[Command] = []
         for site in sorted(seen.sites, key=lambda site: (-site.gradient_ratio, site.first_row)):
-            kind = site.kinds[0]
-            for row in ready[site.path]:
+            for row, kind in zip(ready[site.path], cycle(site.kinds), strict=False):
                 if kind.parameters > (allowance if commands else left):
                     break
                 allowance -= kind.parameters
@@ -122,11 +127,10 @@ class TamiyoController:
         if not commands:
             return Proposal((), self._empty(seen, left, any(ready.values())))
         self._before = seen.parameters
-        return Proposal(
-            tuple(commands),
-            f"plateau: validation loss {self._best:.4g} is {self._since} epochs old; "
-            f"{len(commands)} seeds for {seen.budget or 'no'} budget, {left:g} parameters left",
-        )
+        first = seen.epoch == self.config.warm_up
+        cause = "the first wave" if first else f"no better validation for {self._since} epochs"
+        room = "" if seen.budget is None else f"; {left:g} of {seen.budget} parameters left"
+        return Proposal(tuple(commands), f"{cause}: {_seeds(len(commands))}{room}")
 
     def _ready(
         self, site: SiteObservation, seen: Observation, mask: NDArray[np.bool_]
@@ -149,3 +153,7 @@ class TamiyoController:
             return "no seed is free to germinate"
         cheapest = min(kind.parameters for site in seen.sites for kind in site.kinds)
         return f"budget: {left:g} parameters left, the cheapest seed costs {cheapest}"
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed" if number == 1 else f"{number} seeds"

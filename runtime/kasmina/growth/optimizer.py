@@ -28,7 +28,15 @@ class StaleOptimizer(KasminaError):
 
 
 def check_holds(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raise `StaleOptimizer` where `optimizer` misses one of `parameters` (by identity)."""
+    """Raise `StaleOptimizer` where `optimizer` misses one of `parameters` (by identity).
+
+    Raises `KasminaError` for LBFGS, which evaluates the loss many times within one step.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise KasminaError(
+            "LBFGS evaluates a closure many times within one step, in which seeds cannot ramp or "
+            "train aside; use an optimizer with one gradient a step, such as Adam or SGD"
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, parameter in parameters.items() if id(parameter) not in held]
     if missing:

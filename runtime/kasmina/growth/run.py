@@ -105,9 +105,11 @@ def grow(
         status = run.train(stop)
     except LogError:
         raise  # there is nowhere to write the end to
-    except Exception:
-        run.finish("failed", float("nan"))
+    except Exception as error:
+        run.finish("failed", float("nan"), f"{type(error).__name__}: {error}")
         raise
+    if status != "finished":  # the last tick's validation is of a network that was another one
+        run.gardener.validation = run.gardener.measure()
     test = evaluate(task, run.model, run.data.test())[1]
     wall_s = time.perf_counter() - started  # without the static networks
     comparisons = tuple(_comparisons(run, stop)) if config.compare else ()
@@ -119,7 +121,7 @@ def grow(
         test_metric=test,
         params_start=run.params_start,
         params_final=run.gardener.parameters(),
-        steps=run.steps,
+        steps=run.gardener.clock.step,
         train_flops=run.meter.total,
         wall_s=wall_s,
         states=run.states(),
@@ -148,7 +150,7 @@ class _Run:
         self.model = task.build_model(config.seed, config.width)
         self.params_start = count(self.model)
         budget = config.budget if config.budget is not None else task.default_budget
-        _check_budget(budget, self.params_start)
+        _check_budget(budget, self.params_start, "" if config.budget else "task's default ")
         morph(
             self.model,
             sites=task.sites(),
@@ -235,8 +237,8 @@ class _Run:
             states=self.states(),
         )
 
-    def finish(self, status: str, test_metric: float) -> None:
-        """Write the end of the run into its log."""
+    def finish(self, status: str, test_metric: float, error: str | None = None) -> None:
+        """Write the end of the run into its log, and what ended it too early."""
         self.gardener.journal.write(
             "run_finished",
             status=status,
@@ -246,6 +248,7 @@ class _Run:
             train_flops=self.meter.total,
             states=self.states(),
             architecture=self.gardener.garden.architecture(),
+            error=error,
         )
 
 
@@ -360,9 +363,9 @@ def _nearest_width(task: Task, seed: int, parameters: int) -> int:
     return min({max(place - 1, 1), place}, key=lambda width: abs(size(width) - parameters))
 
 
-def _check_budget(budget: int | None, start: int) -> None:
+def _check_budget(budget: int | None, start: int, whose: str) -> None:
     if budget is not None and budget < start:
         raise KasminaError(
-            f"the budget of {budget} parameters is below the start network's {start}; give "
+            f"the {whose}budget of {budget} parameters is below the start network's {start}; give "
             f"--budget {start} or more, or a smaller --width"
         )

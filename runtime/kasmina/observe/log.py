@@ -143,7 +143,7 @@ class EventLog:
             os.ftruncate(self._file, before)  # a disk that is full still takes this
             raise LogError(
                 f"{self.path}: event {self._seq} cannot be written: {error.strerror}; the log "
-                "ends whole with the event before it: make room and resume"
+                "ends whole with the event before it: make room and run again"
             ) from error
 
 

@@ -175,7 +175,7 @@ def _notes(story: Story) -> list[str]:
     elif story.finish["status"] != "finished":
         notes.append(
             f"The run {_ending(story.finish['status'])} before its planned end; the figures are those "
-            "of the network as it stood."
+            f"of the network as it stood. {story.finish.get('error') or ''}"
         )
     lost = [
         record.epoch

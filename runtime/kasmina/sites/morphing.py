@@ -18,6 +18,7 @@ from kasmina.sites.garden import RESERVED, Garden
 from kasmina.sites.layer import Place, SiteLayer
 from kasmina.sites.locate import Spot, locate, refuse_unfit, shapes
 from kasmina.sites.parallel import ParallelSite
+from kasmina.sites.shapes import keeps_positions
 from kasmina.sites.site import Site
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,6 +55,14 @@ def morph(
     Raises:
         SiteError: a site cannot be where it was asked to be; the model is as it was.
     """
+    if isinstance(sites, Site) or not all(isinstance(site, Site) for site in sites):
+        raise SiteError(
+            f"sites must be a sequence of kasmina.Site, like [Site('blocks.*')]; got {sites!r}"
+        )
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise SiteError(
+            f"model must be an nn.Module that is not scripted; got {type(model).__name__}"
+        )
     if "/" in run or not sites:
         raise SiteError(
             f"run={run!r} may hold no slash" if sites else "sites is empty; name at least one Site"
@@ -96,11 +105,24 @@ def _layer(
         mode=site.mode,
         options=site.options,
     )
+    _refuse_unknown_positions(spot, shape)
     kind = InlineSite if site.placement == "inline" else ParallelSite
     try:
         return kind(place, state, _dtype(model, spot))
     except (BlueprintError, SiteError, TypeError) as error:  # TypeError: an unknown option
         raise SiteError(f"site {spot.path!r}: {error}") from error
+
+
+def _refuse_unknown_positions(spot: Spot, shape: SiteShape) -> None:
+    """A convolution may write other positions than it reads; only an example tells for sure."""
+    if spot.site.placement == "inline" or not shape.channels_first or shape.out_layout is not None:
+        return
+    if not (spot.start is spot.end and keeps_positions(spot.end)):
+        raise SiteError(
+            f"site {spot.path!r}: it may write other positions (length, height, width) than it "
+            "reads, and parallel seeds must know; give morph() one batch as example=, or use "
+            "placement='inline'"
+        )
 
 
 def _refuse_lifecycle(lifecycle: Lifecycle) -> None:

@@ -88,6 +88,24 @@ def writes(module: nn.Module) -> Features | None:
     return None
 
 
+def keeps_positions(module: nn.Module) -> bool:
+    """Whether a channel-first module surely writes the positions that it reads."""
+    match module:
+        case nn.Sequential():
+            return all(keeps_positions(child) for child in module)
+        case _CONVOLUTIONS():
+            if module.padding == "same":
+                return True
+            if any(module.output_padding):
+                return False
+            reach = zip(module.kernel_size, module.dilation, module.stride, strict=True)
+            return not isinstance(module.padding, str) and all(
+                stride == 1 and 2 * padding == dilation * (kernel - 1)
+                for (kernel, dilation, stride), padding in zip(reach, module.padding, strict=True)
+            )
+    return isinstance(module, (*_TRANSPARENT, nn.modules.batchnorm._NormBase, nn.GroupNorm))
+
+
 def _outermost(
     modules: Iterable[nn.Module], ask: Callable[[nn.Module], Features | None]
 ) -> Features | None:

@@ -50,6 +50,11 @@ class Site:
 
     def __post_init__(self) -> None:
         where = f"Site({self.pattern!r})"
+        if not isinstance(self.pattern, str):
+            raise SiteError(f"{where}: the pattern must be a name like 'blocks.*.mlp'")
+        for name, value in (("seeds", self.seeds), ("hidden", self.hidden)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise SiteError(f"{where}: {name} must be a whole number, got {value!r}")
         if self.placement not in _PLACEMENTS:
             raise SiteError(
                 f"{where}: placement {self.placement!r}; legal: {', '.join(_PLACEMENTS)}"

@@ -266,7 +266,7 @@ def test_a_full_disk_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert records
     assert capsys.readouterr().err == (
         f"r/events.jsonl: event {len(records)} cannot be written: File too large; the log ends "
-        "whole with the event before it: make room and resume\n"
+        "whole with the event before it: make room and run again\n"
     )
 
 

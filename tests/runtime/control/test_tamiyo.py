@@ -89,7 +89,7 @@ def test_a_network_that_gets_better_is_left_alone() -> None:
     for epoch, loss in enumerate((0.9, 0.8, 0.7), start=1):
         proposal = _propose(tamiyo, _observe(epoch, loss))
         assert not proposal.commands
-        assert "the best validation loss is 0 epochs old" in proposal.reason
+        assert "no better validation for 0 epochs" in proposal.reason
 
 
 def test_a_plateau_starts_a_wave() -> None:
@@ -110,7 +110,7 @@ def test_waves_that_add_nothing_make_it_patient() -> None:
 
 def test_nothing_germinates_while_a_wave_is_under_way() -> None:
     """One wave, one cohort."""
-    assert _propose(TamiyoController(), _observe(2, busy=3)).reason == "3 seeds are under way"
+    assert _propose(TamiyoController(), _observe(2, busy=3)).reason == "3 seeds under way"
 
 
 def test_late_seeds_could_not_be_judged() -> None:

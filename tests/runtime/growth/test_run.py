@@ -114,6 +114,7 @@ def test_stop_ends_the_run_in_order(tmp_path: Path) -> None:
         stop=lambda: next(asked),
     )
     assert result.status == "interrupted"
+    assert result.steps == 30
     assert result.comparisons == ()
     assert read_log(path)[-1]["status"] == "interrupted"
 
@@ -187,6 +188,7 @@ def test_a_run_that_fails_says_so_in_its_log(tmp_path: Path) -> None:
         _grow(replace(TASK, loss=breaks), path=path)
     last = read_log(path)[-1]
     assert (last.kind, last["status"], last["architecture"]) == ("run_finished", "failed", [])
+    assert last["error"].startswith("NonFiniteLoss: the training loss is nan")
 
 
 def test_limits_reach_the_run() -> None:

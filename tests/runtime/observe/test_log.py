@@ -346,7 +346,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
             signal.signal(signal.SIGXFSZ, handler)
         assert str(caught.value) == (
             f"{path}: event 1 cannot be written: File too large; the log ends whole with the event "
-            "before it: make room and resume"
+            "before it: make room and run again"
         )
         assert path.read_bytes() == whole
         limit(log)

@@ -291,11 +291,17 @@ def test_keyword_inputs_and_named_tuples() -> None:
 
 
 def test_positions_that_change_are_told() -> None:
-    """Without an example a pointwise seed beside a stride is only found out when it runs."""
-    model = morph(nn.Conv1d(2, 3, 3, stride=2), [Site("", seeds=1)])
-    put(Garden.of(model), 0, "GRAFTING")
-    with pytest.raises(SiteError, match=r"^site '\.': a blueprint gave \(1, 3, 9\) where the host"):
-        model(torch.zeros(1, 2, 9))
+    """A pointwise seed beside a stride is refused before anything runs, with and without example."""
+    sites = [Site("", seeds=1)]
+    with pytest.raises(SiteError, match=r"^site '\.': it may write other positions .* example="):
+        morph(nn.Conv1d(2, 3, 3, stride=2), sites)
+    what = r"'mlp' maps each position by itself, but .* from \(2, 9\) to \(3, 4\); use blueprint='conv'"
+    with pytest.raises(SiteError, match=what):
+        morph(nn.Conv1d(2, 3, 3, stride=2), sites, example=torch.zeros(1, 2, 9))
+    grown = morph(
+        nn.Conv1d(2, 3, 3, stride=2), [Site("", blueprint="conv")], example=torch.zeros(1, 2, 9)
+    )
+    assert len(Garden.of(grown).state) == 8
 
 
 def test_no_tensor_to_read_or_write() -> None:

@@ -127,7 +127,11 @@ def test_an_example_tells_what_modules_do_not() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     morph(
         model,
-        [Site("act", seeds=1), Site("flat", until="head", seeds=1), Site("conv", seeds=1)],
+        [
+            Site("act", seeds=1),
+            Site("flat", until="head", seeds=1),
+            Site("conv", seeds=1, blueprint="conv"),
+        ],
         example=torch.randn(2, 2, 8, generator=torch.Generator()),
     )
     assert torch.equal(torch.get_rng_state(), stream)
