@@ -343,6 +343,30 @@ def test_what_no_text_changes_alone(tmp_path: Path) -> None:
     assert rules_of(changed.changes) == {"migration_origin"}
 
 
+def orders(folder: Path, *changes: tuple[str, str]) -> list[tuple[str, str]]:
+    """What is told of the order of edges: rule and proof."""
+    folder.mkdir()
+    changed = edited(folder, changes).changes
+    return [(c.rule, c.proof) for c in changed if c.rule.startswith("edge_order")]
+
+
+def test_an_order_is_harmless_only_by_proof(tmp_path: Path) -> None:
+    """With values that pass both, without any, and where a dtype that changed forbids to say."""
+    first = ("guard: people < 1}", "guard: people < 1, priority: 5}")
+    both = ("guard: people >= 1}", "guard: people >= 0}")
+    assert orders(tmp_path / "a", first) == [
+        ("edge_order_idle", "they never pass together, by proof")
+    ]
+    assert orders(tmp_path / "b", first, both) == [("edge_order", "with values that pass both")]
+    other = [
+        ("people: {dtype: int32, unit: people, range: [0, 40], default: 0,",
+         "people: {dtype: float32, unit: people, range: [0, 40], default: 0, nan: 0, infinity: refuse,"),
+        ("people >= 1}", "people >= 1.0}"),
+        ("guard: people < 1}", "guard: people < 1.0, priority: 5}"),
+    ]  # fmt: skip
+    assert orders(tmp_path / "c", *other) == [("edge_order", "not proved that they never pass together")]  # fmt: skip
+
+
 def test_every_rule_is_triggered_by_some_edit() -> None:
     """No rule without a test, no test of a rule that is gone, at least 25 rules in four classes."""
     tested = set[str]().union(*(edit[2] for edit in (*SPEC_EDITS, *COLUMN_EDITS, *PANEL_EDITS)))
