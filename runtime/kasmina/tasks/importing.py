@@ -69,6 +69,12 @@ def _near(attribute: str, module: ModuleType) -> str:
 def _check_no_arguments(name: str, function: Callable[..., object]) -> None:
     try:
         signature = inspect.signature(function)
+    except ValueError as error:
+        raise InvalidTask(
+            f"task {name!r}: {getattr(function, '__name__', function)} is built in and does not say "
+            "what it takes; name a Python function of your own"
+        ) from error
+    try:
         signature.bind()
     except TypeError as error:
         raise InvalidTask(

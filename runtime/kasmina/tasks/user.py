@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kasmina.growth.task import Task, accuracy, seeded
 from kasmina.tasks.importing import InvalidTask, resolve, told
@@ -164,9 +165,10 @@ def _kind(name: str, key: str, value: Any, *kinds: type) -> Any:
 
 def _try_once(name: str, parts: Parts) -> None:
     """Put one batch through model, loss and metric, so that a misfit shows before the run."""
+    _refuse_unready(name, parts)
     data = LoaderData(parts.loaders, seed=0, where=name)
     x, y = data.train.next_batch()
-    with torch.no_grad(), seeded(0):
+    with torch.enable_grad(), seeded(0):
         with told(name, f"the model, on inputs of shape {list(x.shape)},"):
             output = parts.model(x)
         with told(name, f"the loss, on targets of shape {list(y.shape)},"):
@@ -177,10 +179,33 @@ def _try_once(name: str, parts: Parts) -> None:
         raise InvalidTask(
             f"task {name!r}: the loss is {_shown(loss)}; legal is a 0-d tensor, a mean"
         )
+    if not loss.requires_grad:
+        raise InvalidTask(
+            f"task {name!r}: the loss does not depend on any parameter that trains, so nothing could "
+            "be learned; return a loss with its graph (no .detach(), .item() or torch.no_grad()) and "
+            "leave parameters unfrozen"
+        )
     if not isinstance(metric, float) or not 0.0 <= metric <= 1.0:
         raise InvalidTask(
             f"task {name!r}: the metric is {_shown(metric)}; legal is a float from 0 to 1, where "
             "higher is better"
+        )
+
+
+def _refuse_unready(name: str, parts: Parts) -> None:
+    from kasmina.sites import Site
+
+    odd = next((site for site in parts.sites if not isinstance(site, Site)), None)
+    if odd is not None:
+        raise InvalidTask(
+            f"task {name!r}: 'sites' holds {describe(odd)}; legal are kasmina.Site, like "
+            "kasmina.Site('blocks.*')"
+        )
+    lazy = [n for n, p in parts.model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise InvalidTask(
+            f"task {name!r}: the model has parameters that are not initialised yet: "
+            f"{', '.join(lazy[:3])}; run it once on a batch before you return it"
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from kasmina.errors import KasminaError
 from kasmina.growth.optimizer import RowGuard, StaleOptimizer, check_holds
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -145,3 +146,10 @@ def test_an_optimizer_without_the_grown_parameters_is_refused() -> None:
         "train: kasmina.pool.weight; build the optimizer from model.parameters() after "
         "kasmina.morph(model)"
     )
+
+
+def test_lbfgs_is_refused_with_the_reason() -> None:
+    """It would evaluate the loss many times while a seed ramps."""
+    stack = _stack(1)
+    with pytest.raises(KasminaError, match=r"LBFGS evaluates a closure many times .* Adam or SGD"):
+        check_holds(torch.optim.LBFGS([stack]), {"stack": stack})

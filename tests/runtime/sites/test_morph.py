@@ -447,3 +447,24 @@ def test_wildcards_reach_into_layers() -> None:
     """`*` matches dots as well."""
     model = morph(Transformer(), [Site("block.*norm*", placement="inline", seeds=1)])
     assert list(Garden.of(model).sites) == ["block.norm1", "block.norm2"]
+
+
+MORPH: Any = morph  # called with what a type checker would refuse
+SITE: Any = Site
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda m: MORPH(m, ["0"]), r"sites must be a sequence of kasmina\.Site.* got \['0'\]"),
+        (lambda m: MORPH(m, Site("0")), r"sites must be a sequence of kasmina\.Site"),
+        (lambda m: MORPH(5, [Site("0")]), "model must be an nn.Module .* got int"),
+        (lambda m: SITE(3), "the pattern must be a name"),
+        (lambda m: SITE("0", seeds=2.5), "seeds must be a whole number, got 2.5"),
+        (lambda m: SITE("0", hidden=True), "hidden must be a whole number, got True"),
+    ],
+)
+def test_arguments_of_wrong_types(call: Callable[[Any], object], what: str) -> None:
+    """What came and what is legal; no traceback from the depths."""
+    with pytest.raises(SiteError, match=what):
+        call(nn.Sequential(nn.Linear(2, 2)))

@@ -519,3 +519,39 @@ def test_a_loader_over_tensors_is_usual() -> None:
     """The DataLoader of a TensorDataset."""
     loader = DataLoader(TensorDataset(torch.ones(4, 2), torch.zeros(4)), batch_size=2)
     assert LoaderData((loader, loader, loader), seed=0, where="m:f").test()[1][0].shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            "net(), (loader(9), loader(9)), lambda o, t: loss(o.detach(), t)",
+            "the loss does not depend on any parameter that trains",
+        ),
+        (
+            "net().requires_grad_(False), (loader(9), loader(9)), loss",
+            "the loss does not depend on any parameter that trains",
+        ),
+        (
+            "dict(model=net(), loaders=(loader(9), loader(9)), loss=loss, sites=['0'])",
+            "legal are kasmina.Site, like kasmina.Site('blocks.*')",
+        ),
+        (
+            "nn.Sequential(nn.LazyLinear(3)), (loader(9), loader(9)), loss",
+            "the model has parameters that are not initialised yet: 0.weight, 0.bias; run it once",
+        ),
+    ],
+    ids=["loss without graph", "frozen", "site is a string", "lazy"],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_what_could_never_train_is_told(write: Write, returned: str, message: str) -> None:
+    """Before the run, with what to do."""
+    write(f"{GOOD}\ndef task():\n    return {returned}\n")
+    with pytest.raises(InvalidTask, match=re.escape(message)):
+        tasks.find("mytask:task")
+
+
+def test_a_built_in_function_is_no_task() -> None:
+    """It does not say what it takes."""
+    with pytest.raises(InvalidTask, match="is built in and does not say what it takes"):
+        tasks.find("torch:rand")
