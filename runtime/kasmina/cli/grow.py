@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from rich.console import Console
 from rich.table import Table
 
@@ -29,13 +29,25 @@ RUNS = Path("runs")
 Flag = Annotated[bool, Parameter(negative=())]
 
 
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """Read a whole number; `int` of the command line's library would cut 1.5 to 1."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
+
+
 def grow(
     *,
     task: str,
-    width: int | None = None,
-    budget: int | None = None,
-    epochs: int | None = None,
-    seed: int = 0,
+    width: WholeOrNone = None,
+    budget: WholeOrNone = None,
+    epochs: WholeOrNone = None,
+    seed: Whole = 0,
     compare: Flag = False,
     out: Path | None = None,
     force: Flag = False,

@@ -75,5 +75,7 @@ def _tell(console: Console, report: ReplayReport) -> None:
         console.print(grown)
     for mismatch in report.mismatches:
         console.print(f"differs: {mismatch}", markup=False, soft_wrap=True)
+    if report.torn:
+        console.print(f"note: {report.torn}", markup=False, soft_wrap=True)
     same = "the log differs from its replay" if report.mismatches else "the replay equals the log"
     console.print(f"\n{same}")

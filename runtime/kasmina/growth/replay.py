@@ -17,7 +17,7 @@ import torch
 from kasmina.errors import KasminaError
 from kasmina.growth.planes import mask_in
 from kasmina.lifecycle import ContextTable, Lifecycle, LimitTable, StateTensor, step
-from kasmina.observe.log import Record, read_log
+from kasmina.observe.log import Record, TornLine, read_log
 from kasmina.sites.plan import MIXED
 
 LOG = "events.jsonl"
@@ -34,6 +34,7 @@ class ReplayReport:
     states: dict[str, int]
     architecture: list[dict[str, Any]]
     mismatches: list[str]
+    torn: str  # what the log says of its torn last line; empty where it is whole
 
 
 def replay(path: Path | str, *, lifecycle: Lifecycle | None = None) -> ReplayReport:
@@ -49,13 +50,21 @@ def replay(path: Path | str, *, lifecycle: Lifecycle | None = None) -> ReplayRep
     """
     path = Path(path)
     file = path / LOG if path.is_dir() else path
-    records = read_log(file, ignore_torn=True)
+    records, torn = _read(file)
     if not records or records[0].kind != "run_started":
         raise KasminaError(f"{file}: this log does not begin with 'run_started', so it is no run")
     player = _Player(records[0], lifecycle or _built_in(records[0], file))
     for record in records[1:]:
         player.play(record)
-    return player.report(records[0].run)
+    return player.report(records[0].run, torn)
+
+
+def _read(file: Path) -> tuple[list[Record], str]:
+    """The whole events of a log, and what is wrong with its last line if it is torn."""
+    try:
+        return read_log(file), ""
+    except TornLine as error:
+        return read_log(file, ignore_torn=True), str(error)
 
 
 def _built_in(start: Record, file: Path) -> Lifecycle:
@@ -101,7 +110,7 @@ class _Player:
         if handler is not None:
             handler(record)
 
-    def report(self, run: str) -> ReplayReport:
+    def report(self, run: str, torn: str) -> ReplayReport:
         """The outcome; also holds transitions that the log should have and does not."""
         names = Counter(self.state.state(row).name for row in range(len(self.state)))
         return ReplayReport(
@@ -112,6 +121,7 @@ class _Player:
             dict(sorted(names.items())),
             self._architecture(),
             self.mismatches,
+            torn,
         )
 
     def _play_limit(self, record: Record) -> None:

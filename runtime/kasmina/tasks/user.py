@@ -174,7 +174,7 @@ def _try_once(name: str, parts: Parts) -> None:
         with told(name, f"the loss, on targets of shape {list(y.shape)},"):
             loss = parts.loss(output, y)
         with told(name, f"the metric, on targets of shape {list(y.shape)},"):
-            metric = parts.metric(output, y)
+            metric = parts.metric(output.detach() if isinstance(output, Tensor) else output, y)
     if not isinstance(loss, Tensor) or loss.dim():
         raise InvalidTask(
             f"task {name!r}: the loss is {_shown(loss)}; legal is a 0-d tensor, a mean"

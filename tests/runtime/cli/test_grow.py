@@ -357,3 +357,14 @@ def test_a_second_ctrl_c_ends_at_once(here: Path) -> None:
     assert err.endswith("interrupted\n")
     assert read_log(here / "r" / "events.jsonl")[-1].kind != "run_finished"
     assert "cut short" in (here / "r" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--width", "--budget", "--seed"])
+def test_a_broken_number_is_wrong_usage(
+    here: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1.5 epochs are neither 1 nor 2."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["grow", "--task", "digits", option, "1.5"])
+    assert caught.value.code == 2
+    assert "'1.5' is no whole number" in capsys.readouterr().err

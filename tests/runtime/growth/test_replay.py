@@ -142,6 +142,7 @@ def test_a_log_that_was_cut_replays_as_far_as_it_goes(log: Path, tmp_path: Path)
     cut.write_bytes(whole[: len(whole) // 2])
     report = replay(cut)
     assert report.status == "interrupted"
+    assert "the last line is torn after" in report.torn
 
 
 def test_another_lifecycle_is_refused(log: Path, tmp_path: Path) -> None:
