@@ -114,6 +114,7 @@ recycle:
 properties:
   - {name: can be stopped, handles: {event: alarm, in: non_terminal}}
   - {name: can be used, reachable: MOVE}
+  - {name: nobody holds it for ever, ctl: "AG(WAIT -> EF enabled(leave))"}
 records: panel.yaml
 migrations:
   - from: {file: old_lift.yaml, digest: DIGEST}
