@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: testing/walk.py.jinja
-# body: f6ffc5f02d4456d24a35b7591e4ccad6
+# body: e6435d7d5b81a7da4da3b65355832925
 
 """A guided walk of many rows of lifecycle that finds out quickly what can be reached.
 
@@ -72,14 +72,14 @@ class Walk:
     """Rows that walk; the first ones are walkers, the others probes.
 
     Args:
-        seed: Of everything that is drawn.
+        entropy: Of everything that is drawn.
         walkers: Rows that begin in the initial state.
         probes: Rows that are put somewhere else before each step.
     """
 
-    def __init__(self, seed: int = 0, walkers: int = 1024, probes: int = 256) -> None:
+    def __init__(self, entropy: int = 0, walkers: int = 1024, probes: int = 256) -> None:
         self.coverage = Coverage()
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(entropy)
         self._walkers = walkers
         self._state = np.full(walkers + probes, INITIAL, np.int8)
         self._epochs = np.zeros(walkers + probes, np.int16)
@@ -242,6 +242,6 @@ class Walk:
         return [rule.default, drawn if rule.dtype == "float32" else int(drawn)]
 
 
-def walk(steps: int = 2000, seed: int = 0) -> Coverage:
+def walk(steps: int = 2000, entropy: int = 0) -> Coverage:
     """Return what a guided walk of at most `steps` steps reaches."""
-    return Walk(seed).run(steps)
+    return Walk(entropy).run(steps)

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: testing/walk.py.jinja
-# body: a1dcd5022133fa67d47b2bcc4a051608
+# body: 236c43fb0d4cb69c83e683fe8081d40f
 
 """A guided walk of many rows of lifecycle_v1 that finds out quickly what can be reached.
 
@@ -72,14 +72,14 @@ class Walk:
     """Rows that walk; the first ones are walkers, the others probes.
 
     Args:
-        seed: Of everything that is drawn.
+        entropy: Of everything that is drawn.
         walkers: Rows that begin in the initial state.
         probes: Rows that are put somewhere else before each step.
     """
 
-    def __init__(self, seed: int = 0, walkers: int = 1024, probes: int = 256) -> None:
+    def __init__(self, entropy: int = 0, walkers: int = 1024, probes: int = 256) -> None:
         self.coverage = Coverage()
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(entropy)
         self._walkers = walkers
         self._state = np.full(walkers + probes, INITIAL, np.int8)
         self._epochs = np.zeros(walkers + probes, np.int16)
@@ -242,6 +242,6 @@ class Walk:
         return [rule.default, drawn if rule.dtype == "float32" else int(drawn)]
 
 
-def walk(steps: int = 2000, seed: int = 0) -> Coverage:
+def walk(steps: int = 2000, entropy: int = 0) -> Coverage:
     """Return what a guided walk of at most `steps` steps reaches."""
-    return Walk(seed).run(steps)
+    return Walk(entropy).run(steps)
