@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: guards.py.jinja
-# body: 9e79578ac8793f14c73044161d7e7b90
+# body: f7ca07ecd512dc9f172ba37d37674371
 
 """The guards of lifecycle in plain Python, one of each edge."""
 
@@ -18,102 +18,144 @@ def always(context: Context, limits: Limits, epochs: int) -> bool:
     return True
 
 
-# lifecycle.yaml:145
 def guard_5(context: Context, limits: Limits, epochs: int) -> bool:
     """GERMINATED --expire--> CANCELLED: At the end of an epoch, when 20 epochs have passed."""
-    return epochs >= 20
+    try:
+        return epochs >= 20
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:145:5")
+        raise
 
 
-# lifecycle.yaml:149
 def guard_9(context: Context, limits: Limits, epochs: int) -> bool:
     """TRAINING --fail--> CULLED: At the end of an epoch, when 2 epochs have passed, and either 32 epochs have passed, or both `stale_epochs` is at least `hopeless_epochs`, `reconstruction_loss` is above `max_reconstruction_loss`, and `validation_gain` is below `min_validation_gain`."""
-    return epochs >= 2 and (
-        epochs >= 32
-        or (
-            context.stale_epochs >= limits.hopeless_epochs
-            and context.reconstruction_loss > limits.max_reconstruction_loss
-            and context.validation_gain < limits.min_validation_gain
+    try:
+        return epochs >= 2 and (
+            epochs >= 32
+            or (
+                context.stale_epochs >= limits.hopeless_epochs
+                and context.reconstruction_loss > limits.max_reconstruction_loss
+                and context.validation_gain < limits.min_validation_gain
+            )
         )
-    )
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:149:5")
+        raise
 
 
-# lifecycle.yaml:147
 def guard_10(context: Context, limits: Limits, epochs: int) -> bool:
     """TRAINING --reconstruction_pass--> GRAFTING: At the end of an epoch, when 2 epochs have passed, either `reconstruction_loss` is at most `max_reconstruction_loss` or `validation_gain` is at least `min_validation_gain`, and either `stale_epochs` is at least `training_patience` or 31 epochs have passed."""
-    return (
-        epochs >= 2
-        and (
-            context.reconstruction_loss <= limits.max_reconstruction_loss
-            or context.validation_gain >= limits.min_validation_gain
+    try:
+        return (
+            epochs >= 2
+            and (
+                context.reconstruction_loss <= limits.max_reconstruction_loss
+                or context.validation_gain >= limits.min_validation_gain
+            )
+            and (context.stale_epochs >= limits.training_patience or epochs >= 31)
         )
-        and (context.stale_epochs >= limits.training_patience or epochs >= 31)
-    )
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:147:5")
+        raise
 
 
-# lifecycle.yaml:150
 def guard_13(context: Context, limits: Limits, epochs: int) -> bool:
     """GRAFTING --complete--> STABILIZATION: At the end of an epoch, when 1 epoch has passed and `alpha` is at least 1."""
-    return epochs >= 1 and context.alpha >= 1.0
+    try:
+        return epochs >= 1 and context.alpha >= 1.0
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:150:5")
+        raise
 
 
-# lifecycle.yaml:151
 def guard_14(context: Context, limits: Limits, epochs: int) -> bool:
     """GRAFTING --overrun--> ROLLED_BACK: At the end of an epoch, when 12 epochs have passed."""
-    return epochs >= 1 and epochs >= 12
+    try:
+        return epochs >= 1 and epochs >= 12
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:151:5")
+        raise
 
 
-# lifecycle.yaml:152
 def guard_17(context: Context, limits: Limits, epochs: int) -> bool:
     """STABILIZATION --settle--> EVALUATING: At the end of an epoch, when 1 epoch has passed and `stability` is at least `min_stability`."""
-    return epochs >= 1 and context.stability >= limits.min_stability
+    try:
+        return epochs >= 1 and context.stability >= limits.min_stability
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:152:5")
+        raise
 
 
-# lifecycle.yaml:153
 def guard_18(context: Context, limits: Limits, epochs: int) -> bool:
     """STABILIZATION --overrun--> ROLLED_BACK: At the end of an epoch, when 6 epochs have passed."""
-    return epochs >= 1 and epochs >= 6
+    try:
+        return epochs >= 1 and epochs >= 6
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:153:5")
+        raise
 
 
-# lifecycle.yaml:154
 def guard_21(context: Context, limits: Limits, epochs: int) -> bool:
     """EVALUATING --positive--> FINE_TUNING: At the end of an epoch, when `evaluation_score` is above `min_evaluation_score`."""
-    return context.evaluation_score > limits.min_evaluation_score
+    try:
+        return context.evaluation_score > limits.min_evaluation_score
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:154:5")
+        raise
 
 
-# lifecycle.yaml:155
 def guard_22(context: Context, limits: Limits, epochs: int) -> bool:
     """EVALUATING --negative--> CULLED: At the end of an epoch, when 4 epochs have passed or `evaluation_score` is at most `min_evaluation_score`."""
-    return epochs >= 4 or context.evaluation_score <= limits.min_evaluation_score
+    try:
+        return epochs >= 4 or context.evaluation_score <= limits.min_evaluation_score
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:155:5")
+        raise
 
 
-# lifecycle.yaml:156
 def guard_25(context: Context, limits: Limits, epochs: int) -> bool:
     """FINE_TUNING --improve--> FOSSILIZED: At the end of an epoch, when 1 epoch has passed and `improvement` is above `min_improvement`."""
-    return epochs >= 1 and context.improvement > limits.min_improvement
+    try:
+        return epochs >= 1 and context.improvement > limits.min_improvement
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:156:5")
+        raise
 
 
-# lifecycle.yaml:157
 def guard_26(context: Context, limits: Limits, epochs: int) -> bool:
     """FINE_TUNING --fail--> CULLED: At the end of an epoch, when 12 epochs have passed."""
-    return epochs >= 1 and epochs >= 12
+    try:
+        return epochs >= 1 and epochs >= 12
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:157:5")
+        raise
 
 
-# lifecycle.yaml:164
 def guard_27(context: Context, limits: Limits, epochs: int) -> bool:
     """CULLED --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
-    return epochs >= 3 and context.alpha <= 0.0
+    try:
+        return epochs >= 3 and context.alpha <= 0.0
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:164:5")
+        raise
 
 
-# lifecycle.yaml:164
 def guard_28(context: Context, limits: Limits, epochs: int) -> bool:
     """CANCELLED --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
-    return epochs >= 3 and context.alpha <= 0.0
+    try:
+        return epochs >= 3 and context.alpha <= 0.0
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:164:5")
+        raise
 
 
-# lifecycle.yaml:164
 def guard_29(context: Context, limits: Limits, epochs: int) -> bool:
     """ROLLED_BACK --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
-    return epochs >= 3 and context.alpha <= 0.0
+    try:
+        return epochs >= 3 and context.alpha <= 0.0
+    except Exception as error:
+        error.add_note("in the guard of lifecycle.yaml:164:5")
+        raise
 
 
 GUARDS: tuple[Callable[[Context, Limits, int], bool], ...] = (

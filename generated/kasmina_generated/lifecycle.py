@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: lifecycle.py.jinja
-# body: 20e8888c5da88ee33a6ad7d71d2416d8
+# body: 40dc82fec6b638ff66f1091b4aa4e38d
 
 """The states, events, edges, measurements and limits of lifecycle. A seed grows from an idle place in the host into a trained part of it, or is taken out again without a trace."""
 
@@ -17,6 +17,7 @@ from enum import IntEnum, IntFlag
 SPEC_NAME = "lifecycle"
 SPEC_VERSION = 2
 SPEC_DIGEST = "9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd"
+SPEC_FILE = "lifecycle.yaml"  # what the lines and columns here count in
 
 
 class State(IntEnum):
@@ -174,6 +175,7 @@ class Edge:
     recycle: bool
     guard_text: str
     line: int  # of the spec
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,8 @@ class ContextField:
     nan: float | str | None  # the value that stands for NaN, "unknown" or "refuse"
     infinity: str | None  # "allowed", "unknown" or "refuse"
     meaning: str
+    line: int  # of the spec
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,8 @@ class LimitField:
     range: tuple[float, float]
     default: float | int | bool
     meaning: str
+    line: int  # of the spec
+    column: int
 
 
 INITIAL = State.DORMANT
@@ -266,6 +272,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=1,
@@ -278,6 +285,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=2,
@@ -290,6 +298,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=144,
+        column=5,
     ),
     Edge(
         index=3,
@@ -302,6 +311,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=4,
@@ -314,6 +324,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=5,
@@ -326,6 +337,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out",
         line=145,
+        column=5,
     ),
     Edge(
         index=6,
@@ -338,6 +350,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=146,
+        column=5,
     ),
     Edge(
         index=7,
@@ -350,6 +363,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=8,
@@ -362,6 +376,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=9,
@@ -374,6 +389,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out or (stale_epochs >= hopeless_epochs and not learned)",
         line=149,
+        column=5,
     ),
     Edge(
         index=10,
@@ -386,6 +402,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="learned and (stale_epochs >= training_patience or epochs >= max_epochs - 1)",
         line=147,
+        column=5,
     ),
     Edge(
         index=11,
@@ -398,6 +415,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=12,
@@ -410,6 +428,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=13,
@@ -422,6 +441,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="alpha >= 1.0",
         line=150,
+        column=5,
     ),
     Edge(
         index=14,
@@ -434,6 +454,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out",
         line=151,
+        column=5,
     ),
     Edge(
         index=15,
@@ -446,6 +467,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=16,
@@ -458,6 +480,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=17,
@@ -470,6 +493,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="stability >= min_stability",
         line=152,
+        column=5,
     ),
     Edge(
         index=18,
@@ -482,6 +506,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out",
         line=153,
+        column=5,
     ),
     Edge(
         index=19,
@@ -494,6 +519,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=20,
@@ -506,6 +532,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=21,
@@ -518,6 +545,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="evaluation_score > min_evaluation_score",
         line=154,
+        column=5,
     ),
     Edge(
         index=22,
@@ -530,6 +558,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out or evaluation_score <= min_evaluation_score",
         line=155,
+        column=5,
     ),
     Edge(
         index=23,
@@ -542,6 +571,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=142,
+        column=5,
     ),
     Edge(
         index=24,
@@ -554,6 +584,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=143,
+        column=5,
     ),
     Edge(
         index=25,
@@ -566,6 +597,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="improvement > min_improvement",
         line=156,
+        column=5,
     ),
     Edge(
         index=26,
@@ -578,6 +610,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out",
         line=157,
+        column=5,
     ),
     Edge(
         index=27,
@@ -590,6 +623,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=True,
         guard_text="alpha <= 0.0",
         line=164,
+        column=5,
     ),
     Edge(
         index=28,
@@ -602,6 +636,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=True,
         guard_text="alpha <= 0.0",
         line=164,
+        column=5,
     ),
     Edge(
         index=29,
@@ -614,6 +649,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=True,
         guard_text="alpha <= 0.0",
         line=164,
+        column=5,
     ),
 )
 
@@ -627,6 +663,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=math.inf,
         infinity="allowed",
         meaning="Squared error of the blueprint on held-out inputs over the variance of the target.",
+        line=93,
+        column=3,
     ),
     "validation_gain": ContextField(
         name="validation_gain",
@@ -637,6 +675,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=-math.inf,
         infinity="allowed",
         meaning="Share of the held-out negative gradient's mean square that the blueprint surely explains at its best scale.",
+        line=96,
+        column=3,
     ),
     "stale_epochs": ContextField(
         name="stale_epochs",
@@ -647,6 +687,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=None,
         infinity=None,
         meaning="Epochs since the blueprint last did clearly better by its objective.",
+        line=99,
+        column=3,
     ),
     "alpha": ContextField(
         name="alpha",
@@ -657,6 +699,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=0.0,
         infinity="refuse",
         meaning="The seed's blend factor.",
+        line=102,
+        column=3,
     ),
     "stability": ContextField(
         name="stability",
@@ -667,6 +711,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=0.0,
         infinity="refuse",
         meaning="1 where the training loss does not rise, 0 where an epoch has doubled it.",
+        line=105,
+        column=3,
     ),
     "evaluation_score": ContextField(
         name="evaluation_score",
@@ -677,6 +723,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=-math.inf,
         infinity="allowed",
         meaning="Loss that the graft saves against its control.",
+        line=108,
+        column=3,
     ),
     "improvement": ContextField(
         name="improvement",
@@ -687,6 +735,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=-math.inf,
         infinity="allowed",
         meaning="Validation loss saved since the seed began to graft.",
+        line=111,
+        column=3,
     ),
 }
 
@@ -697,6 +747,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(0.0, 10.0),
         default=0.699999988079071,
         meaning="A blueprint that copies its input passes below this.",
+        line=116,
+        column=3,
     ),
     "min_validation_gain": LimitField(
         name="min_validation_gain",
@@ -704,6 +756,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(0.0, 1.0),
         default=0.0005000000237487257,
         meaning="A blueprint that predicts the gradient passes from this on.",
+        line=118,
+        column=3,
     ),
     "training_patience": LimitField(
         name="training_patience",
@@ -711,6 +765,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(1, 1000),
         default=3,
         meaning="A blueprint that has not got better for so many epochs has learned what it can.",
+        line=120,
+        column=3,
     ),
     "hopeless_epochs": LimitField(
         name="hopeless_epochs",
@@ -718,6 +774,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(1, 1000),
         default=8,
         meaning="A blueprint that has not got better for so many epochs and is not good enough is given up.",
+        line=122,
+        column=3,
     ),
     "min_stability": LimitField(
         name="min_stability",
@@ -725,6 +783,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(0.0, 1.0),
         default=0.8999999761581421,
         meaning="The loss counts as steady from this on.",
+        line=124,
+        column=3,
     ),
     "min_evaluation_score": LimitField(
         name="min_evaluation_score",
@@ -732,6 +792,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(-10.0, 10.0),
         default=0.0,
         meaning="A graft passes its judgement above this.",
+        line=125,
+        column=3,
     ),
     "min_improvement": LimitField(
         name="min_improvement",
@@ -739,6 +801,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(-10.0, 10.0),
         default=0.0,
         meaning="A seed is kept for good above this.",
+        line=127,
+        column=3,
     ),
     "max_training": LimitField(
         name="max_training",
@@ -746,6 +810,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(1, 1000000),
         default=64,
         meaning="How many seeds may train aside at once.",
+        line=129,
+        column=3,
     ),
     "max_cohort": LimitField(
         name="max_cohort",
@@ -753,6 +819,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(1, 1000000),
         default=64,
         meaning="How many seeds may be grafted and not yet judged at once.",
+        line=130,
+        column=3,
     ),
 }
 
@@ -898,9 +966,10 @@ def _unusual(field: ContextField, value: float) -> float:
 
 def _refused(field: ContextField, value: float) -> ValueError:
     low, high = field.range
-    return ValueError(
+    return _noted(
+        field,
         f"context field {field.name!r}: {value} is refused by the spec; "
-        f"give a number from {low} to {high}"
+        f"give a number from {low} to {high}",
     )
 
 
@@ -919,7 +988,15 @@ def _limit_int32(name: str, value: int) -> int:
 def _inside(name: str, value: float) -> float:
     low, high = LIMIT_FIELDS[name].range
     if not low <= value <= high:
-        raise ValueError(
-            f"limit {name!r}: {value} is out of range; give a number from {low} to {high}"
+        raise _noted(
+            LIMIT_FIELDS[name],
+            f"limit {name!r}: {value} is out of range; give a number from {low} to {high}",
         )
     return value
+
+
+def _noted(declared: ContextField | LimitField, what: str) -> ValueError:
+    """Return an error that says where the spec declares what it is about."""
+    error = ValueError(what)
+    error.add_note(f"declared at {SPEC_FILE}:{declared.line}:{declared.column}")
+    return error

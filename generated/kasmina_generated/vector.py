@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: vector.py.jinja
-# body: 235c7b6e11ce2561c2bedeee92f3922b
+# body: ae9fbfcc407f1f5e74dc3c7a9350e4d6
 
 """One synchronous step of any number of rows of lifecycle, in torch."""
 
@@ -156,16 +156,18 @@ def decide(
 
 def _refuse(context: VectorContext) -> None:
     refused = [
-        ("alpha", "infinity", context.alpha, torch.isinf),
-        ("stability", "infinity", context.stability, torch.isinf),
+        ("alpha", "infinity", context.alpha, torch.isinf, "lifecycle.yaml:102:3"),
+        ("stability", "infinity", context.stability, torch.isinf, "lifecycle.yaml:105:3"),
     ]
-    for name, what, values, is_refused in refused:
+    for name, what, values, is_refused, place in refused:
         if math.isfinite(float(values.sum())):  # then it holds neither NaN nor infinity
             continue
         rows = is_refused(values).nonzero()
         if len(rows):
             row = int(rows[0, 0])
-            raise ValueError(f"context field {name!r}, row {row}: {what} is refused by the spec")
+            error = ValueError(f"context field {name!r}, row {row}: {what} is refused by the spec")
+            error.add_note(f"declared at {place}")
+            raise error
 
 
 def _arbitrate(

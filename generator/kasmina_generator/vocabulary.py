@@ -113,7 +113,16 @@ CLASS_WORDS = frozenset(
 # Modules and subpackages of a generated package; a records file becomes a module as well.
 MODULE_WORDS = frozenset(
     [
-        *("lifecycle", "guards", "tables", "machine", "vector", "state", "migrations"),
+        *(
+            "lifecycle",
+            "guards",
+            "tables",
+            "machine",
+            "vector",
+            "state",
+            "migrations",
+            "source_map",
+        ),
         *("kernels", "messages", "testing", "formal"),
     ]
 )

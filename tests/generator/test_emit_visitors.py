@@ -122,7 +122,7 @@ WORDINGS: list[tuple[Expression, str, str, str]] = [
 @pytest.mark.parametrize(("guard", "python", "torch", "words"), WORDINGS)
 def test_wordings(guard: Expression, python: str, torch: str, words: str) -> None:
     """Python, torch and English."""
-    assert python_return(guard) == [f"return {python}"]
+    assert python_return(guard, 1) == [f"return {python}"]
     assert torch_condition(guard) == torch
     assert prose(guard) == words
 

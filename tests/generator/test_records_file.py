@@ -151,7 +151,7 @@ def test_a_build_keeps_the_modules_up_to_date(tmp_path: Path) -> None:
     (tmp_path / "visits.yaml").write_text(spoil(VISITS, "With", "Without"))
     assert [(c.path.name, c.kind) for c in build([target])] == [("visits.py", "drift")]
     target.spec.write_text(DOOR)
-    assert [(c.path.name, c.kind) for c in build([target])] == [("visits.py", "orphan")]
+    assert ("visits.py", "orphan") in [(c.path.name, c.kind) for c in build([target])]
     assert not module.exists()
 
 

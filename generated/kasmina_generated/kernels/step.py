@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/step.py.jinja
-# body: 6fd654c26679c95f4f86b3437f84c1fc
+# body: d17c0630ec9a4b8c350014dbb3a2cc18
 
 """One synchronous step of any number of rows of lifecycle, in Triton."""
 
@@ -25,6 +25,10 @@ _FAULTS = [
     "row {row}: {code} is the code of no state",
     "context field 'alpha', row {row}: infinity is refused by the spec",
     "context field 'stability', row {row}: infinity is refused by the spec",
+]
+_DECLARED = [
+    "declared at lifecycle.yaml:102:3",
+    "declared at lifecycle.yaml:105:3",
 ]
 
 
@@ -76,7 +80,11 @@ def _raise_first(faults: Tensor, state: Tensor) -> None:
             row = len(state) - found
             code = int(state[row])
             message = _FAULTS[fault].format(row=row, code=code)
-            raise ValueError(message) if fault else IndexError(message)
+            if fault == 0:
+                raise IndexError(message)
+            error = ValueError(message)
+            error.add_note(_DECLARED[fault - 1])
+            raise error
 
 
 def _launch(

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: guards.py.jinja
-# body: 7452c6197e071a6914705a8a339f2cae
+# body: 5c1f5f312d1228d5f2c855a64706a232
 
 """The guards of lifecycle_v1 in plain Python, one of each edge."""
 
@@ -18,37 +18,52 @@ def always(context: Context, limits: Limits, epochs: int) -> bool:
     return True
 
 
-# lifecycle_v1.yaml:99
 def guard_3(context: Context, limits: Limits, epochs: int) -> bool:
     """GERMINATED --graft--> GRAFTING: At the end of an epoch, when 2 epochs have passed, and either `reconstruction_loss` is at most `max_reconstruction_loss` or `validation_gain` is at least `min_validation_gain`."""
-    return epochs >= 2 and (
-        context.reconstruction_loss <= limits.max_reconstruction_loss
-        or context.validation_gain >= limits.min_validation_gain
-    )
+    try:
+        return epochs >= 2 and (
+            context.reconstruction_loss <= limits.max_reconstruction_loss
+            or context.validation_gain >= limits.min_validation_gain
+        )
+    except Exception as error:
+        error.add_note("in the guard of lifecycle_v1.yaml:99:5")
+        raise
 
 
-# lifecycle_v1.yaml:100
 def guard_4(context: Context, limits: Limits, epochs: int) -> bool:
     """GERMINATED --cull--> CULLED: At the end of an epoch, when 12 epochs have passed."""
-    return epochs >= 2 and epochs >= 12
+    try:
+        return epochs >= 2 and epochs >= 12
+    except Exception as error:
+        error.add_note("in the guard of lifecycle_v1.yaml:100:5")
+        raise
 
 
-# lifecycle_v1.yaml:101
 def guard_6(context: Context, limits: Limits, epochs: int) -> bool:
     """GRAFTING --fossilize--> FOSSILIZED: At the end of an epoch, when 1 epoch has passed, `alpha` is at least 1, and `improvement` is above `min_improvement`."""
-    return epochs >= 1 and context.alpha >= 1.0 and context.improvement > limits.min_improvement
+    try:
+        return epochs >= 1 and context.alpha >= 1.0 and context.improvement > limits.min_improvement
+    except Exception as error:
+        error.add_note("in the guard of lifecycle_v1.yaml:101:5")
+        raise
 
 
-# lifecycle_v1.yaml:103
 def guard_7(context: Context, limits: Limits, epochs: int) -> bool:
     """GRAFTING --cull--> CULLED: At the end of an epoch, when 24 epochs have passed."""
-    return epochs >= 1 and epochs >= 24
+    try:
+        return epochs >= 1 and epochs >= 24
+    except Exception as error:
+        error.add_note("in the guard of lifecycle_v1.yaml:103:5")
+        raise
 
 
-# lifecycle_v1.yaml:106
 def guard_8(context: Context, limits: Limits, epochs: int) -> bool:
     """CULLED --recycle--> DORMANT: At the end of an epoch, when 3 epochs have passed and `alpha` is at most 0; a new generation begins. A freed slot may grow something new."""
-    return epochs >= 3 and context.alpha <= 0.0
+    try:
+        return epochs >= 3 and context.alpha <= 0.0
+    except Exception as error:
+        error.add_note("in the guard of lifecycle_v1.yaml:106:5")
+        raise
 
 
 GUARDS: tuple[Callable[[Context, Limits, int], bool], ...] = (

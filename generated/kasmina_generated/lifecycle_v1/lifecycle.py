@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: lifecycle.py.jinja
-# body: 6bee41787843126ad192b66d87c380aa
+# body: 5e3ff8cb8a8d12f7df4fabf278a0dd72
 
 """The states, events, edges, measurements and limits of lifecycle_v1. Reconstruction of the earlier lifecycle. A seed is germinated, grafted, and then kept for good or culled."""
 
@@ -16,6 +16,7 @@ from enum import IntEnum, IntFlag
 SPEC_NAME = "lifecycle_v1"
 SPEC_VERSION = 1
 SPEC_DIGEST = "cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81"
+SPEC_FILE = "lifecycle_v1.yaml"  # what the lines and columns here count in
 
 
 class State(IntEnum):
@@ -122,6 +123,7 @@ class Edge:
     recycle: bool
     guard_text: str
     line: int  # of the spec
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class ContextField:
     nan: float | str | None  # the value that stands for NaN, "unknown" or "refuse"
     infinity: str | None  # "allowed", "unknown" or "refuse"
     meaning: str
+    line: int  # of the spec
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,8 @@ class LimitField:
     range: tuple[float, float]
     default: float | int | bool
     meaning: str
+    line: int  # of the spec
+    column: int
 
 
 INITIAL = State.DORMANT
@@ -195,6 +201,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=97,
+        column=5,
     ),
     Edge(
         index=1,
@@ -207,6 +214,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=98,
+        column=5,
     ),
     Edge(
         index=2,
@@ -219,6 +227,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=97,
+        column=5,
     ),
     Edge(
         index=3,
@@ -231,6 +240,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="learned",
         line=99,
+        column=5,
     ),
     Edge(
         index=4,
@@ -243,6 +253,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out",
         line=100,
+        column=5,
     ),
     Edge(
         index=5,
@@ -255,6 +266,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="",
         line=97,
+        column=5,
     ),
     Edge(
         index=6,
@@ -267,6 +279,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="alpha >= 1.0 and improvement > min_improvement",
         line=101,
+        column=5,
     ),
     Edge(
         index=7,
@@ -279,6 +292,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=False,
         guard_text="timed_out",
         line=103,
+        column=5,
     ),
     Edge(
         index=8,
@@ -291,6 +305,7 @@ EDGES: tuple[Edge, ...] = (
         recycle=True,
         guard_text="alpha <= 0.0",
         line=106,
+        column=5,
     ),
 )
 
@@ -304,6 +319,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=math.inf,
         infinity="allowed",
         meaning="Squared error of the blueprint on held-out inputs over the variance of the target.",
+        line=66,
+        column=3,
     ),
     "validation_gain": ContextField(
         name="validation_gain",
@@ -314,6 +331,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=-math.inf,
         infinity="allowed",
         meaning="Share of the held-out negative gradient's variance that the blueprint explains.",
+        line=69,
+        column=3,
     ),
     "alpha": ContextField(
         name="alpha",
@@ -324,6 +343,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=0.0,
         infinity="refuse",
         meaning="The seed's blend factor.",
+        line=72,
+        column=3,
     ),
     "improvement": ContextField(
         name="improvement",
@@ -334,6 +355,8 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         nan=-math.inf,
         infinity="allowed",
         meaning="Validation loss saved since the seed began to graft.",
+        line=75,
+        column=3,
     ),
 }
 
@@ -344,6 +367,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(0.0, 10.0),
         default=0.699999988079071,
         meaning="A blueprint that copies its input passes from this down.",
+        line=80,
+        column=3,
     ),
     "min_validation_gain": LimitField(
         name="min_validation_gain",
@@ -351,6 +376,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(0.0, 1.0),
         default=0.019999999552965164,
         meaning="A blueprint that predicts the gradient passes from this on.",
+        line=83,
+        column=3,
     ),
     "min_improvement": LimitField(
         name="min_improvement",
@@ -358,6 +385,8 @@ LIMIT_FIELDS: dict[str, LimitField] = {
         range=(-10.0, 10.0),
         default=0.0,
         meaning="A seed is kept for good above this.",
+        line=86,
+        column=3,
     ),
 }
 
@@ -451,9 +480,10 @@ def _unusual(field: ContextField, value: float) -> float:
 
 def _refused(field: ContextField, value: float) -> ValueError:
     low, high = field.range
-    return ValueError(
+    return _noted(
+        field,
         f"context field {field.name!r}: {value} is refused by the spec; "
-        f"give a number from {low} to {high}"
+        f"give a number from {low} to {high}",
     )
 
 
@@ -464,7 +494,15 @@ def _limit_float32(name: str, value: float) -> float:
 def _inside(name: str, value: float) -> float:
     low, high = LIMIT_FIELDS[name].range
     if not low <= value <= high:
-        raise ValueError(
-            f"limit {name!r}: {value} is out of range; give a number from {low} to {high}"
+        raise _noted(
+            LIMIT_FIELDS[name],
+            f"limit {name!r}: {value} is out of range; give a number from {low} to {high}",
         )
     return value
+
+
+def _noted(declared: ContextField | LimitField, what: str) -> ValueError:
+    """Return an error that says where the spec declares what it is about."""
+    error = ValueError(what)
+    error.add_note(f"declared at {SPEC_FILE}:{declared.line}:{declared.column}")
+    return error

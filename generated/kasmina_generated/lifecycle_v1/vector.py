@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: vector.py.jinja
-# body: 8aa4ef9f1035a067dba1f2ca56f2f859
+# body: 5d235cc61e2868517662697af512424a
 
 """One synchronous step of any number of rows of lifecycle_v1, in torch."""
 
@@ -132,15 +132,17 @@ def decide(
 
 def _refuse(context: VectorContext) -> None:
     refused = [
-        ("alpha", "infinity", context.alpha, torch.isinf),
+        ("alpha", "infinity", context.alpha, torch.isinf, "lifecycle_v1.yaml:72:3"),
     ]
-    for name, what, values, is_refused in refused:
+    for name, what, values, is_refused, place in refused:
         if math.isfinite(float(values.sum())):  # then it holds neither NaN nor infinity
             continue
         rows = is_refused(values).nonzero()
         if len(rows):
             row = int(rows[0, 0])
-            raise ValueError(f"context field {name!r}, row {row}: {what} is refused by the spec")
+            error = ValueError(f"context field {name!r}, row {row}: {what} is refused by the spec")
+            error.add_note(f"declared at {place}")
+            raise error
 
 
 class _Tables(NamedTuple):

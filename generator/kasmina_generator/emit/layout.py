@@ -93,7 +93,9 @@ def boolean(head: str, condition: Condition, depth: int = 1) -> list[str]:
 
 
 def _inside(condition: tuple[str, list[Condition]], depth: int) -> list[str]:
-    """Return the operands on lines of their own, one level deeper."""
+    """Return what stands between parentheses, one level deeper: on one line, or on one each."""
+    if len(STEP * (depth + 1) + _flat(condition)) <= WIDTH:
+        return [STEP + _flat(condition)]
     word, parts = condition
     lines = _split("", parts[0], depth + 1)
     for part in parts[1:]:

@@ -26,9 +26,14 @@ from kasmina_generator.expression import (
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
 
 
-def python_return(guard: Expression) -> list[str]:
-    """Return the statement that returns the guard's truth, as lines without indentation."""
-    return boolean("return ", _condition(guard))
+def python_return(guard: Expression, depth: int = 2) -> list[str]:
+    """Return the statement that returns the guard's truth, as lines without indentation.
+
+    Args:
+        guard: The guard.
+        depth: Levels of indentation that the lines will get; they fit then.
+    """
+    return boolean("return ", _condition(guard), depth)
 
 
 def _condition(guard: Expression) -> Condition:

@@ -53,7 +53,7 @@ def testing_view(spec: Spec) -> TestingView:
     asked = [(state.name, leaf) for state in spec.states for leaf in _asked(spec, state.name)]
     formulas = list(dict.fromkeys(leaf for _, leaf in asked if _simple(leaf) is None))
     views = [
-        FormulaView(number, prose(leaf), python_return(leaf))
+        FormulaView(number, prose(leaf), python_return(leaf, 1))
         for number, leaf in enumerate(formulas)
     ]
     return TestingView(

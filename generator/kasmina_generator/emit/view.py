@@ -14,7 +14,7 @@ from kasmina_generator.emit.word_view import WordsView, view_words
 from kasmina_generator.emit.wording import passes
 from kasmina_generator.emit.words import Words, plan_words
 from kasmina_generator.expression import Truth
-from kasmina_generator.model import Capacity, ContextField, Edge, Limit, Spec, State
+from kasmina_generator.model import Capacity, Column, ContextField, Edge, Limit, Spec, State
 from kasmina_generator.number import LARGEST_FLOAT32
 from kasmina_generator.vocabulary import camel
 
@@ -45,6 +45,7 @@ class EdgeView:
 class StateRow:
     """The numbers of a state, in the order of the columns of its table."""
 
+    state: State
     name: str
     numbers: str
 
@@ -87,6 +88,7 @@ class CapacityView:
 class ColumnView:
     """A column of the state tensor with its literals."""
 
+    column: Column
     name: str
     dtype: str
     length: int
@@ -201,7 +203,7 @@ def _state(state: State) -> StateRow:
     most = UNBOUNDED if state.max_epochs is None else state.max_epochs
     values = [f"{camel(attribute)}.{value}" for attribute, value in state.attributes]
     numbers = [str(state.min_epochs), str(most), *values]
-    return StateRow(state.name, ", ".join(numbers))
+    return StateRow(state, state.name, ", ".join(numbers))
 
 
 def _edge(spec: Spec, edge: Edge, words: Words | None) -> EdgeView:
@@ -286,6 +288,7 @@ def _columns(spec: Spec) -> list[ColumnView]:
     columns = spec.columns.columns if spec.columns else ()
     return [
         ColumnView(
+            column=column,
             name=literal(column.name),
             dtype=literal(column.dtype),
             length=column.length,

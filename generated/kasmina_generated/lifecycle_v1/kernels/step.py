@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/step.py.jinja
-# body: 6ab6de6170b8778beba0f9a8d6eba587
+# body: ed6d3dd0ff0aefee602baab75bfdaa78
 
 """One synchronous step of any number of rows of lifecycle_v1, in Triton."""
 
@@ -23,6 +23,9 @@ _MOST_ROWS = 2**30  # so that int32 can count them, and the blocks of them
 _FAULTS = [
     "row {row}: {code} is the code of no state",
     "context field 'alpha', row {row}: infinity is refused by the spec",
+]
+_DECLARED = [
+    "declared at lifecycle_v1.yaml:72:3",
 ]
 
 
@@ -72,7 +75,11 @@ def _raise_first(faults: Tensor, state: Tensor) -> None:
             row = len(state) - found
             code = int(state[row])
             message = _FAULTS[fault].format(row=row, code=code)
-            raise ValueError(message) if fault else IndexError(message)
+            if fault == 0:
+                raise IndexError(message)
+            error = ValueError(message)
+            error.add_note(_DECLARED[fault - 1])
+            raise error
 
 
 def _launch(
