@@ -48,8 +48,10 @@ ignore_missing_imports = True
 
 @pytest.mark.parametrize("name", ["orders", "traffic_light"])
 def test_other_machines_are_linted_and_typed(name: str, tmp_path: Path) -> None:
-    """So is what comes out for a machine that is no seed (torch and numpy are not followed here,
-    so what rests on them and on hypothesis is left to the check of the whole project).
+    """So is what comes out for a machine that is no seed.
+
+    Torch, numpy and hypothesis are not followed here; what rests on them is left to the check of
+    the whole project.
     """
     built(SPECS[name], tmp_path / "package")
     assert tool("ruff", "check", "--config", ROOT / "pyproject.toml", tmp_path) == ""
