@@ -134,9 +134,7 @@ def test_strategies_draw_from_each_side(side: str) -> None:
         found = regions.sides(test, np.array([measured[test.subject]]), limits)
         return bool(found[0] == side)
 
-    assert find(
-        strategies.measurements(test.state, limits), there, settings=settings(database=None)
-    )
+    assert find(strategies.measurements(test.state, limits), there, settings=often)
 
 
 def test_a_formula_is_tried_where_one_step_decides(tmp_path: Path) -> None:
