@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: source_map.py.jinja
-# body: 1facf3dd40af3a96ce3fc5b0ee3c8f8b
+# body: 2f189b32359e84747eeede9eb7019a6a
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -276,6 +276,16 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (92, 92, "lifecycle.yaml", 105, 3),
         (93, 95, "lifecycle.yaml", 108, 3),
         (96, 96, "lifecycle.yaml", 111, 3),
+        (128, 128, "lifecycle.yaml", 149, 5),
+        (129, 131, "lifecycle.yaml", 147, 5),
+        (132, 132, "lifecycle.yaml", 149, 5),
+        (133, 133, "lifecycle.yaml", 150, 5),
+        (134, 134, "lifecycle.yaml", 152, 5),
+        (135, 135, "lifecycle.yaml", 154, 5),
+        (136, 136, "lifecycle.yaml", 156, 5),
+        (137, 137, "lifecycle.yaml", 164, 5),
+        (138, 138, "lifecycle.yaml", 149, 5),
+        (139, 139, "lifecycle.yaml", 155, 5),
         (159, 159, "lifecycle.yaml", 102, 3),
         (160, 160, "lifecycle.yaml", 105, 3),
         (190, 193, "lifecycle.yaml", 160, 3),

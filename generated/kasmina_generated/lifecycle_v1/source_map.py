@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: source_map.py.jinja
-# body: 87bfcdb25b61fbbc2d51cc2f4122c470
+# body: de09fba54e673b15589555f7987b98b0
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -124,6 +124,11 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (78, 78, "lifecycle_v1.yaml", 69, 3),
         (79, 79, "lifecycle_v1.yaml", 72, 3),
         (80, 80, "lifecycle_v1.yaml", 75, 3),
+        (112, 112, "lifecycle_v1.yaml", 99, 5),
+        (113, 113, "lifecycle_v1.yaml", 101, 5),
+        (114, 114, "lifecycle_v1.yaml", 106, 5),
+        (115, 115, "lifecycle_v1.yaml", 99, 5),
+        (116, 116, "lifecycle_v1.yaml", 101, 5),
         (135, 135, "lifecycle_v1.yaml", 72, 3),
     ),
     "state.py": (

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kasmina_generator.emit.layout import hexadecimal
+from kasmina_generator.emit.source_map import at
 from kasmina_generator.emit.torch import torch_condition
 from kasmina_generator.emit.words import Test, Words
-from kasmina_generator.expression import Comparison
+from kasmina_generator.expression import Comparison, Flag
 from kasmina_generator.model import Spec
+from kasmina_generator.prove.evaluate import atoms
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,14 @@ def _gather(spec: Spec, plan: Words) -> list[str]:
     return [
         f"bits = {first}" if plan.dtype == "int32" else f"bits = ({first}).to(torch.{plan.dtype})",
         *(f"bits += {term}" for term in more),
-        *(_added(test, plan.position(test)) for test in plan.tests()),
+        *(_origin(spec, test) + _added(test, plan.position(test)) for test in plan.tests()),
     ]
+
+
+def _origin(spec: Spec, test: Test) -> str:
+    """Return the mark of the first edge whose guard asks a test."""
+    asked = {test, Flag(test.operand, negated=True)} if isinstance(test, Flag) else {test}
+    return at(next(edge for edge in spec.edges if asked.intersection(atoms(edge.guard))))
 
 
 def _added(test: Test, position: int) -> str:

@@ -30,6 +30,7 @@ from kasmina_generator.verify import proved_spec
 
 app = cyclopts.App(name="spec", help="Check, build, show or copy a spec.")
 app.command("kasmina.cli.prove:prove", name="prove", help="Prove a spec in full, also by SPIN.")
+app.command("kasmina.cli.where:where", name="where", help="Lead from a generated line to the YAML.")
 
 _Switch = Annotated[bool, Parameter(negative=())]
 
