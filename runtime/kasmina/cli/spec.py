@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +19,7 @@ from kasmina.errors import KasminaError, UsageError
 from kasmina_generator import build as builder
 from kasmina_generator.difference import compare
 from kasmina_generator.difference.report import as_json, text
-from kasmina_generator.emit.diagram import dot, mermaid
+from kasmina_generator.emit.export import EXPORTS
 from kasmina_generator.emit.wording import passes
 from kasmina_generator.finding import SpecErrors
 from kasmina_generator.model import Spec
@@ -33,6 +32,7 @@ app.command("kasmina.cli.prove:prove", name="prove", help="Prove a spec in full,
 app.command("kasmina.cli.where:where", name="where", help="Lead from a generated line to the YAML.")
 
 _Switch = Annotated[bool, Parameter(negative=())]
+_Format = Literal["table", "mermaid", "dot", "svg", "scxml", "promela", "json"]
 
 
 @app.command
@@ -106,22 +106,20 @@ def _installed() -> Path:
 
 
 @app.command
-def show(
-    file: Path | None = None, /, *, format: Literal["mermaid", "dot", "table"] = "table"
-) -> int:
-    """Show a spec as a diagram or as a table of its edges.
+def show(file: Path | None = None, /, *, format: _Format = "table") -> int:
+    """Show a spec as a diagram, as a table of its edges, or as other programs read it.
 
     Args:
         file: the spec; without one, the lifecycle that Kasmina uses.
-        format: mermaid and dot print a diagram's source.
+        format: mermaid and dot print a diagram's source, svg the picture itself; scxml runs in any
+            interpreter of that standard, promela in SPIN; json is the whole model.
     """
     with told():
         spec = builder.checked_spec(existing(file) if file else kasmina_spec.LIFECYCLE)
     if format == "table":
         Console(highlight=False).print(_table(spec))
         return 0
-    draw: dict[str, Callable[[Spec], str]] = {"mermaid": mermaid, "dot": dot}
-    say(draw[format](spec).rstrip("\n"))
+    say(EXPORTS[format](spec).rstrip("\n"))
     return 0
 
 
