@@ -81,7 +81,9 @@ class Walk:
         events = [event.name for event in self._spec.events]
         return Inputs(
             commands=[
-                frozenset(self._rng.sample(events, self._rng.choice([0, 0, 1, 2, 4])))
+                frozenset(
+                    self._rng.sample(events, min(self._rng.choice([0, 0, 1, 2, 4]), len(events)))
+                )
                 for _ in self.seeds
             ],
             contexts=[
