@@ -8,7 +8,7 @@ from pathlib import Path
 
 import kasmina_spec
 from kasmina_generator.emit.files import Change, apply, changes
-from kasmina_generator.emit.render import render
+from kasmina_generator.emit.render import Output, render
 from kasmina_generator.finding import SpecErrors
 from kasmina_generator.model import Spec
 from kasmina_generator.reader import read_spec
@@ -24,6 +24,7 @@ class Target:
     spec: Path
     directory: Path
     command: str
+    templates: Path | None = None  # of the user's own
 
 
 def built_in_targets(directory: Path) -> list[Target]:
@@ -34,9 +35,11 @@ def built_in_targets(directory: Path) -> list[Target]:
     ]
 
 
-def user_target(spec: Path, directory: Path) -> Target:
+def user_target(spec: Path, directory: Path, templates: Path | None = None) -> Target:
     """Return one spec file as a package; the command names no folder, so that it may be moved."""
-    return Target(spec, directory, f"kasmina spec build {spec.name} --out DIR")
+    command = f"kasmina spec build {spec.name} --out DIR"
+    more = " --templates DIR" if templates else ""
+    return Target(spec, directory, command + more, templates)
 
 
 def checked_spec(path: Path) -> Spec:
@@ -57,13 +60,14 @@ def planned_changes(targets: Sequence[Target]) -> list[Change]:
 
     Raises:
         SpecErrors: A spec is wrong.
+        TemplateError: A template of the user's is wrong.
         BuildError: A directory cannot be built into.
     """
-    return [
-        change
-        for target in targets
-        for change in changes(target.directory, render(checked_spec(target.spec), target.command))
-    ]
+    return [change for target in targets for change in changes(target.directory, _outputs(target))]
+
+
+def _outputs(target: Target) -> list[Output]:
+    return render(checked_spec(target.spec), target.command, target.templates)
 
 
 def build(targets: Sequence[Target]) -> list[Change]:
@@ -71,6 +75,7 @@ def build(targets: Sequence[Target]) -> list[Change]:
 
     Raises:
         SpecErrors: A spec is wrong.
+        TemplateError: A template of the user's is wrong.
         BuildError: A directory cannot be built into.
     """
     planned = planned_changes(targets)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from kasmina_generator.build import BUILT_IN_COMMAND
 from kasmina_generator.emit.files import BuildError
-from kasmina_generator.emit.render import SOURCE_MAP, SUBPACKAGES, is_edited, is_generated
+from kasmina_generator.emit.render import SOURCE_MAP, is_edited, is_generated
 from kasmina_generator.model import Place
+
+MOST_FOLDERS = 5  # between a generated file and its package
 
 _Rows = tuple[tuple[int, int, str, int, int], ...]
 
@@ -44,11 +46,9 @@ def where(file: Path, line: int) -> Origin:
     lines = text.splitlines()
     if not 1 <= line <= len(lines):
         raise BuildError(f"{file}: has no line {line}; it has lines 1 to {len(lines)}")
-    name, rows = _rows(file)
+    rows = _rows(file)
     found = (
-        Place(spec, row, column)
-        for first, last, spec, row, column in rows.get(name, ())
-        if first <= line <= last
+        Place(spec, row, column) for first, last, spec, row, column in rows if first <= line <= last
     )
     shipped = lines[0].rstrip(" -*/>").endswith(f": {BUILT_IN_COMMAND}")
     return Origin(next(found, None), lines[line - 1], is_edited(text), shipped)
@@ -62,15 +62,17 @@ def _text(file: Path) -> str:
         raise BuildError(f"{file}: cannot be read: {reason}") from error
 
 
-def _rows(file: Path) -> tuple[str, dict[str, _Rows]]:
-    """Return the file's name in its package, and the package's map; it is read, never run."""
-    inside = file.parent.name in SUBPACKAGES
-    package = file.parent.parent if inside else file.parent
-    path = package / SOURCE_MAP
-    if not path.is_file():
+def _rows(file: Path) -> _Rows:
+    """Return a file's part of its package's map; the map is read, never run."""
+    folders = file.absolute().parents[:MOST_FOLDERS]
+    package = next((folder for folder in folders if (folder / SOURCE_MAP).is_file()), None)
+    if package is None:
+        path = file.parent / SOURCE_MAP
         raise BuildError(f"{path}: is missing; build the package again: kasmina spec build")
-    for statement in ast.parse(_text(path)).body:
-        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            found: dict[str, _Rows] = ast.literal_eval(statement.value)
-            return (f"{file.parent.name}/{file.name}" if inside else file.name), found
-    raise BuildError(f"{path}: holds no map; build the package again: kasmina spec build")
+    name = file.absolute().relative_to(package).as_posix()
+    for statement in ast.parse(_text(package / SOURCE_MAP)).body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id="PLACES"), value=ast.Dict() as places):
+                found: dict[str, _Rows] = ast.literal_eval(places)
+                return found.get(name, ())
+    raise BuildError(f"{package / SOURCE_MAP}: holds no map; build the package again")

@@ -6,6 +6,7 @@ place, complete, before the first one is put there.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import tempfile
@@ -14,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kasmina_generator.emit.render import SUBPACKAGES, Output, is_edited, is_generated
+from kasmina_generator.emit.render import (
+    SOURCE_MAP,
+    SUBPACKAGES,
+    Output,
+    is_edited,
+    is_generated,
+)
+from kasmina_generator.emit.user import COMMENTS
 
 Kind = Literal["missing", "drift", "edited by hand", "orphan", "not generated"]
 
@@ -88,11 +96,32 @@ def _change(path: Path, text: str) -> Change | None:
 
 
 def _orphans(directory: Path, wanted: set[Path]) -> Iterator[Change]:
-    folders = (directory, *(directory / name for name in SUBPACKAGES))
-    for path in (path for folder in folders for path in sorted(folder.glob("*.*"))):
-        old = _read(path) if path.suffix in {".py", ".md", ".pml"} and path not in wanted else None
+    for path in sorted(_candidates(directory) - wanted):
+        old = _read(path)
         if old is not None and is_generated(old):
             yield Change(path, "edited by hand" if is_edited(old) else "orphan", old, None)
+
+
+def _candidates(directory: Path) -> set[Path]:
+    """Return the files that a build may have made: by where they lie, and by the last build's list."""
+    folders = (directory, *(directory / name for name in SUBPACKAGES))
+    found = {path for folder in folders for path in folder.glob("*.*") if path.is_file()}
+    listed = listed_files(directory / SOURCE_MAP)
+    found |= {directory / name for name in listed if ".." not in Path(name).parts}
+    return {path for path in found if path.suffix in COMMENTS}
+
+
+def listed_files(source_map: Path) -> tuple[str, ...]:
+    """Return the names that the source map of a package lists; none where there is no map."""
+    try:
+        body = ast.parse(_read(source_map) or "").body
+    except SyntaxError:
+        return ()
+    for statement in body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id="FILES"), value=ast.Tuple() as names):
+                return tuple(str(ast.literal_eval(name)) for name in names.elts)
+    return ()
 
 
 def _read(path: Path) -> str | None:

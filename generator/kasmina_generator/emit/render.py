@@ -16,6 +16,7 @@ from kasmina_generator.emit.promela import Stretches, promela_view, stretches
 from kasmina_generator.emit.records_view import view_records
 from kasmina_generator.emit.source_map import Span, at, rows, spans, unmarked
 from kasmina_generator.emit.testing_view import TESTING_MODULES, TestingView, testing_view
+from kasmina_generator.emit.user import COMMENTS, TemplateError, fill
 from kasmina_generator.emit.view import PackageView, view
 from kasmina_generator.emit.wording import cell, entry_order, passes, plain, statement, stay
 from kasmina_generator.model import Spec
@@ -50,12 +51,16 @@ class Filled:
     testing: TestingView
 
 
-def render(spec: Spec, command: str) -> list[Output]:
+def render(spec: Spec, command: str, templates: Path | None = None) -> list[Output]:
     """Return every file of the package of a checked spec.
 
     Args:
         spec: What to emit.
         command: The command that builds it again; part of each header.
+        templates: Directory of the user's own templates, filled as well.
+
+    Raises:
+        TemplateError: A template of the user's is wrong or gives a file that is ours.
     """
     filled = Filled(spec, view(spec), kernel_view(spec), testing_view(spec))
     modules = [*MODULES, *(["state"] if spec.columns else []), *kernel_modules(filled.kernel)]
@@ -64,13 +69,27 @@ def render(spec: Spec, command: str) -> list[Output]:
     records = [render_records(schema, command) for schema in spec.record_files]
     formal = _stamped(FORMAL, f"{FORMAL}.jinja", _promela(spec, stretches(spec)), spec, command)
     outputs = [*(_output(name, filled, command) for name in names), formal, *records]
+    if templates is not None:
+        outputs += _users(templates, filled, command, {output.name for output in outputs})
     return [*outputs, _source_map(outputs, spec, command)]
+
+
+def _users(directory: Path, filled: Filled, command: str, ours: set[str]) -> list[Output]:
+    """Return the files that the user's own templates give."""
+    model = {name: getattr(filled, name) for name in ("spec", "view", "kernel", "testing")}
+    texts = fill(directory, _ENVIRONMENT, model)
+    for name, template, _ in texts:
+        if name in ours | {SOURCE_MAP}:
+            what = f"gives {name!r}, which Kasmina itself writes; call it otherwise"
+            raise TemplateError(f"{directory / template}: {what}")
+    return [_stamped(name, template, text, filled.spec, command) for name, template, text in texts]
 
 
 def _source_map(outputs: list[Output], spec: Spec, command: str) -> Output:
     """Return the module that leads from lines of the other files to lines of the spec."""
     files = {output.name: rows(output.spans) for output in outputs if output.spans}
-    text = _ENVIRONMENT.get_template(f"{SOURCE_MAP}.jinja").render(spec=spec, files=files)
+    names = [*(output.name for output in outputs), SOURCE_MAP]
+    text = _ENVIRONMENT.get_template(f"{SOURCE_MAP}.jinja").render(names=names, files=files)
     return _stamped(SOURCE_MAP, f"{SOURCE_MAP}.jinja", text, spec, command)
 
 
@@ -118,11 +137,8 @@ def _stamped(
 
 
 def _comment(name: str, text: str) -> str:
-    left, right = _COMMENTS.get(Path(name).suffix, ("# ", ""))
+    left, right = COMMENTS[Path(name).suffix]
     return f"{left}{text}{right}"
-
-
-_COMMENTS = {".md": ("<!-- ", " -->"), ".pml": ("/* ", " */")}
 
 
 def checksum(body: str) -> str:

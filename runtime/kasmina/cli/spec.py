@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,11 +16,13 @@ from rich.table import Table
 
 import kasmina_spec
 from kasmina.cli.telling import existing, say, told
+from kasmina.cli.watch import watch as keep_watch
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator import build as builder
 from kasmina_generator.difference import compare
 from kasmina_generator.difference.report import as_json, text
 from kasmina_generator.emit.export import EXPORTS
+from kasmina_generator.emit.user import SUFFIX
 from kasmina_generator.emit.wording import passes
 from kasmina_generator.finding import SpecErrors
 from kasmina_generator.model import Spec
@@ -61,19 +64,46 @@ def check(file: Path | None = None, /, *, strict: _Switch = False, verbose: _Swi
 
 
 @app.command
-def build(file: Path | None = None, /, *, out: Path | None = None, check: _Switch = False) -> int:
+def build(
+    file: Path | None = None,
+    /,
+    *,
+    out: Path | None = None,
+    templates: Path | None = None,
+    check: _Switch = False,
+    watch: _Switch = False,
+) -> int:
     """Check a spec and write the Python package that it gives.
 
     Args:
         file: the spec; without one, those that Kasmina ships.
         out: directory of the package; it is needed with a file. Without both, the package that
             Kasmina itself uses is built.
+        templates: directory of your own templates: NAME.EXT.jinja gives NAME.EXT in the package,
+            filled with the same model as Kasmina's own.
         check: write nothing, but print what would change.
+        watch: build again after each change of the spec or a template, until Ctrl-C.
 
     Returns:
         0, or 1 where the spec has faults or, with --check, the directory differs.
     """
-    targets = _targets(file, out)
+    targets = _targets(file, out, templates)
+    if watch and check:
+        raise UsageError("--watch writes and --check does not; give one of them")
+    if watch:
+        return keep_watch(lambda: _sources(targets), lambda: _build(targets, check=False))
+    return _build(targets, check=check)
+
+
+def _sources(targets: list[builder.Target]) -> Iterator[Path]:
+    """Yield the specs, what lies beside them and may be named by them, and the templates."""
+    for target in targets:
+        yield from {target.spec, *target.spec.parent.glob("*.yaml")}
+        if target.templates is not None:
+            yield from target.templates.rglob(f"*{SUFFIX}")
+
+
+def _build(targets: list[builder.Target], *, check: bool) -> int:
     with told():
         changes = builder.planned_changes(targets) if check else builder.build(targets)
     for change in changes:
@@ -87,12 +117,16 @@ def build(file: Path | None = None, /, *, out: Path | None = None, check: _Switc
     return int(check and bool(changes))
 
 
-def _targets(file: Path | None, out: Path | None) -> list[builder.Target]:
+def _targets(file: Path | None, out: Path | None, templates: Path | None) -> list[builder.Target]:
+    if file is None and templates is not None:
+        raise UsageError(
+            "--templates needs a spec and a directory: kasmina spec build FILE --out DIR"
+        )
     if file is None:
         return builder.built_in_targets(out or _installed())
     if out is None:
         raise UsageError(f"{file}: say where to build it: kasmina spec build {file} --out DIR")
-    return [builder.user_target(existing(file), out)]
+    return [builder.user_target(existing(file), out, templates)]
 
 
 def _installed() -> Path:

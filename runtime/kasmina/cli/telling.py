@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator.emit.files import BuildError
+from kasmina_generator.emit.user import TemplateError
 from kasmina_generator.finding import SpecErrors
 
 
@@ -30,6 +31,8 @@ def told() -> Iterator[None]:
     except SpecErrors as error:
         count = len(error.findings)
         raise KasminaError(f"{error}\n{count} {'finding' if count == 1 else 'findings'}") from error
+    except TemplateError as error:
+        raise KasminaError(str(error)) from error
     except BuildError as error:
         raise UsageError(str(error)) from error
 
