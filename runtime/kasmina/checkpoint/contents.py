@@ -1,0 +1,180 @@
+"""What a run puts into a checkpoint, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kasmina.checkpoint.errors import BadContents, Damaged
+from kasmina.checkpoint.manifest import (
+    PRIORITIES,
+    Column,
+    Data,
+    Manifest,
+    Priority,
+    Spec,
+    Taken,
+    now,
+    version_of,
+)
+from kasmina.checkpoint.memory import room
+from kasmina.checkpoint.names import CheckpointId
+from kasmina.checkpoint.store import Loaded
+from kasmina.checkpoint.tensors import Block, Buffer, encode
+from kasmina.checkpoint.trees import BadTree, Flattened, restored
+
+STATE = "state"  # the part that holds the state tensor's columns
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything that a run needs to go on.
+
+    Attributes:
+        state: what `StateTensor.state_dict()` gives: `spec`, `digest`, and one array a column
+            under `columns`; None for a run without seeds.
+        parts: nested state dicts by name: host model with its pools, optimizer, random streams,
+            data cursor. Arrays are numpy's or torch's; around them lists, tuples, sets, dicts,
+            numbers, text, bytes. They come back equal in type and bits.
+        architecture: what is needed to build the grown model again, without arrays.
+        metadata: whatever else, without arrays: epoch, step, offset of the event log.
+        device: where the run computes.
+    """
+
+    state: Mapping[str, Any] | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Any = None
+    metadata: Any = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A checkpoint as it will be written; its buffers are those of the arrays that were given."""
+
+    id: CheckpointId
+    manifest: Manifest
+    data: list[Buffer]
+
+    def copied(self) -> Snapshot:
+        """The same in memory of its own."""
+        copy = rest = room(self.manifest.data.bytes)
+        for buffer in self.data:
+            rest[: len(buffer)] = buffer
+            rest = rest[len(buffer) :]
+        return replace(self, data=[copy])
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A verified checkpoint.
+
+    Attributes:
+        id: which one.
+        manifest: what it says of itself.
+        blocks: its tensors as bytes, by name.
+        skipped: what was wrong with newer ones; empty where the newest was intact.
+    """
+
+    id: str
+    manifest: Manifest
+    blocks: Mapping[str, Block]
+    skipped: tuple[Damaged, ...]
+    _loaded: Loaded = field(repr=False)
+
+    def contents(self) -> Contents:
+        """What was saved; arrays lie on the CPU, share no memory with each other, may be written.
+
+        Raises:
+            Damaged: the file was written by somebody else, and its parts name what is not there.
+        """
+        manifest = self.manifest
+        try:
+            parts = restored(manifest.parts, self.blocks)
+            columns = parts.pop(STATE, {})
+            architecture, metadata = restored([manifest.architecture, manifest.metadata], {})
+        except (BadTree, AttributeError) as error:
+            raise Damaged(self._loaded.path, f"its parts cannot be read: {error}") from None
+        spec = manifest.spec
+        state = (
+            None
+            if spec is None
+            else {
+                "spec": spec.name,
+                "digest": spec.digest,
+                "columns": columns,
+            }
+        )
+        return Contents(state, parts, architecture, metadata, manifest.device)
+
+    @property
+    def report(self) -> str:
+        """What was skipped and why, "" for nothing."""
+        lines = [f"- {error}" for error in self.skipped]
+        return "\n".join([f"went back to {self.id}, because:", *lines]) if lines else ""
+
+
+def snapshot(
+    contents: Contents,
+    id_: CheckpointId,
+    *,
+    priority: Priority = "normal",
+    parent: str | None = None,
+    created: str | None = None,
+    migrations: tuple[Taken, ...] = (),
+) -> Snapshot:
+    """Lay out `contents` as a checkpoint.
+
+    Raises:
+        BadContents: something that no checkpoint holds, with its place.
+    """
+    if priority not in PRIORITIES:
+        raise BadContents("priority", f"{priority!r}; legal are {', '.join(PRIORITIES)}")
+    flat = Flattened()
+    parts = _parts(contents, flat)
+    architecture = flat.add("architecture", contents.architecture, arrays=False)
+    metadata = flat.add("metadata", contents.metadata, arrays=False)
+    data = encode(flat.blocks)
+    manifest = Manifest(
+        id=str(id_),
+        created=created or now(),
+        priority=priority,
+        parent=parent,
+        kasmina=version_of("kasmina") or "unknown",
+        torch=version_of("torch"),
+        device=str(contents.device),
+        spec=_spec(contents.state),
+        schema=_schema(parts.get(STATE, {}), flat.blocks),
+        architecture=architecture,
+        metadata=metadata,
+        parts=parts,
+        migrations=migrations,
+        data=Data(bytes=sum(map(len, data))),
+    )
+    return Snapshot(id_, manifest, data)
+
+
+def _parts(contents: Contents, flat: Flattened) -> dict[str, Any]:
+    parts = {}
+    if contents.state is not None:
+        parts[STATE] = flat.add(STATE, dict(contents.state["columns"]))
+    for name, part in contents.parts.items():
+        if not isinstance(name, str) or name.startswith("$") or name in parts:
+            raise BadContents(f"part {name!r}", f"no name of a part; {STATE!r} is the state tensor")
+        parts[name] = flat.add(name, part)
+    return parts
+
+
+def _spec(state: Mapping[str, Any] | None) -> Spec | None:
+    return None if state is None else Spec(name=state["spec"], digest=state["digest"])
+
+
+def _schema(columns: Mapping[str, Any], blocks: Mapping[str, Block]) -> dict[str, Column]:
+    schema = {}
+    for name, marked in columns.items():
+        tag = marked.get("$tensor") or marked.get("$array") if isinstance(marked, dict) else None
+        if tag is None:
+            raise BadContents(f"state[{name!r}]", "a column is one numpy array or torch tensor")
+        schema[name] = Column(dtype=blocks[tag].dtype, shape=blocks[tag].shape)
+    return schema

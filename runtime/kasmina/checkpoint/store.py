@@ -1,0 +1,431 @@
+"""A directory of checkpoints: written whole or not at all, read verified or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from blake3 import blake3
+
+from kasmina.checkpoint.compression import compress, swells
+from kasmina.checkpoint.disk import Disk, is_still, lock_now, reading, write_all
+from kasmina.checkpoint.errors import (
+    ArchiveRefused,
+    BadDirectory,
+    Damaged,
+    DiskFull,
+    NewerFormat,
+    NoCheckpoint,
+    NothingIntact,
+    StoreFailed,
+)
+from kasmina.checkpoint.frame import (
+    Head,
+    blocks_in,
+    footer,
+    header_and_manifest,
+    read_data,
+    read_head,
+)
+from kasmina.checkpoint.manifest import Data, Manifest, Packed
+from kasmina.checkpoint.memory import PIECE
+from kasmina.checkpoint.names import CheckpointId, is_leftover, numbers_in
+from kasmina.checkpoint.retention import Held, Retention
+from kasmina.checkpoint.tensors import Block, Buffer
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A checkpoint as a listing sees it: either its manifest or what is wrong with it."""
+
+    id: CheckpointId
+    path: Path
+    bytes: int
+    manifest: Manifest | None
+    fault: Damaged | NewerFormat | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint that was read and verified to the last byte."""
+
+    id: CheckpointId
+    path: Path
+    manifest: Manifest
+    blocks: dict[str, Block]
+    content: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune came to; ids, and bytes that were freed."""
+
+    last_good: str | None
+    deleted: tuple[str, ...]
+    in_use: tuple[str, ...]
+    freed: int
+
+
+class Store:
+    """The directory; every method may run in many threads and processes at once."""
+
+    def __init__(self, directory: Path, disk: Disk) -> None:
+        self.directory, self.disk = directory, disk
+        self._known: dict[Hashable, Held | None] = {}
+        self._counted = (0, 0)  # when the directory had last changed, and its highest number
+
+    def open(self, create: bool) -> None:
+        """Find the directory, or make it.
+
+        Raises:
+            BadDirectory: there is none, or something else has its name.
+            StoreFailed: it cannot be made.
+        """
+        if self.directory.exists() and not self.directory.is_dir():
+            raise BadDirectory(f"{self.directory}: is a file; give a directory of checkpoints")
+        if not create and not self.directory.is_dir():
+            raise BadDirectory(f"{self.directory}: there is no such directory")
+        with self._told("making", self.directory):
+            self.disk.make_directory(self.directory)
+
+    def names(self) -> list[str]:
+        """Every file name of the directory."""
+        try:
+            return os.listdir(self.directory)  # noqa: PTH208  no Path for each of them
+        except OSError as error:
+            raise BadDirectory(f"{self.directory}: cannot be listed: {error.strerror}") from error
+
+    def ids(self) -> list[CheckpointId]:
+        """The ids that are there, the newest first; damaged ones too."""
+        found = (CheckpointId.of_file(name) for name in self.names())
+        return sorted((id_ for id_ in found if id_ is not None), reverse=True)
+
+    def highest(self) -> int:
+        """The largest number that a checkpoint has, of format 1 too; 0 where there is none."""
+        try:
+            changed = self.directory.stat().st_mtime_ns
+        except OSError:
+            changed = -1  # listing it tells what is wrong
+        if changed != self._counted[0]:
+            names = self.names()
+            ids = (CheckpointId.of_file(name) for name in names)
+            highest = max([0, *(id_.number for id_ in ids if id_), *numbers_in(names)])
+            self._counted = (changed, highest)
+        return self._counted[1]
+
+    def path(self, id_: CheckpointId) -> Path:
+        """Where a checkpoint lies."""
+        return self.directory / id_.file
+
+    def sweep(self) -> int:
+        """Remove what writers left that were killed; those at work keep theirs."""
+        leftovers = [self.directory / name for name in self.names() if is_leftover(name)]
+        with suppress(OSError):  # where nothing can be deleted they do no harm
+            return sum(self._remove(path) for path in leftovers)
+        return 0
+
+    def write(
+        self,
+        id_: CheckpointId,
+        manifest: Manifest,
+        data: Sequence[Buffer],
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Put a checkpoint on the disk for good.
+
+        The data is copied piece by piece before it is hashed and written, so that the digest is
+        that of the file even if somebody changes an array meanwhile.
+
+        Raises:
+            StoreFailed, DiskFull: nothing was changed; with `replace`, and once the new file has
+                its name, it may be either the old or the new one, both whole.
+        """
+        target = self.path(id_)
+        head = header_and_manifest(manifest)
+        undo = file = None
+        with self._told("writing", target, need=len(head) + manifest.data.bytes):
+            try:
+                undo, file = self._create(id_)
+                write_all(self.disk, file, head)
+                write_all(self.disk, file, footer(head, self._write_data(file, data)))
+                self.disk.fsync(file)
+                self.disk.rename(undo, target)
+                undo = None if replace else target
+                self.disk.fsync_directory(self.directory)
+            except BaseException:
+                if undo is not None:
+                    with suppress(OSError):
+                        self.disk.unlink(undo)
+                raise
+            finally:
+                if file is not None:
+                    os.close(file)
+
+    def entries(self) -> list[Entry]:
+        """Every checkpoint with its manifest, the newest first; tensors are not read."""
+        return [entry for id_ in self.ids() if (entry := self._entry(id_)) is not None]
+
+    def load(self, id_: CheckpointId) -> Loaded:
+        """Read and verify one checkpoint.
+
+        Raises:
+            NoCheckpoint: there is none of this id.
+            Damaged, NewerFormat: with what is wrong.
+        """
+        path = self.path(id_)
+        for _ in range(100):  # an archive or a migration may replace it under our hands
+            try:
+                with _readable(path), reading(path) as file:
+                    return self._load(file, id_)
+            except FileNotFoundError:
+                if not os.path.lexists(path):
+                    break
+        raise NoCheckpoint(f"{self.directory}: there is no checkpoint {id_}{self._which()}")
+
+    def newest(self) -> tuple[Loaded, list[Damaged]]:
+        """The newest intact checkpoint, and what was wrong with newer ones.
+
+        A reader syncs the directory first: the file may have been renamed by a process that was
+        killed before it could.
+
+        Raises:
+            NoCheckpoint: there is none.
+            NothingIntact: there are, and all are damaged.
+            NewerFormat: the newest intact one asks for a newer reader; going back to an older one
+                would silently give up what was trained since.
+        """
+        while ids := self.ids():
+            with suppress(OSError):  # a disk that only reads, or is dying, is still worth reading
+                self.disk.fsync_directory(self.directory)
+            damaged: list[Damaged] = []
+            for id_ in ids:
+                with suppress(NoCheckpoint):  # pruned meanwhile
+                    try:
+                        return self.load(id_), damaged
+                    except Damaged as error:
+                        damaged.append(error)
+            if len(damaged) == len(ids):
+                raise NothingIntact(self.directory, damaged)
+        raise NoCheckpoint(f"{self.directory}: there is no checkpoint{self._older_format()}")
+
+    def prune(
+        self, retention: Retention, *, good: CheckpointId | None = None, dry_run: bool = False
+    ) -> Pruned:
+        """Delete what retention lets go.
+
+        Args:
+            retention: how many stay.
+            good: one that this process knows to be durable and intact; the newest one that is
+                verified now where it is None.
+            dry_run: only say what would be deleted.
+        """
+        held = self._held()
+        last_good = self._last_good(held, good)
+        if last_good is None:
+            return Pruned(None, (), (), 0)
+        deleted, in_use, freed = [], [], 0
+        for gone in reversed(retention.doomed(held, last_good)):  # a kill leaves no gap
+            path = self.path(gone.id)
+            if dry_run or self.delete(path):
+                deleted.append(str(gone.id))
+                freed += gone.bytes
+            elif path.exists():
+                in_use.append(str(gone.id))
+        return Pruned(str(last_good), tuple(deleted), tuple(in_use), freed)
+
+    def delete(self, path: Path) -> bool:
+        """Delete a file that nobody uses; returns whether it was."""
+        with self._told("deleting", path):
+            return self._remove(path)
+
+    def archive(self, id_: CheckpointId) -> Manifest:
+        """Replace a checkpoint by its compressed form; an archive stays as it is.
+
+        Raises:
+            ArchiveRefused: it would compress more than a reader accepts.
+            NoCheckpoint, Damaged, StoreFailed: nothing was changed.
+        """
+        with self.replacing(id_) as loaded:
+            if loaded.manifest.data.packed is not None:
+                return loaded.manifest
+            stored = compress(loaded.content)
+            if swells(len(stored), len(loaded.content)):
+                raise ArchiveRefused(
+                    f"{loaded.path}: {len(loaded.content)} bytes become {len(stored)}, which a "
+                    "reader would take for a bomb; it was left as it is"
+                )
+            packed = Packed(bytes=len(loaded.content), blake3=blake3(loaded.content).hexdigest())
+            data = Data(bytes=len(stored), packed=packed)
+            manifest = msgspec.structs.replace(loaded.manifest, data=data)
+            self.write(id_, manifest, [stored], replace=True)
+            return manifest
+
+    @contextmanager
+    def replacing(self, id_: CheckpointId) -> Iterator[Loaded]:
+        """Load a checkpoint and keep all others from reading or replacing it meanwhile."""
+        path = self.path(id_)
+        while True:
+            try:
+                with _readable(path), reading(path) as file:
+                    with suppress(OSError):
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                    if is_still(file, path):
+                        yield self._load(file, id_)
+                        return
+            except FileNotFoundError:
+                if not os.path.lexists(path):
+                    raise NoCheckpoint(
+                        f"{self.directory}: there is no checkpoint {id_}{self._which()}"
+                    ) from None
+
+    def _load(self, file: int, id_: CheckpointId) -> Loaded:
+        path = self.path(id_)
+        head = read_head(file, os.fstat(file).st_size, path)
+        content = read_data(file, head, path)
+        return Loaded(id_, path, head.manifest, blocks_in(content, path), content)
+
+    def _entry(self, id_: CheckpointId) -> Entry | None:
+        path = self.path(id_)
+        try:
+            size = os.lstat(path).st_size
+            return Entry(id_, path, size, self._head(path).manifest, None)
+        except FileNotFoundError:
+            return None  # deleted since the directory was listed
+        except (Damaged, NewerFormat) as error:
+            return Entry(id_, path, size, None, error)
+
+    def _head(self, path: Path) -> Head:
+        with _readable(path), reading(path) as file:
+            return read_head(file, os.fstat(file).st_size, path)
+
+    def _held(self) -> list[Held]:
+        """Every checkpoint with a sound manifest, the newest first; manifests are read once."""
+        known: dict[Hashable, Held | None] = {}
+        for id_ in self.ids():
+            with suppress(FileNotFoundError):
+                status = os.lstat(self.path(id_))
+                key = (*id_, status.st_ino, status.st_size, status.st_mtime_ns)
+                known[key] = self._known[key] if key in self._known else self._read_held(id_)
+        self._known = known
+        return [held for held in known.values() if held is not None]
+
+    def _read_held(self, id_: CheckpointId) -> Held | None:
+        entry = self._entry(id_)
+        if entry is None or entry.manifest is None:
+            return None
+        packed = entry.manifest.data.packed is not None
+        return Held(id_, entry.manifest.priority, packed, entry.bytes)
+
+    def _last_good(
+        self, newest_first: Sequence[Held], known: CheckpointId | None
+    ) -> CheckpointId | None:
+        for held in newest_first:
+            if held.id == known:
+                return held.id
+            with suppress(Damaged, NoCheckpoint):
+                self.load(held.id)
+                return held.id
+        return None
+
+    def _write_data(self, file: int, data: Sequence[Buffer]) -> bytes:
+        """Write the data; returns its digest."""
+        hasher = blake3()
+        for piece in _pieces(data):
+            hasher.update(piece)
+            write_all(self.disk, file, piece)
+            if len(piece) == PIECE:
+                self.disk.hasten(file, PIECE)
+        return hasher.digest()
+
+    def _create(self, id_: CheckpointId) -> tuple[Path, int]:
+        """A new temporary file that no sweep takes for a leftover."""
+        while True:
+            path = self.directory / id_.temporary
+            file = self.disk.create(path)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:
+                return path, file
+            os.close(file)  # swept between its making and its lock
+
+    def _remove(self, path: Path) -> bool:
+        """Delete a file that nobody reads or writes; returns whether it was."""
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            if not lock_now(file) or not is_still(file, path):
+                return False
+            with suppress(FileNotFoundError):
+                self.disk.unlink(path)
+            return True
+        finally:
+            os.close(file)
+
+    @contextmanager
+    def _told(self, doing: str, path: Path, need: int = 0) -> Iterator[None]:
+        """Say what the disk refused."""
+        try:
+            yield
+        except OSError as error:
+            if not self.directory.is_dir():
+                raise BadDirectory(f"{self.directory}: the directory is not there") from error
+            if error.errno in _FULL:
+                advice = (
+                    f"{need:,} bytes are needed. Nothing was changed; free some space, or delete "
+                    f"old checkpoints with kasmina checkpoint prune {self.directory}"
+                )
+                raise DiskFull(doing, path, error, advice) from error
+            raise StoreFailed(doing, path, error, "nothing was changed") from error
+
+    def _which(self) -> str:
+        newest = next(iter(self.ids()), None)
+        return f"; the newest is {newest}" if newest else self._older_format()
+
+    def _older_format(self) -> str:
+        if count := len(numbers_in(self.names())):
+            return (
+                f"; it holds {count} of format 1: take them over with "
+                f"kasmina checkpoint migrate {self.directory}"
+            )
+        return ""
+
+
+def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
+    """Copies of all bytes in order, `PIECE` at a time; each is overwritten by the next."""
+    copy = memoryview(bytearray(PIECE))
+    filled = 0
+    for buffer in buffers:
+        rest = memoryview(buffer)
+        while rest:
+            taken = rest[: PIECE - filled]
+            copy[filled : filled + len(taken)] = taken
+            filled, rest = filled + len(taken), rest[len(taken) :]
+            if filled == PIECE:
+                yield copy
+                filled = 0
+    if filled:
+        yield copy[:filled]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say what keeps a file from being read; one that is not there stays a FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Damaged(path, "is a symbolic link; checkpoints are plain files") from None
+        raise Damaged(path, f"cannot be read: {error.strerror}") from error
