@@ -51,7 +51,7 @@ class NoCheckpoint(CheckpointError, LookupError):
     """There is no checkpoint, or none of that id."""
 
 
-class NothingIntact(NoCheckpoint):
+class NothingIntact(CheckpointError, LookupError):
     """There are checkpoints, and every one of them is damaged."""
 
     def __init__(self, directory: Path, damaged: Sequence[Damaged]) -> None:

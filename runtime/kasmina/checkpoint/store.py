@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,12 +184,12 @@ class Store:
         path = self.path(id_)
         for _ in range(100):  # an archive or a migration may replace it under our hands
             try:
-                with _readable(path), reading(path) as file:
+                with _opened(path) as file:
                     return self._load(file, id_)
             except FileNotFoundError:
                 if not os.path.lexists(path):
                     break
-        raise NoCheckpoint(f"{self.directory}: there is no checkpoint {id_}{self._which()}")
+        raise self._missing(id_)
 
     def newest(self) -> tuple[Loaded, list[Damaged]]:
         """The newest intact checkpoint, and what was wrong with newer ones.
@@ -206,15 +206,8 @@ class Store:
         while ids := self.ids():
             with suppress(OSError):  # a disk that only reads, or is dying, is still worth reading
                 self.disk.fsync_directory(self.directory)
-            damaged: list[Damaged] = []
-            for id_ in ids:
-                with suppress(NoCheckpoint):  # pruned meanwhile
-                    try:
-                        return self.load(id_), damaged
-                    except Damaged as error:
-                        damaged.append(error)
-            if len(damaged) == len(ids):
-                raise NothingIntact(self.directory, damaged)
+            with suppress(NoCheckpoint):  # pruned since it was listed, so a newer one is there
+                return self._first_intact(ids)
         raise NoCheckpoint(f"{self.directory}: there is no checkpoint{self._older_format()}")
 
     def prune(
@@ -273,24 +266,26 @@ class Store:
     def replacing(self, id_: CheckpointId) -> Iterator[Loaded]:
         """Load a checkpoint and keep all others from reading or replacing it meanwhile."""
         path = self.path(id_)
-        while True:
-            try:
-                with _readable(path), reading(path) as file:
-                    with suppress(OSError):
-                        fcntl.flock(file, fcntl.LOCK_EX)
-                    if is_still(file, path):
-                        yield self._load(file, id_)
-                        return
-            except FileNotFoundError:
-                if not os.path.lexists(path):
-                    raise NoCheckpoint(
-                        f"{self.directory}: there is no checkpoint {id_}{self._which()}"
-                    ) from None
+        with ExitStack() as stack:
+            while True:
+                try:
+                    file = stack.enter_context(_opened(path))
+                except FileNotFoundError:
+                    if not os.path.lexists(path):
+                        raise self._missing(id_) from None
+                    continue
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if is_still(file, path):
+                    break
+                stack.close()  # replaced while we waited
+            yield self._load(file, id_)
 
     def _load(self, file: int, id_: CheckpointId) -> Loaded:
         path = self.path(id_)
-        head = read_head(file, os.fstat(file).st_size, path)
-        content = read_data(file, head, path)
+        with _readable(path):
+            head = read_head(file, os.fstat(file).st_size, path)
+            content = read_data(file, head, path)
         return Loaded(id_, path, head.manifest, blocks_in(content, path), content)
 
     def _entry(self, id_: CheckpointId) -> Entry | None:
@@ -304,8 +299,17 @@ class Store:
             return Entry(id_, path, size, None, error)
 
     def _head(self, path: Path) -> Head:
-        with _readable(path), reading(path) as file:
+        with _opened(path) as file, _readable(path):
             return read_head(file, os.fstat(file).st_size, path)
+
+    def _first_intact(self, ids: Sequence[CheckpointId]) -> tuple[Loaded, list[Damaged]]:
+        damaged: list[Damaged] = []
+        for id_ in ids:
+            try:
+                return self.load(id_), damaged
+            except Damaged as error:
+                damaged.append(error)
+        raise NothingIntact(self.directory, damaged)
 
     def _held(self) -> list[Held]:
         """Every checkpoint with a sound manifest, the newest first; manifests are read once."""
@@ -388,9 +392,10 @@ class Store:
                 raise DiskFull(doing, path, error, advice) from error
             raise StoreFailed(doing, path, error, "nothing was changed") from error
 
-    def _which(self) -> str:
+    def _missing(self, id_: CheckpointId) -> NoCheckpoint:
         newest = next(iter(self.ids()), None)
-        return f"; the newest is {newest}" if newest else self._older_format()
+        instead = f"; the newest is {newest}" if newest else self._older_format()
+        return NoCheckpoint(f"{self.directory}: there is no checkpoint {id_}{instead}")
 
     def _older_format(self) -> str:
         if count := len(numbers_in(self.names())):
@@ -416,6 +421,15 @@ def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
                 filled = 0
     if filled:
         yield copy[:filled]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """As `reading`; what cannot be opened is a `Damaged`, what is not there a FileNotFoundError."""
+    with ExitStack() as stack:
+        with _readable(path):
+            file = stack.enter_context(reading(path))
+        yield file
 
 
 @contextmanager
