@@ -98,17 +98,21 @@ def load_document(path: Path, log: Log) -> Node:
     """Read the one YAML document in `path`; faults go to `log`, the worst give an `Unusable`."""
     start = Place(path.name, 1, 1)
     text = _read_text(path, start, log)
-    if text is None:
-        return Unusable(start)
+    return Unusable(start) if text is None else parse_document(text, path.name, log)
+
+
+def parse_document(text: str, name: str, log: Log) -> Node:
+    """Read the one YAML document in `text`, which messages call `name`; see `load_document`."""
+    start = Place(name, 1, 1)
     try:
-        root = _Builder(path.name, text, log).build()
+        root = _Builder(name, text, log).build()
     except MarkedYAMLError as error:
-        log.add(_place_of(error, path.name), f"is not YAML: {_cause(error)}")
+        log.add(_place_of(error, name), f"is not YAML: {_cause(error)}")
     except _TooDeep as error:
         log.add(error.place, f"nested more than {MOST_NESTING} levels deep; a spec needs 5")
     except ReaderError as error:
         what = f"is not YAML: character U+{ord(text[error.position]):04X} is not allowed"
-        log.add(_place_in(text, error.position, path.name), what)
+        log.add(_place_in(text, error.position, name), what)
     except (YAMLError, ValueError, OverflowError) as error:
         log.add(start, f"is not YAML: {' '.join(str(error).split())}")
     else:

@@ -19,6 +19,7 @@ from kasmina_generator.model import Place
 
 MOST_CHARACTERS = 1000
 WHAT_IS_ALLOWED = "allowed: names, numbers, < <= > >= == !=, and or not, + - * /, parentheses"
+_ADVICE = "use macros in 'guards'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +76,59 @@ class Clock:
     most: int | None
 
 
+class NoExpression(ValueError):
+    """A text that is none; `at` counts its characters from 0, None stands for all of it."""
+
+    def __init__(self, what: str, at: int | None = None) -> None:
+        super().__init__(what)
+        self.what, self.at = what, at
+
+
 def parse_guard(scalar: Scalar, label: str, log: Log) -> Guard | None:
     """Return the guard that a scalar holds; None, with a fault in `log`, where it is none."""
-    text = scalar.text.replace("\n", " ").strip()
-    if len(text) > MOST_CHARACTERS:
-        what = f"has {len(text)} characters; at most {MOST_CHARACTERS}: use macros in 'guards'"
-        log.add(scalar.place, f"{label}: {what}")
+    text = one_line(scalar)
+    try:
+        return Guard(label, text, parse_expression(text, WHAT_IS_ALLOWED, _ADVICE), scalar)
+    except NoExpression as error:
+        place = scalar.place if error.at is None else scalar.at(error.at)
+        log.add(place, f"{label}: {error.what}")
         return None
+
+
+def one_line(scalar: Scalar) -> str:
+    """Return the text of an expression, whose offsets `scalar.at` knows."""
+    return scalar.text.replace("\n", " ").strip()
+
+
+def parse_expression(text: str, allowed: str, advice: str) -> ast.expr:
+    """Return a text as Python's parser reads it; nothing of it is evaluated.
+
+    Args:
+        text: One line.
+        allowed: What to say of the language where the text is no expression.
+        advice: What to do where it is too long.
+
+    Raises:
+        NoExpression: It is none, too long, or holds a character that would hide something.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise NoExpression(f"has {len(text)} characters; at most {MOST_CHARACTERS}: {advice}")
     at = next((at for at, character in enumerate(text) if not _is_legible(character)), None)
     if at is not None:
-        log.add(scalar.at(at), f"{label}: character {text[at]!r} is not allowed")
-        return None
+        raise NoExpression(f"character {text[at]!r} is not allowed", at)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            tree = ast.parse(text, mode="eval").body
+            return ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        _report_syntax(error, text, scalar, label, log)
-        return None
-    except (RecursionError, MemoryError):
-        log.add(scalar.place, f"{label}: is nested too deeply; use macros in 'guards'")
-        return None
-    return Guard(label, text, tree, scalar)
+        at = min(max((error.offset or 1) - 1, 0), len(text))
+        rest = repr(text[at : at + 20]) if text[at:] else "its end"
+        raise NoExpression(f"is no expression at {rest}; {allowed}", at) from error
+    except (RecursionError, MemoryError) as error:
+        raise NoExpression(f"is nested too deeply; {advice}") from error
 
 
 def _is_legible(character: str) -> bool:
     """Say whether a guard may hold a character; a comment or an escape would hide something."""
     return character.isascii() and character.isprintable() and character not in "#\\"
-
-
-def _report_syntax(error: SyntaxError, text: str, scalar: Scalar, label: str, log: Log) -> None:
-    at = min(max((error.offset or 1) - 1, 0), len(text))
-    rest = repr(text[at : at + 20]) if text[at:] else "its end"
-    log.add(scalar.at(at), f"{label}: is no expression at {rest}; {WHAT_IS_ALLOWED}")

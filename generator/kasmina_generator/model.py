@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from kasmina_generator.expression import Expression
+    from kasmina_generator.kernels.model import KernelSet
     from kasmina_generator.record_model import RecordSchema
 
 EventKind = Literal["command", "automatic"]
@@ -247,5 +248,6 @@ class Spec:
     columns: StateSchema | None
     migrations: tuple[Migration, ...]
     record_files: tuple[RecordSchema, ...]
+    kernels: KernelSet | None
     file: str
     digest: str

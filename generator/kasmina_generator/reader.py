@@ -18,6 +18,7 @@ from kasmina_generator.expression import Field, LimitRef
 from kasmina_generator.fields import read_context, read_limits
 from kasmina_generator.finding import Log, SpecErrors
 from kasmina_generator.guard import Guard, Symbol, Symbols
+from kasmina_generator.kernels.kernels_file import read_kernels
 from kasmina_generator.migration import read_migrations
 from kasmina_generator.model import ContextField, Limit, Spec, State, StateSchema
 from kasmina_generator.record import Record
@@ -66,6 +67,8 @@ def _read_file(path: Path, *, with_migrations: bool) -> Spec:
                 spec = replace(spec, migrations=read_migrations(top, path, spec, _read_old))
             if with_migrations and "records" in top:
                 spec = replace(spec, record_files=read_records(top, path))
+            if with_migrations and "kernels" in top:
+                spec = replace(spec, kernels=read_kernels(top, path, spec))
     log.raise_if_any()
     assert spec is not None
     return spec
@@ -98,6 +101,7 @@ def _read(top: Record, path: Path) -> Spec:
         columns=_columns(top, path, names.states.get(initial)),
         migrations=(),
         record_files=(),
+        kernels=None,
         file=path.name,
         digest="",
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 LIFECYCLE_SCHEMA = "kasmina/lifecycle@1"
 STATE_SCHEMA = "kasmina/state@1"
 RECORDS_SCHEMA = "kasmina/records@1"
+KERNELS_SCHEMA = "kasmina/kernels@1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ RECORDS = {
             "properties",
             "migrations",
             "records",
+            "kernels",
         ),
     ),
     "attribute": Keys(("meaning", "values")),
@@ -77,6 +79,14 @@ RECORDS = {
     "record_item": Keys(("type", "of", "meaning"), ("none",)),
     "tuple_item": Keys(("type", "of", "meaning")),
     "column_item": Keys(("type", "dtype", "axis", "meaning"), ("unit", "range", "nan")),
+    "kernels_file": Keys(
+        ("schema", "name", "version", "meaning", "states", "placements", "dtypes", "kinds")
+    ),
+    "kernel_states": Keys(("mixing", "joint")),
+    "state_set": Keys(("attribute", "values", "meaning")),
+    "placement": Keys(("files", "modes", "out", "meaning")),
+    "map_kind": Keys(("maps", "hidden", "meaning"), ("options",)),
+    "element_kind": Keys(("elementwise", "meaning"), ("options",)),
 }
 
 GUARD_WORDS = ("epochs", "min_epochs", "max_epochs", "timed_out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import kasmina_spec
+from kasmina_generator import SpecErrors, read_spec
 from kasmina_generator.declarations import (
     DEFAULT_PRIORITY,
     MOST_ATTRIBUTE_VALUES,
@@ -20,11 +22,17 @@ from kasmina_generator.declarations import (
 )
 from kasmina_generator.fields import DTYPES as FIELD_DTYPES
 from kasmina_generator.guard import MOST_CHARACTERS
+from kasmina_generator.kernels.functions import FUNCTIONS
+from kasmina_generator.kernels.kernels_file import BIASES, FILES, MODES, PLACEMENTS
+from kasmina_generator.kernels.kernels_file import DTYPES as KERNEL_DTYPES
+from kasmina_generator.kernels.kind import MOST_CHOICES, MOST_MAPS
+from kasmina_generator.kernels.model import INPUT, OUT
 from kasmina_generator.number import INT16_MAX
 from kasmina_generator.records_file import MOST_VERSION, TYPES
 from kasmina_generator.state_file import DTYPES as COLUMN_DTYPES
 from kasmina_generator.state_file import MOST_LENGTH, ROLES
 from kasmina_generator.vocabulary import (
+    KERNELS_SCHEMA,
     LIFECYCLE_SCHEMA,
     MOST_NAME_LENGTH,
     RECORDS,
@@ -35,6 +43,8 @@ from kasmina_generator.vocabulary import (
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE_RECORDS = {"state_file", "column"}
+KERNEL_RECORDS = {"kernels_file", "kernel_states", "state_set", "placement"}
+KERNEL_RECORDS |= {"map_kind", "element_kind"}
 RECORD_RECORDS = {"records_file", "record", *(f"{kind}_item" for kind in TYPES)}
 MACHINES = ROOT / "tests" / "generator" / "machines"
 
@@ -50,7 +60,8 @@ def load(path: Path) -> Json:
 LIFECYCLE = load(kasmina_spec.LIFECYCLE_SCHEMA)
 STATE = load(kasmina_spec.STATE_SCHEMA)
 OBSERVED = load(kasmina_spec.RECORDS_SCHEMA)
-SCHEMAS = {"lifecycle": LIFECYCLE, "state": STATE, "records": OBSERVED}
+KERNELS = load(kasmina_spec.KERNELS_SCHEMA)
+SCHEMAS = {"lifecycle": LIFECYCLE, "state": STATE, "records": OBSERVED, "kernels": KERNELS}
 
 
 def specs() -> list[Path]:
@@ -64,6 +75,7 @@ def definition(record: str) -> Json:
     """Return what the schemas say of one kind of record."""
     schema = OBSERVED if record in RECORD_RECORDS else LIFECYCLE
     schema = STATE if record in STATE_RECORDS else schema
+    schema = KERNELS if record in KERNEL_RECORDS else schema
     found: Json = schema["$defs"][record]
     return found
 
@@ -80,8 +92,10 @@ def test_parser_and_schema_have_the_same_keys(record: str) -> None:
 
 def test_the_schemas_have_no_other_records() -> None:
     """Every record of a schema is one that the parser knows."""
-    helpers = {"name", "text", "range"}
-    assert set(LIFECYCLE["$defs"]) - helpers == set(RECORDS) - STATE_RECORDS - RECORD_RECORDS
+    helpers = {"name", "lower", "text", "range"}
+    elsewhere = STATE_RECORDS | RECORD_RECORDS | KERNEL_RECORDS
+    assert set(LIFECYCLE["$defs"]) - helpers == set(RECORDS) - elsewhere
+    assert set(KERNELS["$defs"]) - helpers == KERNEL_RECORDS
     assert set(OBSERVED["$defs"]) - helpers == RECORD_RECORDS
     assert set(STATE["$defs"]) - helpers == STATE_RECORDS
 
@@ -117,9 +131,38 @@ def test_bounds_and_choices_are_those_of_the_parser() -> None:
     assert set(field["properties"]["dtype"]["enum"]) == set(COLUMN_DTYPES)
     types = {definition(f"{kind}_item")["properties"]["type"]["const"] for kind in TYPES}
     assert types == set(TYPES)
+    check_kernels()
     kinds = ("float_field", "integer_field", "bool_field")
     dtypes = {definition(kind)["properties"]["dtype"]["const"] for kind in kinds}
     assert dtypes == set(FIELD_DTYPES)
+
+
+def check_kernels() -> None:
+    """Hold the numbers and names of a kernels file."""
+    top, maps = definition("kernels_file")["properties"], definition("map_kind")["properties"]
+    placement, element = definition("placement")["properties"], definition("element_kind")
+    assert top["schema"] == {"const": KERNELS_SCHEMA}
+    assert top["version"]["maximum"] == MOST_VERSION
+    assert set(top["placements"]["propertyNames"]["enum"]) == set(PLACEMENTS)
+    assert [each["enum"] for each in choices(top["dtypes"])] == [list(KERNEL_DTYPES)] * 2
+    assert [each["enum"] for each in choices(placement["modes"])] == [list(MODES)] * 2
+    assert set(placement["files"]["enum"]) == set(FILES)
+    assert set(placement["out"]["enum"]) == set(BIASES)
+    assert set(maps["maps"]["additionalProperties"]["enum"]) == set(BIASES)
+    assert maps["maps"]["maxProperties"] == MOST_MAPS
+    refused = maps["maps"]["propertyNames"]["allOf"][1]["not"]["enum"]
+    assert set(refused) == {INPUT, OUT, *FUNCTIONS}
+    options = maps["options"]["additionalProperties"]
+    assert options["items"]["enum"] == list(FUNCTIONS)
+    assert options["maxItems"] == MOST_CHOICES
+    for formula in (maps["hidden"], element["properties"]["elementwise"]):
+        assert formula["maxLength"] == MOST_CHARACTERS
+
+
+def choices(schema: Json) -> list[Json]:
+    """Return what one name, and each of a list, may be."""
+    one, many = schema["oneOf"]
+    return [one, many["items"]]
 
 
 @pytest.mark.parametrize("name", ["a", "A_1", "1a", "_a", "a-b", "", "a" * MOST_NAME_LENGTH,
@@ -135,6 +178,7 @@ def test_there_are_specs_to_validate() -> None:
     names = {path.name for path in specs()}
     assert names >= {"lifecycle.yaml", "lifecycle_v1.yaml", "state.yaml", "state_v1.yaml"}
     assert names >= {"traffic_light.yaml", "orders.yaml", "orders_state.yaml", "observation.yaml"}
+    assert "kernels.yaml" in names
 
 
 @pytest.mark.parametrize("path", specs(), ids=lambda path: path.name)
@@ -205,3 +249,34 @@ def test_the_records_schema_refuses_what_the_reader_refuses(
     entry = document["records"].setdefault(record, {"meaning": "New.", "fields": {}})
     entry["fields"][field] = value
     assert not jsonschema.Draft202012Validator(OBSERVED).is_valid(document)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("upper", {"maps": {"Up": "bias"}, "hidden": "up", "meaning": "A capital."}),
+        ("taken", {"maps": {"out": "bias"}, "hidden": "out", "meaning": "The last map."}),
+        ("bare", {"maps": {"up": "weight"}, "hidden": "up", "meaning": "No such map."}),
+        ("empty", {"maps": {}, "hidden": "1", "meaning": "No map."}),
+        ("both", {"maps": {"up": "bias"}, "elementwise": "x * up", "meaning": "Both."}),
+        ("silent", {"elementwise": "x * scale"}),
+        ("lost", {"maps": {"up": "bias"}, "meaning": "No formula."}),
+        ("Capital", {"elementwise": "x * scale", "meaning": "A capital."}),
+        ("odd", {"maps": {"up": "bias"}, "hidden": "f(up)", "options": {"f": ["sinh"]},
+                 "meaning": "No such function."}),
+        ("none", {"maps": {"up": "bias"}, "hidden": "f(up)", "options": {"f": []},
+                  "meaning": "No choice."}),
+    ],
+)  # fmt: skip
+def test_the_kernels_schema_refuses_what_the_reader_refuses(
+    tmp_path: Path, kind: str, entry: Json
+) -> None:
+    """Of kinds; and so does the reader."""
+    document = YAML(typ="safe", pure=True).load(kasmina_spec.KERNELS)
+    document["kinds"][kind] = entry
+    assert not jsonschema.Draft202012Validator(KERNELS).is_valid(document)
+    for source in kasmina_spec.FOLDER.glob("*.yaml"):
+        shutil.copy(source, tmp_path)
+    YAML(typ="safe", pure=True).dump(document, tmp_path / "kernels.yaml")
+    with pytest.raises(SpecErrors, match=r"^kernels.yaml:\d+:\d+: "):
+        read_spec(tmp_path / "lifecycle.yaml")

@@ -35,6 +35,10 @@ TABLES = (
     "axis",
     "record",
     "record field",
+    "kernels file",
+    "kernel states",
+    "placement",
+    "kind",
 )
 
 
@@ -74,6 +78,7 @@ def tables(spec: Spec) -> dict[str, Table]:
             for m in spec.migrations
         },
         **_record_tables(spec),
+        **_kernel_tables(spec),
     }
     assert tuple(found) == TABLES
     return found
@@ -95,6 +100,22 @@ def _record_tables(spec: Spec) -> dict[str, Table]:
             name = f"{outer}.{item.name}"
             found[table][name] = Row(f"{table} '{name}'", item, item.place, outer)
     return {"records file": _named("records file", spec.record_files), **found}
+
+
+def _kernel_tables(spec: Spec) -> dict[str, Table]:
+    kernels = spec.kernels
+    states = (kernels.mixing, kernels.joint) if kernels else ()
+    parts = {
+        "kernel states": states,
+        "placement": kernels.placements if kernels else (),
+        "kind": kernels.kinds if kernels else (),
+    }
+    file = Row(f"kernels file '{kernels.name}'", kernels, kernels.place) if kernels else None
+    found: dict[str, Table] = {"kernels file": {"kernels": file} if file else {}}
+    for table, items in parts.items():
+        rows = (Row(f"{table} '{item.name}'", item, item.place, "kernels") for item in items)
+        found[table] = {row.record.name: row for row in rows}
+    return found
 
 
 def _properties(spec: Spec) -> Table:

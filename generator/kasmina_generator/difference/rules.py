@@ -7,6 +7,7 @@ from typing import Literal
 
 from kasmina_generator.difference.declarations import DECLARATIONS
 from kasmina_generator.difference.edges import EDGES
+from kasmina_generator.difference.kernels import KERNELS
 from kasmina_generator.difference.matching import Pair
 from kasmina_generator.difference.record_files import RECORD_FILES
 from kasmina_generator.difference.records import CLASSES, Change, Comparison, Found
@@ -14,7 +15,7 @@ from kasmina_generator.difference.rule import Rule, place_of
 from kasmina_generator.difference.whole import WHOLE
 from kasmina_generator.model import Spec
 
-RULES: tuple[Rule, ...] = (*WHOLE, *DECLARATIONS, *EDGES, *RECORD_FILES)
+RULES: tuple[Rule, ...] = (*WHOLE, *DECLARATIONS, *EDGES, *RECORD_FILES, *KERNELS)
 
 
 def compare(old: Spec, new: Spec) -> Comparison:
@@ -33,13 +34,18 @@ def compare(old: Spec, new: Spec) -> Comparison:
 
 
 def _unexplained(old: Spec, new: Spec, found: list[Change]) -> bool:
-    digests = [{spec.digest, *(file.digest for file in spec.record_files)} for spec in (old, new)]
+    digests = [_digests(spec) for spec in (old, new)]
     return digests[0] != digests[1] and all(change.kind == "source" for change in found)
+
+
+def _digests(spec: Spec) -> set[str]:
+    records = {file.digest for file in spec.record_files}
+    return {spec.digest, *records, *([spec.kernels.digest] if spec.kernels else [])}
 
 
 def _digest(pair: Pair) -> Iterator[Found]:
     digests = f"{pair.before.digest}, is {pair.new.digest}"
-    what = f"digest was {digests} (or one of a records file), and no other rule says why"
+    what = f"digest was {digests} (or one of a records or kernels file), and no other rule says why"
     yield Found("spec", what, place_of(pair, old=True), place_of(pair, old=False))
 
 

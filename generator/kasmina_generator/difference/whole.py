@@ -99,7 +99,8 @@ def _files(spec: Spec) -> dict[str, str]:
     """Return what the files of a spec are, by name."""
     columns = {spec.columns.place.file: "<columns>"} if spec.columns else {}
     records = {file.file: f"<{file.name}>" for file in spec.record_files}
-    return {**records, **columns, spec.file: "<spec>"}
+    kernels = {spec.kernels.file: "<kernels>"} if spec.kernels else {}
+    return {**records, **kernels, **columns, spec.file: "<spec>"}
 
 
 def _member_order(pair: Pair) -> Iterator[Found]:
@@ -160,7 +161,7 @@ WHOLE = (
     Rule("members", "table", "a list names the same in another order",
          "generated text and the digest change, what is decided does not", _member_order),
     Rule("order", "source", "tables by name stand in another order", "nothing",
-         reordered("attribute", "group", "property", "records file")),
+         reordered("attribute", "group", "property", "records file", "placement", "kind")),
     Rule("moved", "source", "records stand elsewhere in their file",
          "errors and generated line numbers point to the new place", _moved),
     Rule("file", "source", "the spec is in a file by another name",

@@ -21,6 +21,17 @@ def literal(value: float | bool | str | None) -> str:
     return repr(value)
 
 
+def names(values: Sequence[str], head: str = "", depth: int = 0, tail: str = "") -> str:
+    """Return a tuple of names as Python source; see `call` for what stands around it."""
+    quotes = [quoted(value) for value in values]
+    inside = ", ".join(quotes) + ("," if len(quotes) == 1 else "")
+    outer, inner = STEP * depth, STEP * (depth + 1)
+    if len(f"{outer}{head}({inside}){tail}") <= WIDTH:
+        return f"{head}({inside}){tail}"
+    each = "".join(f"{inner}{name},\n" for name in quotes)
+    return f"{head}(\n{each}{outer}){tail}"
+
+
 def hexadecimal(mask: int) -> str:
     """Return a bit mask as Python source."""
     return f"0x{mask:X}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import jinja2
 
 from kasmina_generator.emit.diagram import mermaid
 from kasmina_generator.emit.kernel_view import KernelView, kernel_modules, kernel_view
-from kasmina_generator.emit.layout import call, docstring, import_from, literal, sentence
+from kasmina_generator.emit.layout import call, docstring, import_from, literal, names, sentence
 from kasmina_generator.emit.promela import Stretches, promela_view, stretches
 from kasmina_generator.emit.records_view import view_records
 from kasmina_generator.emit.source_map import Span, at, rows, spans, unmarked
@@ -19,6 +19,8 @@ from kasmina_generator.emit.testing_view import TESTING_MODULES, TestingView, te
 from kasmina_generator.emit.user import COMMENTS, TemplateError, fill
 from kasmina_generator.emit.view import PackageView, view
 from kasmina_generator.emit.wording import cell, entry_order, passes, plain, statement, stay
+from kasmina_generator.kernels.emission import KernelText, kernel_texts
+from kasmina_generator.kernels.model import KernelSet
 from kasmina_generator.model import Spec
 from kasmina_generator.record_model import RecordSchema
 from kasmina_generator.vocabulary import camel
@@ -69,6 +71,9 @@ def render(spec: Spec, command: str, templates: Path | None = None) -> list[Outp
     records = [render_records(schema, command) for schema in spec.record_files]
     formal = _stamped(FORMAL, f"{FORMAL}.jinja", _promela(spec, stretches(spec)), spec, command)
     outputs = [*(_output(name, filled, command) for name in names), formal, *records]
+    outputs += (
+        render_kernels(kernel_texts(spec.kernels), spec.kernels, command) if spec.kernels else []
+    )
     if templates is not None:
         outputs += _users(templates, filled, command, {output.name for output in outputs})
     return [*outputs, _source_map(outputs, spec, command)]
@@ -110,6 +115,20 @@ def render_records(schema: RecordSchema, command: str) -> Output:
     return _stamped(f"{schema.name}.py", template, filled, schema, command)
 
 
+def render_kernels(texts: Iterable[KernelText], kernels: KernelSet, command: str) -> list[Output]:
+    """Return the modules of kernels."""
+    return [
+        _stamped(
+            text.file,
+            text.template,
+            _ENVIRONMENT.get_template(text.template).render(text.variables),
+            kernels,
+            command,
+        )
+        for text in texts
+    ]
+
+
 def _output(name: str, filled: Filled, command: str) -> Output:
     template = f"{name}.jinja"
     spec = filled.spec
@@ -120,7 +139,7 @@ def _output(name: str, filled: Filled, command: str) -> Output:
 
 
 def _stamped(
-    name: str, template: str, text: str, source: Spec | RecordSchema, command: str
+    name: str, template: str, text: str, source: Spec | RecordSchema | KernelSet, command: str
 ) -> Output:
     """Return a file: the header, which tells where it comes from, and the text."""
     marked = f"{text.strip()}\n"
@@ -159,7 +178,7 @@ def is_edited(text: str) -> bool:
 
 
 _HELPERS: tuple[Callable[..., str], ...] = (
-    *(at, call, camel, docstring, import_from, literal, sentence),
+    *(at, call, camel, docstring, import_from, literal, names, sentence),
     *(cell, entry_order, mermaid, passes, plain, statement, stay),
 )
 
@@ -173,6 +192,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,  # the output is source, not HTML
     )
+    environment.filters["prefixed"] = lambda name, prefix: prefix + name
     environment.globals.update({helper.__name__: helper for helper in _HELPERS})
     return environment
 

@@ -30,6 +30,21 @@ records:
       waiting: {type: column, dtype: int32, axis: floors, unit: people, range: [0, .inf], meaning: At each.}
       load: {type: float, unit: kg, nan: Not weighed., none: No scales., meaning: In the cabin.}
 """
+FANS = """\
+schema: kasmina/kernels@1
+name: fans
+version: 4
+meaning: What the fans of a lift compute.
+states:
+  mixing: {attribute: door, values: [closed, open], meaning: Air goes round.}
+  joint: {attribute: door, values: open, meaning: Somebody feels it.}
+placements:
+  inline: {files: separate, modes: [replace, residual], out: bias, meaning: In the duct.}
+dtypes: [float32, float16]
+kinds:
+  blade: {maps: {turn: bias, lean: no bias}, hidden: f(turn) * lean, options: {f: [relu, tanh]}, meaning: One.}
+  vent: {elementwise: x * width, meaning: None turns.}
+"""
 OLD_LIFT = """\
 schema: kasmina/lifecycle@1
 name: old_lift
@@ -116,6 +131,7 @@ properties:
   - {name: can be used, reachable: MOVE}
   - {name: nobody holds it for ever, ctl: "AG(WAIT -> EF enabled(leave))"}
 records: panel.yaml
+kernels: fans.yaml
 migrations:
   - from: {file: old_lift.yaml, digest: DIGEST}
     states: {HALT: IDLE, RIDE: MOVE}
@@ -128,6 +144,7 @@ def write(
     text: str = LIFT,
     columns: str = COLUMNS,
     panel: str = PANEL,
+    fans: str = FANS,
     name: str = "lift.yaml",
 ) -> Path:
     """Write the lift and the files that it names into a new folder."""
@@ -135,15 +152,22 @@ def write(
     (folder / "old_lift.yaml").write_text(OLD_LIFT)
     (folder / "lift_state.yaml").write_text(columns)
     (folder / "panel.yaml").write_text(panel)
+    (folder / "fans.yaml").write_text(fans)
     digest = read_spec(folder / "old_lift.yaml").digest
     path = folder / name
     path.write_text(text.replace("DIGEST", digest))
     return path
 
 
-def lift(folder: Path, text: str = LIFT, columns: str = COLUMNS, panel: str = PANEL) -> Spec:
+def lift(
+    folder: Path,
+    text: str = LIFT,
+    columns: str = COLUMNS,
+    panel: str = PANEL,
+    fans: str = FANS,
+) -> Spec:
     """Read a lift."""
-    return read_spec(write(folder, text, columns, panel))
+    return read_spec(write(folder, text, columns, panel, fans))
 
 
 Edit = tuple[str, str]
@@ -154,12 +178,13 @@ def edited(
     changes: Collection[Edit] = (),
     columns: Collection[Edit] = (),
     panel: Collection[Edit] = (),
+    fans: Collection[Edit] = (),
     *,
     back: bool = False,
 ) -> Comparison:
     """Compare the lift with an edit of it: texts replaced in the spec and the files that it names."""
     texts = []
-    for text, edits in ((LIFT, changes), (COLUMNS, columns), (PANEL, panel)):
+    for text, edits in ((LIFT, changes), (COLUMNS, columns), (PANEL, panel), (FANS, fans)):
         for old, new in edits:
             text = spoil(text, old, new)
         texts.append(text)

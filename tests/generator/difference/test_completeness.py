@@ -15,6 +15,7 @@ from kasmina_generator import model, read_spec, record_model
 from kasmina_generator.difference import compare
 from kasmina_generator.digest import digest_of
 from kasmina_generator.expression import Truth
+from kasmina_generator.kernels import model as kernels
 from kasmina_generator.model import Group, Spec
 from kasmina_generator.vocabulary import BUILT_IN_GROUPS
 from tests.generator.difference.lifts import lift
@@ -22,6 +23,15 @@ from tests.generator.specs import MACHINES
 
 # Of a column that an older spec stores, only what its values are read by belongs to a migration.
 ELSEWHERE = ("default", "meaning", "place")
+
+
+# Of kernels: names that are keys, codes that follow from states, and lists of records with none.
+KERNELS = (
+    *(f".kernels.{name}.{field}" for name in ("mixing", "joint") for field in ("name", "codes")),
+    *(f".kernels.kinds[1].{field}" for field in ("maps", "options")),
+)
+# Records that are held alone and mutated inside; a formula changes as a whole.
+_INSIDE = (model.Place, model.StateSchema, model.Column, kernels.KernelSet, kernels.StateSet)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def mutants(record: Any, where: str = "") -> Iterator[tuple[str, str, Any]]:
     """Yield (class.field, path, changed record) for each field at any depth."""
     for field in dataclasses.fields(record):
         value, path = getattr(record, field.name), f"{where}.{field.name}"
-        if isinstance(value, model.Place | model.StateSchema | model.Column):
+        if isinstance(value, _INSIDE):
             changes = mutants(value, path)
             yield from ((name, at, replace(record, **{field.name: v})) for name, at, v in changes)
             continue
@@ -85,7 +95,7 @@ def _derived(spec: Spec, where: str) -> bool:
     built_in = [f".groups[{i}]." for i, g in enumerate(spec.groups) if g.name in BUILT_IN_GROUPS]
     elsewhere = any(f".column.{name}" in where for name in ELSEWHERE)
     code_of_initial = where == ".columns.columns[0].default"
-    return where.startswith(tuple(built_in)) or elsewhere or code_of_initial
+    return where.startswith((*built_in, *KERNELS)) or elsewhere or code_of_initial
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +106,19 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Spec:
 
 def test_the_lift_has_one_of_everything(spec: Spec) -> None:
     """Every field of every record of the model is mutated somewhere."""
-    everything = {**vars(model), **vars(record_model)}
+    everything = {**vars(model), **vars(record_model), **vars(kernels)}
     found = [item for item in everything.values() if isinstance(item, type)]
     records = [item for item in found if dataclasses.is_dataclass(item)]
+    records.remove(kernels.Variant)  # made of a kind
     fields = {f"{r.__name__}.{f.name}" for r in records for f in dataclasses.fields(r)}
-    nested = {"Spec.columns", "ColumnMove.column"}  # their own fields stand for them
+    nested = {
+        "Spec.columns",
+        "ColumnMove.column",
+        "Spec.kernels",
+        "KernelSet.mixing",
+        "KernelSet.joint",
+    }
+    nested |= {"StateSet.name", "StateSet.codes"}  # their own fields stand for them
     nested |= {name for name in fields if name.endswith(".place")}
     assert fields - nested == {mutant.name for mutant in every(spec)}
     assert Group in records
@@ -113,7 +131,7 @@ def test_every_field_of_every_record_is_covered_by_a_rule(spec: Spec) -> None:
         for mutant in every(spec)
         if not [c for c in compare(spec, mutant.spec).changes if c.rule != "digest"]
     ]
-    assert silent == [".record_files[0].digest", ".digest"]
+    assert silent == [".record_files[0].digest", ".kernels.digest", ".digest"]
     (change,) = compare(spec, replace(spec, digest="0" * 64)).changes
     assert (change.rule, change.kind) == ("digest", "behaviour")
 

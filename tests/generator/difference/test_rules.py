@@ -137,6 +137,27 @@ PANEL_EDITS: list[tuple[str, str, set[str]]] = [
     ("nan: Not weighed., ", "nan: Unknown., ", {"meaning"}),
 ]  # fmt: skip
 
+FAN_EDITS: list[tuple[str, str, set[str]]] = [
+    ("version: 4", "version: 5", {"kernels_version"}),
+    ("dtypes: [float32, float16]", "dtypes: [float32]", {"kernels_dtypes"}),
+    ("values: open", "values: [open, closed]", {"kernel_states"}),
+    ("[closed, open]", "[open, closed]", {"kernel_states"}),
+    ("modes: [replace, residual]", "modes: [residual]", {"placement"}),
+    ("files: separate", "files: together", {"placement"}),
+    ("out: bias", "out: no bias", {"placement"}),
+    ("dtypes:", "  parallel: {files: together, modes: [residual], out: no bias, meaning: Beside.}\ndtypes:",
+     {"placement_added", "moved"}),
+    ("  vent:", "  flap: {elementwise: x * size, meaning: It flaps.}\n  vent:", {"kind_added", "moved"}),
+    ("  vent: {elementwise: x * width, meaning: None turns.}\n", "", {"kind_removed"}),
+    ("turn: bias", "turn: no bias", {"kind_maps"}),
+    ("[relu, tanh]", "[relu, gelu]", {"kind_options"}),
+    ("f(turn) * lean", "f(lean) * turn", {"kind_formula"}),
+    ("f(turn) * lean", "f(turn) * (lean)", {"kind_text"}),
+    ("x * width", "x * width + width", {"kind_formula"}),
+    ("None turns.", "It stands.", {"meaning"}),
+    ("Air goes round.", "Air moves.", {"meaning"}),
+]  # fmt: skip
+
 
 def rules_of(changes: tuple[Change, ...]) -> set[str]:
     """The names of the rules that found something."""
@@ -171,6 +192,31 @@ def test_an_edit_of_the_records_triggers_exactly_these_rules(
 ) -> None:
     """One text of the records file replaced."""
     assert rules_of(edited(tmp_path, panel=[edit[:2]]).changes) == edit[2]
+
+
+@pytest.mark.parametrize("edit", FAN_EDITS, ids=_id)
+def test_an_edit_of_the_kernels_triggers_exactly_these_rules(
+    tmp_path: Path, edit: tuple[str, str, set[str]]
+) -> None:
+    """One text of the kernels file replaced."""
+    assert rules_of(edited(tmp_path, fans=[edit[:2]]).changes) == edit[2]
+
+
+def test_a_kernels_file_that_comes_or_goes_is_told_once(tmp_path: Path) -> None:
+    """What is in it is not told besides."""
+    edit = ("kernels: fans.yaml\n", "")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert rules_of(edited(tmp_path / "a", [edit]).changes) == {"kernels_removed", "moved"}
+    back = edited(tmp_path / "b", [edit], back=True)
+    assert rules_of(back.changes) == {"kernels_added", "moved"}
+
+
+def test_a_placement_that_goes_is_told(tmp_path: Path) -> None:
+    """The other way round from the one that comes."""
+    (edit,) = (edit for edit in FAN_EDITS if "placement_added" in edit[2])
+    found = edited(tmp_path, fans=[edit[:2]], back=True)
+    assert rules_of(found.changes) == {"placement_removed", "moved"}
 
 
 SEVERAL: dict[str, tuple[list[tuple[str, str]], set[str]]] = {
@@ -371,9 +417,12 @@ def test_an_order_is_harmless_only_by_proof(tmp_path: Path) -> None:
 
 def test_every_rule_is_triggered_by_some_edit() -> None:
     """No rule without a test, no test of a rule that is gone, at least 25 rules in four classes."""
-    tested = set[str]().union(*(edit[2] for edit in (*SPEC_EDITS, *COLUMN_EDITS, *PANEL_EDITS)))
+    tested = set[str]().union(
+        *(edit[2] for edit in (*SPEC_EDITS, *COLUMN_EDITS, *PANEL_EDITS, *FAN_EDITS))
+    )
     tested = tested.union(*(rules for _, rules in (*SEVERAL.values(), *BACKWARDS.values())))
     tested |= {"axis_removed", "record_removed", "file", "edge_recycle", "migration_origin"}
+    tested |= {"kernels_added", "kernels_removed", "placement_removed"}
     names = [rule.name for rule in RULES]
     assert tested == set(names)
     assert len(names) == len(set(names)) >= 25

@@ -164,15 +164,17 @@ def test_show_of_an_unknown_format(kasmina: Kasmina) -> None:
 
 
 def test_init_copies_what_can_be_edited_and_built(kasmina: Kasmina, tmp_path: Path) -> None:
-    """Spec, state file and schemas; the copy builds to the package that Kasmina uses."""
+    """The spec, the files that it names, and schemas; the copy builds to the package that Kasmina uses."""
     folder = tmp_path / "mine"
     code, out, _ = kasmina("spec", "init", folder)
     assert code == 0
     assert f"kasmina spec build {folder / 'lifecycle.yaml'} --out DIR" in out
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == [
+        "kernels.yaml",
         "lifecycle.yaml",
         "lifecycle_v1.yaml",
         "observation.yaml",
+        "schema/kernels.schema.json",
         "schema/lifecycle.schema.json",
         "schema/records.schema.json",
         "schema/state.schema.json",
