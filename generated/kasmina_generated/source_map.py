@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: source_map.py.jinja
-# body: 8eeb7b06b4b7c23db8dea42a08922787
+# body: 63649098122ef584a327c5899d730b1d
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -31,6 +31,21 @@ FILES: tuple[str, ...] = (
     "lifecycle.md",
     "formal/lifecycle.pml",
     "observation.py",
+    "kernels/catalogue.py",
+    "kernels/tiling.py",
+    "kernels/sample.py",
+    "kernels/inline_mlp_relu_forward.py",
+    "kernels/inline_mlp_relu_backward.py",
+    "kernels/inline_mlp_gelu_forward.py",
+    "kernels/inline_mlp_gelu_backward.py",
+    "kernels/inline_mlp_silu_forward.py",
+    "kernels/inline_mlp_silu_backward.py",
+    "kernels/inline_low_rank_forward.py",
+    "kernels/inline_low_rank_backward.py",
+    "kernels/inline_gated_forward.py",
+    "kernels/inline_gated_backward.py",
+    "kernels/inline_affine_forward.py",
+    "kernels/inline_affine_backward.py",
     "source_map.py",
 )
 
@@ -521,4 +536,38 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (366, 367, "observation.yaml", 32, 3),
         (395, 396, "observation.yaml", 51, 3),
     ),
+    "kernels/catalogue.py": (
+        (27, 27, "kernels.yaml", 15, 3),
+        (30, 50, "kernels.yaml", 22, 3),
+        (51, 57, "kernels.yaml", 25, 3),
+        (58, 71, "kernels.yaml", 28, 3),
+        (72, 78, "kernels.yaml", 31, 3),
+    ),
+    "kernels/inline_mlp_relu_forward.py": ((139, 139, "kernels.yaml", 22, 3),),
+    "kernels/inline_mlp_relu_backward.py": (
+        (144, 144, "kernels.yaml", 22, 3),
+        (151, 151, "kernels.yaml", 22, 3),
+    ),
+    "kernels/inline_mlp_gelu_forward.py": ((139, 139, "kernels.yaml", 22, 3),),
+    "kernels/inline_mlp_gelu_backward.py": (
+        (144, 144, "kernels.yaml", 22, 3),
+        (151, 151, "kernels.yaml", 22, 3),
+    ),
+    "kernels/inline_mlp_silu_forward.py": ((145, 145, "kernels.yaml", 22, 3),),
+    "kernels/inline_mlp_silu_backward.py": (
+        (150, 150, "kernels.yaml", 22, 3),
+        (157, 157, "kernels.yaml", 22, 3),
+    ),
+    "kernels/inline_low_rank_forward.py": ((132, 132, "kernels.yaml", 25, 3),),
+    "kernels/inline_low_rank_backward.py": (
+        (132, 132, "kernels.yaml", 25, 3),
+        (139, 139, "kernels.yaml", 25, 3),
+    ),
+    "kernels/inline_gated_forward.py": ((146, 146, "kernels.yaml", 28, 3),),
+    "kernels/inline_gated_backward.py": (
+        (151, 151, "kernels.yaml", 28, 3),
+        (158, 159, "kernels.yaml", 28, 3),
+    ),
+    "kernels/inline_affine_forward.py": ((125, 125, "kernels.yaml", 31, 3),),
+    "kernels/inline_affine_backward.py": ((124, 124, "kernels.yaml", 31, 3),),
 }
