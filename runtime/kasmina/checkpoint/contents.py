@@ -94,7 +94,7 @@ class Restored:
             parts = restored(manifest.parts, self.blocks)
             columns = parts.pop(STATE, {})
             architecture, metadata = restored([manifest.architecture, manifest.metadata], {})
-        except (BadTree, AttributeError) as error:
+        except (BadTree, RecursionError) as error:
             raise Damaged(self._loaded.path, f"its parts cannot be read: {error}") from None
         spec = manifest.spec
         state = (

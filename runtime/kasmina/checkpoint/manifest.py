@@ -67,7 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     schema: dict[str, Column]
     architecture: Any  # what is needed to build the grown model again
     metadata: Any
-    parts: Any  # nested containers, their tensors by name
+    parts: dict[str, Any]  # nested containers, their tensors by name
     migrations: tuple[Taken, ...] = ()
     data: Data
 
