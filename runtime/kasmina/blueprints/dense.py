@@ -115,6 +115,11 @@ class Mlp(_Dense):
             )
         self.activation = activation
 
+    @property
+    def text(self) -> str:
+        """See `Blueprint.text`."""
+        return f"mlp_{self.activation}"
+
     def apply(self, params: Parameters, x: Tensor) -> Tensor:
         """See `_Pointwise.apply`."""
         hidden = linear(x, params["up_weight"], params["up_bias"])
@@ -138,6 +143,11 @@ class LowRank(_Dense):
 
     inner, inner_bias = ("down",), False
 
+    @property
+    def text(self) -> str:
+        """See `Blueprint.text`."""
+        return "low_rank"
+
     def apply(self, params: Parameters, x: Tensor) -> Tensor:
         """See `_Pointwise.apply`."""
         return self._out(params, linear(x, params["down_weight"]))
@@ -158,6 +168,11 @@ class Gated(_Dense):
     """
 
     inner, inner_bias = ("gate", "up"), True
+
+    @property
+    def text(self) -> str:
+        """See `Blueprint.text`."""
+        return "gated"
 
     def apply(self, params: Parameters, x: Tensor) -> Tensor:
         """See `_Pointwise.apply`."""
@@ -185,6 +200,11 @@ class AffineMap(_Pointwise):
                 "blueprint 'affine' maps features one by one, but this site reads "
                 f"{shape.d_in} and writes {shape.d_out}; use 'mlp' or 'low_rank' here"
             )
+
+    @property
+    def text(self) -> str:
+        """See `Blueprint.text`."""
+        return "affine"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Scale and shift, `[d_out]` each."""

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Module = TypeVar("Module", bound=nn.Module)
+# A stack of products whose last axis is narrower is 2 to 9 times faster the other way round, with
+# the examples last (2.13, CPU, 256 examples, 16 to 8 features); wider ones are equal.
+_NARROW = 16
 
 
 def uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
@@ -27,9 +30,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.dim() == 2:
         stacked = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
         return stacked.view(len(x), *weight.shape[:2]).transpose(0, 1)
-    if bias is None:
-        return torch.bmm(x, weight.transpose(1, 2))
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    if weight.shape[1] < _NARROW:
+        return _mapped(weight, x.transpose(1, 2), bias, 2).transpose(1, 2)
+    return _mapped(x, weight.transpose(1, 2), bias, 1)
+
+
+def _mapped(a: Tensor, b: Tensor, bias: Tensor | None, axis: int) -> Tensor:
+    return torch.bmm(a, b) if bias is None else torch.baddbmm(bias.unsqueeze(axis), a, b)
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

@@ -72,6 +72,10 @@ class BlueprintPool(nn.Module):
         """The Parameters by name, each `[capacity, ...]`."""
         return {name: self.get_parameter(name) for name in self.kind.shapes()}
 
+    def stack(self) -> tuple[Tensor, ...]:
+        """The Parameters, each `[capacity, ...]`, in the order of the kind's shapes; quick."""
+        return tuple(self._parameters.values())  # type: ignore[arg-type]  # none of them is None
+
     def rows(self, index: Tensor) -> dict[str, Tensor]:
         """The parameters of rows `index` `[S]` by name, `[S, ...]`; differentiable."""
         return {name: value.index_select(0, index) for name, value in self.stacked().items()}

@@ -50,6 +50,11 @@ class Blueprint(ABC):
         self.shape = shape
         self.hidden = hidden
 
+    @property
+    def text(self) -> str | None:
+        """The name of the text of the generated kernels that compute this kind; None for none."""
+        return None
+
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parameters of one seed, in a fixed order."""

@@ -12,11 +12,25 @@ import torch
 from torch import Tensor
 
 from kasmina.blueprints import Placement
+from kasmina.kernels.backend import Choice, choose
+from kasmina.kernels.inline import (
+    DTYPES,
+    Kernel,
+    Launches,
+    NoKernel,
+    Way,
+    every_gradient,
+    kernel,
+    passed,
+)
+from kasmina.kernels.ops import Gradients
+from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.chunks import ChunkManager
-from kasmina.sites.layer import Place, SiteLayer, by_columns
-from kasmina.sites.mixing import blend
-from kasmina.sites.plan import Part
+from kasmina.sites.diversion import by_columns
+from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
+from kasmina.sites.place import Place
+from kasmina.sites.plan import Part, everyone, neighbours
 from kasmina.sites.telemetry import Telemetry, by_chunk
 
 
@@ -38,68 +52,115 @@ class InlineSite(SiteLayer):
         self.chunks = chunks
         self._buffer("columns", chunks.columns().to(state.device))
         self._buffer("valid", chunks.valid().to(state.device))
+        self._arrive(state.device)
+
+    def _equip(self, device: torch.device) -> Choice:
+        valid = None if self.chunks.is_even else self.valid
+        self._cut = Cut(self.n_seeds, self.columns, valid)
+        self._everywhere = Places(self._cut)
+        self._groups: list[Group] = []
+        self._launches: Launches | None = None
+        choice = choose(device)
+        if choice.backend == "torch":
+            return choice
+        try:
+            self._launches = Launches(
+                self._kernels(), self.live, self.nonfinite, self.mode == "replace"
+            )
+        except NoKernel as error:
+            return Choice("torch", f"the twins: {error}")
+        return choice
+
+    def _kernels(self) -> dict[int, Kernel]:
+        """The generated kernel of each kind, by its number."""
+        if self.shape.channels_first:
+            raise NoKernel("kernels want the features last, and this site has channels first")
+        package, found = self._state.lifecycle.package.__name__, {}
+        for number, name in enumerate(self.kinds):
+            text = self.pool(name).kind.text
+            if text is None:
+                raise NoKernel(f"there is no generated kernel for blueprint {name!r}")
+            found[number] = kernel(package, text)
+        return found
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """See `SiteLayer.run`."""
         output = self._inside(*args, **kwargs)
+        if _is_compiling():
+            return self._traced(None, output)
         if self._quiet and not self._is_due():
             return output
         return self._pass(None, output)
 
-    def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:
-        grown = by_columns(y, self.shape)
-        for part in self.plan.active:
-            grown = self._mixed(part, grown)
-        return grown.reshape(y.shape)
+    # The pass.
 
-    def _mixed(self, part: Part, y: Tensor) -> Tensor:
-        """`y` `[N, F, ...]` with the seeds of one part mixed in."""
-        chunks = self._gather(y, part.slots)
-        alpha = self.alpha.index_select(0, part.slots)
-        made = self._padded(self._branch(part, chunks), part.slots)
-        mixed, nonfinite = blend(chunks, made, alpha, self.mode == "replace")
-        self._count(part, nonfinite)
-        return self._scatter(y, mixed, part.slots)
+    def _planned(self) -> None:
+        self._groups = [self._group(part) for part in self.plan.active]
+        self._twin = Twin(self._groups, self.mode == "replace", self.nonfinite)
+        if self._launches is not None:
+            self._launches.select({part.number: part.slots for part in self.plan.active})
 
-    def _gather(self, y: Tensor, seeds: Tensor) -> Tensor:
-        """The chunks of some seeds: `[N, F, ...]` to `[A, N, c, ...]`."""
-        if self.chunks.is_even:
-            return self._as_chunks(y).index_select(1, seeds).transpose(0, 1)
-        columns = self.columns[seeds]  # [A, c]
-        flat = y.index_select(1, columns.flatten())
-        chunks = flat.view(len(y), *columns.shape, *y.shape[2:]).transpose(0, 1)
-        return self._padded(chunks, seeds)
+    def _group(self, part: Part, places: Places | None = None) -> Group:
+        kind = self.pool(part.kind).kind
+        return Group(
+            Kind(tuple(kind.shapes()), kind.forward),
+            part.number,
+            part.slots,
+            part.rows if part.mixed is not None else neighbours(part.rows),
+            Places(self._cut, part.slots) if places is None else places,
+            part.mixed,
+            part.trains,
+        )
 
-    def _scatter(self, y: Tensor, chunks: Tensor, seeds: Tensor) -> Tensor:
-        """`y` `[N, F, ...]` with the chunks `[A, N, c, ...]` of some seeds in their places."""
-        values = chunks.transpose(0, 1)
-        if self.chunks.is_even:
-            return self._as_chunks(y).index_copy(1, seeds, values).view(y.shape)
-        valid = self.valid[seeds].flatten().nonzero().squeeze(1)
-        columns = self.columns[seeds].flatten()[valid]
-        return y.index_copy(1, columns, values.flatten(1, 2).index_select(1, valid))
+    def _way(self, y: Tensor, captured: bool) -> Way:
+        """What mixes the seeds into `y`; a captured graph gets what follows the lifecycle."""
+        if self._launches is not None and y.dtype in DTYPES:
+            return self._launches.whatever_comes() if captured else self._launches
+        if not captured:
+            return self._twin
+        parts = everyone(self.live, self.kinds, self._state.lifecycle)
+        groups = [self._group(part, self._everywhere) for part in parts]
+        return Twin(groups, self.mode == "replace", self.nonfinite)
 
-    def _as_chunks(self, y: Tensor) -> Tensor:
-        """`[N, F, ...]` as `[N, S, c, ...]`, where all chunks have the same width."""
-        return y.reshape(len(y), self.n_seeds, self.chunks.width, *y.shape[2:])
+    def _grown(self, x: Tensor | None, y: Tensor, captured: bool) -> Tensor:
+        columns, stacks = by_columns(y, self.shape), self.stacks()
+        way = self._way(columns, captured)
+        if torch.is_grad_enabled():
+            return passed(columns, self.alpha, way, stacks).view(y.shape)
+        mine = self._fresh and not captured and self._recorder is None and y.is_contiguous()
+        out = y if mine else torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        to = columns if mine else by_columns(out, self.shape)
+        way.forward(columns, to, self.alpha, stacks, grad=False)
+        return out
 
-    def _padded(self, chunks: Tensor, seeds: Tensor) -> Tensor:
-        """`[A, N, c, ...]` with 0 where a narrow chunk has no feature."""
-        if self.chunks.is_even:
-            return chunks
-        valid = self.valid[seeds].view(len(seeds), 1, -1, *[1] * (chunks.dim() - 3))
-        return torch.where(valid, chunks, 0)
+    def _write(
+        self, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks, out: Tensor
+    ) -> None:
+        columns = by_columns(y, self.shape)
+        to = columns if out is y else by_columns(out, self.shape)
+        self._way(columns, self._captured()).forward(columns, to, alpha, stacks, grad=False)
 
-    def _source(self, x: Tensor | None, y: Tensor) -> Tensor:
-        return y
+    def _gradients(
+        self, g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks
+    ) -> Gradients:
+        columns, g = by_columns(y, self.shape), by_columns(g, self.shape)
+        way = self._way(columns, self._captured())
+        kept = way.again(columns, alpha, stacks)
+        pulled = way.backward(g, columns, kept, alpha, stacks)
+        return Gradients(pulled.y.view(y.shape), None, pulled.alpha, every_gradient(pulled, stacks))
+
+    def _captured(self) -> bool:
+        return self._may_capture and _is_capturing()
+
+    # What isolated training and the controller read.
 
     def blueprint_input(self, x: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the host's output, `[A, N, c, ...]`."""
-        return self._gather(by_columns(x, self.shape), seeds)
+        return Places(self._cut, seeds).take(by_columns(x, self.shape))
 
     def blueprint_output(self, y: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the output or of its gradient, `[A, N, c, ...]`."""
-        return self._gather(by_columns(y, self.shape), seeds)
+        return Places(self._cut, seeds).take(by_columns(y, self.shape))
 
     def telemetry(self) -> Telemetry:
         """The last sample of each seed's chunk."""

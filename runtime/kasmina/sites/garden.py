@@ -111,12 +111,17 @@ class Garden(nn.Module):
         ]
         planned = [(column, column._version) for column in columns]
         if not _same(planned, self._planned):
-            reading = Reading.of(self.state)
-            for site in self.sites.values():
-                site.replan(reading)
+            self._replan(Reading.of(self.state))
             self._planned = planned
+        alpha = self.state["alpha"].nan_to_num(nan=0.0)  # identity, and told by `nonfinite`
         for site in self.sites.values():
-            site.reload_alpha()
+            site.reload_alpha(alpha)
+
+    def _replan(self, reading: Reading) -> None:
+        """Let all sites act by a reading, or none of them."""
+        checked = [(site, site.check(reading)) for site in self.sites.values()]
+        for site, own in checked:
+            site.replan(own)
 
     @contextmanager
     def trial(self, rows: Tensor) -> Iterator[None]:
@@ -124,16 +129,13 @@ class Garden(nn.Module):
 
         The state tensor is not written, and what they put out is not held against them.
         """
-        reading = Reading.of(self.state)
-        reading.mixed[rows.cpu().numpy()] = True
-        reading.shadow[rows.cpu().numpy()] = False
         nonfinite = [site.nonfinite.clone() for site in self.sites.values()]
         self._planned = []
+        self._replan(Reading.of(self.state).showing(rows.cpu().numpy()))
+        alpha = self.state["alpha"].nan_to_num(nan=0.0)
+        alpha[rows] = 1
         for site in self.sites.values():
-            site.replan(reading)
-            site.reload_alpha()
-            own = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
-            site.alpha.data[own - site.first_row] = 1
+            site.reload_alpha(alpha)
         try:
             yield
         finally:
@@ -174,12 +176,19 @@ class Garden(nn.Module):
         return torch.cat([site.alpha_gradient() for site in self.sites.values()])
 
     def nonfinite(self) -> Tensor:
-        """Elements that each seed's blueprint put out and that were not finite, int64."""
-        return torch.cat([site.nonfinite for site in self.sites.values()])
+        """Elements that each seed's blueprint put out and that were not finite, int64.
+
+        An alpha that is NaN, which acts like 0, counts as one more.
+        """
+        return (
+            torch.cat([site.nonfinite for site in self.sites.values()])
+            + self.state["alpha"].isnan()
+        )
 
     def any_nonfinite(self) -> bool:
         """Whether a seed that is mixed in may have put out what is not finite; cheap to ask."""
-        return any(site.plan.active and bool(site.nonfinite.any()) for site in self.sites.values())
+        active = any(site.plan.active for site in self.sites.values())
+        return active and bool(self.nonfinite().any())
 
     def telemetry(self) -> Telemetry:
         """The last sample of every seed."""

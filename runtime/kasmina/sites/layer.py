@@ -1,8 +1,9 @@
 """What a site of either placement is: a module that sits beside the host and never inside it.
 
 The site stands in the place of the host module's `forward` and calls it, so the module's name, its
-parameters' names and its code stay as they are. Between two steps of the lifecycle the site acts by a `Plan` that was worked
-out once; a forward pass neither waits for the device nor loops over seeds.
+parameters' names and its code stay as they are. Between two steps of the lifecycle the site acts
+by a `Plan` that was worked out once; a forward pass neither waits for the device nor loops over
+seeds. In a compiled graph the site is one op that is always there, see `kernels.ops`.
 
 Legend: S seeds, A active seeds, N examples, F features.
 """
@@ -10,58 +11,39 @@ Legend: S seeds, A active seeds, N examples, F features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints import BlueprintPool, Placement, SiteShape, blueprint_kind
+from kasmina.kernels import ops
+from kasmina.kernels.backend import Choice
+from kasmina.kernels.inline import Columns
+from kasmina.kernels.ops import Gradients
+from kasmina.kernels.twin import Stacks
 from kasmina.lifecycle import StateTensor
+from kasmina.sites.diversion import (
+    by_columns,
+    diverted,
+    first_tensor,
+    nowhere,
+    returns_fresh,
+    with_first,
+)
 from kasmina.sites.errors import SiteError
-from kasmina.sites.mixing import guard
-from kasmina.sites.passage import Capture, Passage
-from kasmina.sites.plan import Part, Plan, Reading
-from kasmina.sites.site import Mode
-from kasmina.sites.telemetry import Sampler, Telemetry, empty_sample, sample
+from kasmina.sites.observed import Observed
+from kasmina.sites.place import Objective, Place
+from kasmina.sites.plan import Reading
+from kasmina.sites.telemetry import Telemetry, sample
 
-Objective = Literal["reconstruction", "functional_gradient"]
-Watcher = Callable[[Tensor, Tensor], None]
 _is_compiling = torch.compiler.is_compiling
+_is_capturing = torch.cuda.is_current_stream_capturing
 _FIRST_CAPACITY = 4  # rows of a pool before it doubles
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a site is and what may grow there.
-
-    Attributes:
-        path: the module's name, `first..last` for a span, "." for the whole model.
-        first, last: names of the modules between whose input and output it is.
-        first_row: the site's first row in the state tensor; it owns `seeds` rows from there.
-        seeds: how many.
-        shape: the tensors of the whole site; of an inline one `d_out` is the output's features.
-        kinds: what may grow; `blueprint_id` is an index into it.
-        hidden: hidden units of one seed.
-        mode: of inline seeds.
-        options: more arguments of the kinds, by kind.
-    """
-
-    path: str
-    first: str
-    last: str
-    first_row: int
-    seeds: int
-    shape: SiteShape
-    kinds: tuple[str, ...]
-    hidden: int = 8
-    mode: Mode = "residual"
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-class SiteLayer(nn.Module):
+class SiteLayer(Observed):
     """The seeds of one site; see the subclasses for what they do.
 
     Attributes:
@@ -71,10 +53,13 @@ class SiteLayer(nn.Module):
         alpha: float32 `[S]`, a leaf that collects dL/dalpha.
         nonfinite: int64 `[S]`, elements of each blueprint's output that were not finite, since
             the seed's blueprint was allocated.
+        backend: what computes the seeds, and why.
+        live: what kernels read of the seeds.
     """
 
     placement: ClassVar[Placement]
     nonfinite: Tensor
+    backend: Choice
 
     def __init__(
         self,
@@ -96,31 +81,32 @@ class SiteLayer(nn.Module):
         seeds, device = place.seeds, state.device
         self._buffer("nonfinite", torch.zeros(seeds, dtype=torch.int64, device=device))
         self.alpha = torch.zeros(seeds, device=device, requires_grad=True)
-        self.plan = Plan()
-        self._fingerprint = b""
-        self._quiet = True
         self._inside: Callable[..., Any] = nowhere
-        self._sampler = Sampler(50)
-        self._sample = empty_sample(self.shape.d_out, device)
-        self._capture = Capture()
-        self._watcher: Watcher | None = None
+        self._fresh = False  # whether the host's output may be overwritten
+        self._seat = ops.seated(self)
 
     def _buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
+
+    def _arrive(self, device: torch.device) -> None:
+        """Begin on a device, without a plan."""
+        self._fingerprint = b""
+        self._forget(device)
+        own = slice(self.first_row, self.first_row + self.n_seeds)
+        names = ("blueprint_id", "blueprint_slot")
+        columns = [self._state.codes, *(self._state[name] for name in names)]
+        self.live = Columns(*(column[own].to(device, copy=True) for column in columns))
+        self._may_capture = device.type == "cuda"
+        self.backend = self._equip(device)
+
+    @abstractmethod
+    def _equip(self, device: torch.device) -> Choice:
+        """Choose what computes the seeds on a device, and prepare it."""
 
     @property
     def objective(self) -> Objective:
         """What the site's seeds learn aside: to give the chunk back, or to lower the loss."""
         return "reconstruction" if self.mode == "replace" else "functional_gradient"
-
-    @property
-    def sample_every(self) -> int:
-        """Passes between two samples of telemetry; 0 switches it off."""
-        return self._sampler.every
-
-    @sample_every.setter
-    def sample_every(self, passes: int) -> None:
-        self._sampler = Sampler(passes)
 
     def pool(self, kind: int | str) -> BlueprintPool:
         """The pool of a kind, by name or by `blueprint_id`."""
@@ -128,32 +114,43 @@ class SiteLayer(nn.Module):
         assert isinstance(pool, BlueprintPool)
         return pool
 
+    def stacks(self) -> Stacks:
+        """By kind the parameters of its pool, `[capacity, ...]`."""
+        return [pool.stack() for pool in self.pools._modules.values()]  # type: ignore[operator]
+
+    def _stacked(self, parameters: Sequence[Tensor]) -> Stacks:
+        """The parameters of all kinds, one after the other, by kind."""
+        rest = iter(parameters)
+        return [[next(rest) for _ in pool.parameters()] for pool in self.pools.values()]
+
     # What the lifecycle's step changes.
 
-    def replan(self, reading: Reading) -> None:
-        """Take over planes and rows of the site's seeds.
-
-        Args:
-            reading: of all seeds of the state tensor.
-        """
+    def check(self, reading: Reading) -> Reading:
+        """The site's rows of a reading; raises `SiteError` where they cannot be followed."""
         own = reading.of_site(self.first_row, self.n_seeds)
+        own.refuse_misplaced(self.path, [self.pool(kind).capacity for kind in self.kinds])
+        return own
+
+    def replan(self, own: Reading) -> None:
+        """Take over planes and rows of the site's seeds, as `check` gave them."""
         fingerprint = own.fingerprint()
         if fingerprint != self._fingerprint:
             self._fingerprint = fingerprint
+            for column, values in zip(self.live, (own.code, own.kind, own.row), strict=True):
+                column.copy_(torch.as_tensor(values))
             self.plan = own.plan(self.kinds, self._state.device)
+            self._planned()
             self._settle()
 
-    def reload_alpha(self) -> None:
-        """Take over alpha of the site's seeds; forgets dL/dalpha."""
+    @abstractmethod
+    def _planned(self) -> None:
+        """Prepare the passes of a new plan."""
+
+    def reload_alpha(self, alpha: Tensor) -> None:
+        """Take over alpha of the site's seeds, from `[N]` of all; forgets dL/dalpha."""
         self.alpha.grad = None
         if self.plan.active:
-            own = slice(self.first_row, self.first_row + self.n_seeds)
-            self.alpha.data.copy_(self._state["alpha"][own])
-
-    def _settle(self) -> None:
-        self._quiet = self.plan.is_dormant and self._watcher is None
-        if not self.plan.shadow:
-            self._capture.clear()
+            self.alpha.data.copy_(alpha[self.first_row : self.first_row + self.n_seeds])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SiteLayer:
         """Move what is no parameter and no buffer as well."""
@@ -161,10 +158,12 @@ class SiteLayer(nn.Module):
         device = self.nonfinite.device
         if self.alpha.device != device:
             self.alpha = self.alpha.detach().to(device).requires_grad_()
-            self._sample = empty_sample(self.shape.d_out, device)
-            self._capture.clear()
-            self._fingerprint = b""  # the plan's indices are on the old device
+            self._arrive(device)
         return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._seat = ops.seated(self)  # a copy has a seat of its own
 
     def alpha_gradient(self) -> Tensor:
         """dL/dalpha of each seed, summed over the backward passes since `refresh`; `[S]`."""
@@ -187,6 +186,7 @@ class SiteLayer(nn.Module):
 
     def divert(self, module: nn.Module) -> None:
         """Run `module` through this site from now on."""
+        self._fresh = returns_fresh(module)
         self._inside = diverted(module, self.run)
 
     @abstractmethod
@@ -201,8 +201,8 @@ class SiteLayer(nn.Module):
         """A forward hook that does nothing; modules that have one are run part by part."""
 
     def _is_due(self) -> bool:
-        """Whether this pass of a dormant site shall be sampled; a compiled one never is."""
-        return not _is_compiling() and self._sampler.due()
+        """Whether this pass of a dormant site must be looked at: a sample, or a captured graph."""
+        return self._sampler.due() or (self._may_capture and _is_capturing())
 
     def _pass(self, x: Tensor | None, output: Any) -> Any:
         """Run a site that is not dormant, or that is to be sampled.
@@ -214,43 +214,86 @@ class SiteLayer(nn.Module):
         Returns:
             `output` itself, the same object, where nothing is mixed in.
         """
-        y = first_tensor(output, self.path)
-        if self._quiet:
+        y = first_tensor(output, self)
+        captured = self._may_capture and _is_capturing()
+        if self._quiet and not captured:
             self._sample = sample(by_columns(y.detach(), self.shape))
             return output
-        grown = self._grown(x, y) if self.plan.active else y
-        if not _is_compiling():
-            self._observe(self._source(x, y), grown)
-        return output if grown is y else _with_first(output, grown)
+        if y.device != self.alpha.device:
+            raise SiteError(
+                f"site {self.path!r}: the host's output is on {y.device}, its seeds are on "
+                f"{self.alpha.device}; move the whole model, as model.to(device) does"
+            )
+        grown = self._grown(x, y, captured) if self.plan.active or captured else y
+        if torch._C._current_graph_task_id() == -1:  # else a checkpoint runs the pass again
+            self._observe(y if x is None else x, grown, torch.is_grad_enabled())
+        return output if grown is y else with_first(output, grown)
 
     @abstractmethod
-    def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:
-        """`y` with the active seeds mixed in."""
+    def _grown(self, x: Tensor | None, y: Tensor, captured: bool) -> Tensor:
+        """`y` with the active seeds mixed in.
+
+        Args:
+            x: as in `_pass`.
+            y: the host's output.
+            captured: whether a graph must follow the lifecycle: what the plan says holds now only.
+        """
+
+    # What runs in a compiled graph.
+
+    def _traced(self, x: Tensor | None, output: Any) -> Any:
+        """`_pass` for a graph that must not depend on anything that a step changes."""
+        y = first_tensor(output, self)
+        parameters = [p for pool in self.pools.values() for p in pool.parameters()]
+        grad = torch.is_grad_enabled()
+        if self._fresh and not grad and x is None and y.is_contiguous():
+            torch.ops.kasmina.grow_(y, self.alpha, parameters, self._seat.number)
+            return output
+        grown = torch.ops.kasmina.grow(y, x, self.alpha, parameters, self._seat.number, grad)
+        return with_first(output, grown)
+
+    def grow(
+        self,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        parameters: Sequence[Tensor],
+        out: Tensor,
+        grad: bool,
+    ) -> None:
+        """The body of the op: write the site's output into `out`, contiguous or `y` itself."""
+        read = y if x is None else x
+        self._write(y, x, alpha, self._stacked(parameters), out)
+        if torch._C._current_graph_task_id() != -1:
+            self._seen_again(read.data_ptr())
+        elif out is y:
+            self._sample_now_and_then(out)
+        else:
+            self._observe(read, out, grad, read.data_ptr())
+
+    def pull(
+        self,
+        g: Tensor,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        parameters: Sequence[Tensor],
+    ) -> Gradients:
+        """The body of the op's backward pass; arguments as in `grow`, and dL/doutput."""
+        self._pulled((y if x is None else x).data_ptr(), g)
+        return self._gradients(g, y, x, alpha, self._stacked(parameters))
 
     @abstractmethod
-    def _source(self, x: Tensor | None, y: Tensor) -> Tensor:
-        """What the seeds read: the site's input or its output."""
+    def _write(
+        self, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks, out: Tensor
+    ) -> None:
+        """Write `y` with the active seeds mixed in into `out`."""
 
-    def _observe(self, read: Tensor, y: Tensor) -> None:
-        """Keep what isolated training, a recorder or the telemetry asks for; changes nothing."""
-        if self._sampler.due():
-            self._sample = sample(by_columns(y.detach(), self.shape))
-        if self._watcher is not None:
-            self._watcher(read, y)
-        if self.plan.shadow and self.training and torch.is_grad_enabled():
-            self._capture.take(read, y)
-
-    def _branch(self, part: Part, x: Tensor) -> Tensor:
-        """What the blueprints of a part make of `x`; nothing but finite gradients leave it."""
-        pool = self.pool(part.kind)
-        params = pool.rows(part.rows)
-        if part.trains is not None:
-            params = {name: _partly(p, part.trains) for name, p in params.items()}
-        guarded = {name: guard(p) for name, p in params.items()}
-        return pool.kind.forward(guarded, guard(x))
-
-    def _count(self, part: Part, nonfinite: Tensor) -> None:
-        self.nonfinite.index_add_(0, part.slots, nonfinite)
+    @abstractmethod
+    def _gradients(
+        self, g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks
+    ) -> Gradients:
+        """The gradients of `_write`."""
 
     # What isolated training and the controller read.
 
@@ -262,35 +305,6 @@ class SiteLayer(nn.Module):
     def blueprint_output(self, y: Tensor, seeds: Tensor) -> Tensor:
         """`Passage.output` or `.gradient` as the kinds write it; `[...]` shared, or `[A, ...]`."""
 
-    @property
-    def captured(self) -> Passage | None:
-        """The last training pass, where the site has shadow seeds and it was backpropagated."""
-        return self._capture.passage()
-
-    @property
-    def captured_input(self) -> Tensor | None:
-        """What the seeds would have read in the last training pass."""
-        return self._capture.input
-
-    @property
-    def captured_gradient(self) -> Tensor | None:
-        """dL/doutput of the last training pass, once it was backpropagated."""
-        return self._capture.gradient
-
-    def clear_capture(self) -> None:
-        """Let go of the captured pass."""
-        self._capture.clear()
-
-    def watch(self, watcher: Watcher) -> None:
-        """Hand (what the seeds read, the site's output) of every pass to `watcher`."""
-        self._watcher = watcher
-        self._settle()
-
-    def unwatch(self) -> None:
-        """End `watch`."""
-        self._watcher = None
-        self._settle()
-
     @abstractmethod
     def telemetry(self) -> Telemetry:
         """The last sample; every `sample_every`-th pass is one, the first included."""
@@ -298,49 +312,3 @@ class SiteLayer(nn.Module):
     def extra_repr(self) -> str:
         """What is printed of the site."""
         return f"{self.path!r}, {self.placement}, {self.n_seeds} seeds of {', '.join(self.kinds)}"
-
-
-def nowhere(*args: Any, **kwargs: Any) -> Any:
-    """The inside of a site that was never put into a model."""
-    raise AssertionError("the site was never put into a model")
-
-
-def diverted(module: nn.Module, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Put `run` in the place of the module's forward; returns what ran there before.
-
-    That is no bound method: a copy or a pickle would look it up by its name and find `run`.
-    """
-    own: Callable[..., Any] | None = module.__dict__.get("forward")
-    module.__dict__["forward"] = run
-    return own if own is not None else partial(type(module).forward, module)
-
-
-def first_tensor(output: Any, path: str) -> Tensor:
-    """The tensor that seeds act on; raises `SiteError` where there is none."""
-    first = output[0] if isinstance(output, tuple) and output else output
-    if not isinstance(first, Tensor):
-        raise SiteError(
-            f"site {path!r}: the module returned {type(output).__name__}; seeds can act on a "
-            "tensor, or on a tuple that begins with one (as nn.GRU returns). Place the site at a "
-            "module inside that returns a tensor"
-        )
-    return first
-
-
-def _with_first(output: Any, first: Tensor) -> Any:
-    """`output` with another first element; named tuples stay named."""
-    if isinstance(output, Tensor):
-        return first
-    rest = output[1:]
-    return type(output)(first, *rest) if hasattr(output, "_fields") else (first, *rest)
-
-
-def by_columns(y: Tensor, shape: SiteShape) -> Tensor:
-    """A site's tensor as `[N, F, ...]`."""
-    return y if shape.channels_first else y.reshape(-1, y.shape[-1])
-
-
-def _partly(parameter: Tensor, trains: Tensor) -> Tensor:
-    """`parameter` `[A, ...]`, through which a gradient passes for the seeds that train only."""
-    mask = trains.view(-1, *[1] * (parameter.dim() - 1))
-    return torch.where(mask, parameter, parameter.detach())

@@ -15,9 +15,10 @@ from kasmina.sites.chunked import InlineSite
 from kasmina.sites.errors import SiteError
 from kasmina.sites.example import Example
 from kasmina.sites.garden import RESERVED, Garden
-from kasmina.sites.layer import Place, SiteLayer
+from kasmina.sites.layer import SiteLayer
 from kasmina.sites.locate import Spot, locate, refuse_unfit, shapes
 from kasmina.sites.parallel import ParallelSite
+from kasmina.sites.place import Place
 from kasmina.sites.shapes import keeps_positions
 from kasmina.sites.site import Site
 

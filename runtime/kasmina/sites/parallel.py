@@ -5,17 +5,24 @@ Legend: S seeds, A active ones, N examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints import Placement
+from kasmina.kernels.backend import Choice
+from kasmina.kernels.inline import flat
+from kasmina.kernels.mixing import add, guard
+from kasmina.kernels.ops import Gradients
+from kasmina.kernels.twin import Stacks
 from kasmina.lifecycle import StateTensor
+from kasmina.sites.diversion import by_columns, diverted, first_argument, nowhere
 from kasmina.sites.errors import SiteError
-from kasmina.sites.layer import Place, SiteLayer, by_columns, diverted, nowhere
-from kasmina.sites.mixing import add
+from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
+from kasmina.sites.place import Place
+from kasmina.sites.plan import Part, everyone
 from kasmina.sites.telemetry import Telemetry, shared
 
 
@@ -31,6 +38,13 @@ class ParallelSite(SiteLayer):
         super().__init__(place, state, place.shape, dtype)
         self._inside_first: Callable[..., Any] = nowhere
         self._entered: Tensor | None = None
+        self._arrive(state.device)
+
+    def _equip(self, device: torch.device) -> Choice:
+        return Choice("torch", "the twins: parallel seeds are products of torch")
+
+    def _planned(self) -> None:
+        pass
 
     def divert_span(self, first: nn.Module, last: nn.Module) -> None:
         """Run a span through this site: what enters `first` is added to what leaves `last`."""
@@ -44,36 +58,88 @@ class ParallelSite(SiteLayer):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """See `SiteLayer.run`."""
         output = self._inside(*args, **kwargs)
+        if _is_compiling():
+            return self._traced(first_argument(args, kwargs, self), output)
         if self._quiet and not self._is_due():
             return output
-        return self._pass(None if self._quiet else self._read(args, kwargs), output)
+        captured = self._may_capture and _is_capturing()
+        asleep = self._quiet and not captured
+        return self._pass(None if asleep else first_argument(args, kwargs, self), output)
 
     def run_first(self, *args: Any, **kwargs: Any) -> Any:
         """The forward of a span's first module: remember what enters."""
-        if not self._quiet:
-            self._entered = self._read(args, kwargs)
+        if _is_compiling() or not self._quiet or (self._may_capture and _is_capturing()):
+            self._entered = first_argument(args, kwargs, self)
         return self._inside_first(*args, **kwargs)
 
     def run_last(self, *args: Any, **kwargs: Any) -> Any:
         """The forward of a span's last module."""
         output = self._inside(*args, **kwargs)
+        entered, self._entered = self._entered, None
+        if _is_compiling():
+            return self._traced(entered, output)
         if self._quiet and not self._is_due():
             return output
-        entered, self._entered = self._entered, None
         return self._pass(entered, output)
 
-    def _read(self, args: Any, kwargs: Any) -> Tensor:
-        return first_argument(args, kwargs, self.path)
+    # The pass.
 
-    def _grown(self, x: Tensor | None, y: Tensor) -> Tensor:
+    def _grown(self, x: Tensor | None, y: Tensor, captured: bool) -> Tensor:
         assert x is not None
+        return self._added(x, y, self.alpha, self.stacks(), captured)
+
+    def _added(self, x: Tensor, y: Tensor, alpha: Tensor, stacks: Stacks, captured: bool) -> Tensor:
         grown, read = self._as_written(y), self._as_read(x)
-        for part in self.plan.active:
-            made = self._branch(part, read)
+        parts = self.plan.active
+        if captured:
+            parts = everyone(self.live, self.kinds, self._state.lifecycle)
+        for part in parts:
+            made = self._branch(part, read, stacks, y.dtype)
             self._check(made, grown)
-            grown, nonfinite = add(grown, made, self.alpha.index_select(0, part.slots))
-            self._count(part, nonfinite)
+            own = alpha.index_select(0, part.slots)
+            if part.mixed is not None:
+                own = torch.where(part.mixed, own, 0)
+            grown, nonfinite = add(grown, made, own)
+            if part.mixed is not None:
+                nonfinite = torch.where(part.mixed, nonfinite, 0)
+            self.nonfinite.index_add_(0, part.slots, nonfinite)
         return grown.reshape(y.shape)
+
+    def _branch(self, part: Part, x: Tensor, stacks: Stacks, dtype: torch.dtype) -> Tensor:
+        """What the blueprints of a part make of `x`; nothing but finite gradients leave it."""
+        kind = self.pool(part.kind).kind
+        params = {}
+        for name, stack in zip(kind.shapes(), stacks[part.number], strict=True):
+            rows = stack.index_select(0, part.rows)
+            rows = rows if part.trains is None else _partly(rows, part.trains)
+            params[name] = guard(rows.to(dtype))
+        with torch.autocast(x.device.type, enabled=False):
+            return kind.forward(params, guard(x.to(dtype)))
+
+    def _write(
+        self, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks, out: Tensor
+    ) -> None:
+        assert x is not None
+        out.copy_(self._added(x, y, alpha, stacks, self._may_capture and _is_capturing()))
+
+    def _gradients(
+        self, g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks
+    ) -> Gradients:
+        assert x is not None
+        captured = self._may_capture and _is_capturing()
+        leaves = [each.detach().requires_grad_() for each in (x, alpha, *flat(stacks))]
+        with torch.enable_grad():
+            again = self._added(
+                leaves[0], y.detach(), leaves[1], self._stacked(leaves[2:]), captured
+            )
+            found: Sequence[Tensor | None] = [None] * len(leaves)
+            if again.requires_grad:
+                found = torch.autograd.grad(again, leaves, g, allow_unused=True)
+        to_x, to_alpha, *rest = (
+            torch.zeros_like(leaf) if each is None else each
+            for each, leaf in zip(found, leaves, strict=True)
+        )
+        return Gradients(None, to_x, to_alpha, rest)
 
     def _check(self, made: Tensor, y: Tensor) -> None:
         if made.shape[1:] != y.shape:
@@ -89,9 +155,7 @@ class ParallelSite(SiteLayer):
     def _as_written(self, y: Tensor) -> Tensor:
         return by_columns(y, self.shape)
 
-    def _source(self, x: Tensor | None, y: Tensor) -> Tensor:
-        assert x is not None
-        return x
+    # What isolated training and the controller read.
 
     def blueprint_input(self, x: Tensor, seeds: Tensor) -> Tensor:
         """The site's input, which all seeds share: `[N, d_in]` or `[N, d_in, ...]`."""
@@ -106,13 +170,7 @@ class ParallelSite(SiteLayer):
         return shared(self._sample, self.n_seeds)
 
 
-def first_argument(args: Any, kwargs: Any, path: str) -> Tensor:
-    """The tensor that a module was called with first; raises `SiteError` where there is none."""
-    first = args[0] if args else next(iter(kwargs.values()), None)
-    if not isinstance(first, Tensor):
-        raise SiteError(
-            f"site {path!r}: the module was called with {type(first).__name__} as its first "
-            "argument; parallel seeds read that and need a tensor. Use placement='inline', or "
-            "place the site at a module that takes a tensor first"
-        )
-    return first
+def _partly(parameter: Tensor, trains: Tensor) -> Tensor:
+    """`parameter` `[A, ...]`, through which a gradient passes for the seeds that train only."""
+    mask = trains.view(-1, *[1] * (parameter.dim() - 1))
+    return torch.where(mask, parameter, parameter.detach())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +26,24 @@ class Passage(NamedTuple):
     gradient: Tensor
 
 
+class Keeper(Protocol):
+    """What keeps passes.
+
+    In eager mode a pass's output carries a graph, and tells its gradient itself. In a compiled
+    graph it does not: there the site tells the gradient, and passes are told apart by a key, the
+    address of what the seeds read, which lives until the backward pass.
+    """
+
+    def take(self, x: Tensor, y: Tensor, key: int | None) -> None:
+        """A pass: what the seeds read, and what the site gave."""
+
+    def again(self, key: int) -> None:
+        """The last pass was run again in the backward pass, and has another key now."""
+
+    def pulled(self, key: int, gradient: Tensor) -> None:
+        """dL/doutput of a pass."""
+
+
 class Capture:
     """Keeps the latest training pass through a site.
 
@@ -35,15 +55,27 @@ class Capture:
         self.input: Tensor | None = None
         self.output: Tensor | None = None
         self.gradient: Tensor | None = None
+        self._key: int | None = None
 
-    def take(self, x: Tensor, y: Tensor) -> None:
+    def take(self, x: Tensor, y: Tensor, key: int | None = None) -> None:
         """Keep input and output, and the gradient once the backward pass has it."""
         self.input, self.output, self.gradient = x.detach().clone(), y.detach().clone(), None
+        self._key = key
         if y.requires_grad:
             y.register_hook(partial(self._keep, self.output))  # type: ignore[no-untyped-call]
 
     def _keep(self, output: Tensor, gradient: Tensor) -> None:
         if output is self.output:  # not a later pass's
+            self.gradient = gradient.detach().clone()
+
+    def again(self, key: int) -> None:
+        """See `Keeper`."""
+        if self._key is not None and self.gradient is None:
+            self._key = key
+
+    def pulled(self, key: int, gradient: Tensor) -> None:
+        """See `Keeper`."""
+        if key == self._key and self.output is not None:
             self.gradient = gradient.detach().clone()
 
     def passage(self) -> Passage | None:
@@ -54,10 +86,24 @@ class Capture:
 
     def clear(self) -> None:
         """Let go of what was kept."""
-        self.input = self.output = self.gradient = None
+        self.input = self.output = self.gradient = self._key = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> Capture:
         return Capture()  # what flowed through the original is none of a copy's business
+
+
+@dataclass(slots=True, eq=False)
+class _Recorded:
+    """A pass; `key` is None where `y` carries a graph."""
+
+    x: Tensor
+    y: Tensor
+    key: int | None
+    gradient: Tensor | None = None
+
+    def passage(self) -> Passage:
+        gradient = torch.zeros_like(self.y) if self.gradient is None else self.gradient
+        return Passage(self.x, self.y.detach(), gradient)
 
 
 class Recorder:
@@ -72,12 +118,12 @@ class Recorder:
 
     def __init__(self, site: SiteLayer) -> None:
         self._site = site
-        self._passes: list[tuple[Tensor, Tensor]] = []
+        self._passes: list[_Recorded] = []
 
     def start(self) -> None:
         """Record from now on; forgets what was recorded before."""
         self._passes = []
-        self._site.watch(self._take)
+        self._site.watch(self)
 
     def stop(self) -> None:
         """Record no more."""
@@ -87,17 +133,56 @@ class Recorder:
     def finish(self, loss: Tensor) -> list[Passage]:
         """The passes that `loss` came from, in their order; parameters get no gradient.
 
-        The graph stays alive, so that the recorders of other sites can read it too.
+        The graph stays alive, so that the recorders of other sites can read it too; a compiled
+        one may not allow that: use `finished`.
         """
-        passes = [(x, y) for x, y in self._passes if y.requires_grad]
-        outputs = [y for _, y in passes]
-        if not outputs:
-            return []
-        gradients = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
-        return [
-            Passage(x, y.detach(), torch.zeros_like(y) if g is None else g)
-            for (x, y), g in zip(passes, gradients, strict=True)
-        ]
+        return finished([self], loss, retain_graph=True)[0]
 
-    def _take(self, x: Tensor, y: Tensor) -> None:
-        self._passes.append((x.detach().clone(), y))
+    def take(self, x: Tensor, y: Tensor, key: int | None) -> None:
+        """See `Keeper`."""
+        if key is not None:  # the graph may use its memory again
+            self._passes.append(_Recorded(x.clone(), y.clone(), key))
+        elif y.requires_grad:
+            self._passes.append(_Recorded(x.detach().clone(), y, None))
+
+    def again(self, key: int) -> None:
+        """See `Keeper`."""
+        if self._passes and self._passes[-1].key is not None:
+            self._passes[-1].key = key
+
+    def pulled(self, key: int, gradient: Tensor) -> None:
+        """See `Keeper`."""
+        for each in reversed(self._passes):
+            if each.key == key:
+                each.gradient = gradient.clone()
+                return
+
+    def reached(self) -> list[Tensor]:
+        """What to ask gradients for, so that those of the passes are told."""
+        outputs = [each.y for each in self._passes if each.key is None]
+        compiled = any(each.key is not None for each in self._passes)
+        return [*outputs, self._site.alpha] if compiled else outputs
+
+    def ended(self, gradients: Sequence[Tensor | None]) -> list[Passage]:
+        """The passes, given the gradients of what is `reached`."""
+        eager = [each for each in self._passes if each.key is None]
+        for each, gradient in zip(eager, gradients, strict=False):
+            each.gradient = gradient
+        return [each.passage() for each in self._passes]
+
+
+def finished(
+    recorders: Sequence[Recorder], loss: Tensor, *, retain_graph: bool = False
+) -> list[list[Passage]]:
+    """What each recorder has seen of the passes that `loss` came from, by one backward pass."""
+    asked = [recorder.reached() for recorder in recorders]
+    flat = [tensor for tensors in asked for tensor in tensors]
+    gradients = iter(
+        torch.autograd.grad(loss, flat, retain_graph=retain_graph, allow_unused=True)
+        if flat
+        else ()
+    )
+    return [
+        recorder.ended([next(gradients) for _ in tensors])
+        for recorder, tensors in zip(recorders, asked, strict=True)
+    ]

@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kasmina.lifecycle import StateTensor
+from kasmina.kernels.inline import Columns
+from kasmina.lifecycle import Lifecycle, StateTensor
+from kasmina.sites.errors import SiteError
 
 # Planes in which what the blueprint puts out is mixed into the host.
 MIXED = ("blend", "full", "withdraw")
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+class Planes(NamedTuple):
+    """What the data path does in each state, by its code; bool each."""
+
+    mixed: BoolArray
+    shadow: BoolArray
+    joint: BoolArray  # the task's loss trains the blueprint
+
+    @classmethod
+    def of(cls, lifecycle: Lifecycle) -> Planes:
+        """The planes of a lifecycle."""
+        return _planes(lifecycle)
+
+    def shown(self, lifecycle: Lifecycle) -> int:
+        """A state that mixes a blueprint in, if possible without training it."""
+        found = np.flatnonzero(self.mixed & ~self.joint)
+        return int(found[0] if len(found) else np.flatnonzero(self.mixed)[0])
+
+
+@cache
+def _planes(lifecycle: Lifecycle) -> Planes:
+    codes = torch.arange(lifecycle.tables.N_STATES)
+    plane = lifecycle.plane_of(codes).numpy()
+    trains = lifecycle.attribute_of("trains", codes).numpy()
+    return Planes(
+        mixed=np.isin(plane, [lifecycle.attribute_code("plane", name) for name in MIXED]),
+        shadow=plane == lifecycle.attribute_code("plane", "shadow"),
+        joint=trains == lifecycle.attribute_code("trains", "joint"),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,9 +57,11 @@ class Part:
     """Seeds of one kind that are treated alike; A of them."""
 
     kind: str
+    number: int  # of the kind at the site
     slots: Tensor  # int64 [A], ascending; places in the site
     rows: Tensor  # int64 [A], rows of the kind's pool
-    trains: Tensor | None  # bool [A], whose blueprints the task's loss trains; None for all
+    trains: Tensor | None = None  # bool [A], whose blueprints the task's loss trains; None for all
+    mixed: Tensor | None = None  # bool [A], whose count at all; None for all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,65 +81,131 @@ class Plan:
 class Reading:
     """The columns that plans depend on, read from the device at once; each `[N]`."""
 
-    mixed: NDArray[np.bool_]
-    shadow: NDArray[np.bool_]
-    joint: NDArray[np.bool_]
+    lifecycle: Lifecycle
+    code: IntArray
     kind: IntArray
     row: IntArray
 
     @classmethod
     def of(cls, state: StateTensor) -> Reading:
-        """Read all seeds; the only place where the data path waits for the device."""
-        lifecycle = state.lifecycle
-        columns = torch.stack(
-            [
-                lifecycle.plane_of(state.codes).long(),
-                lifecycle.attribute_of("trains", state.codes).long(),
-                state["blueprint_id"].long(),
-                state["blueprint_slot"].long(),
-            ]
-        )
-        plane, trains, kind, row = columns.cpu().numpy()
-        mixed = [lifecycle.attribute_code("plane", name) for name in MIXED]
-        held = row >= 0
-        return cls(
-            mixed=np.isin(plane, mixed) & held,
-            shadow=(plane == lifecycle.attribute_code("plane", "shadow")) & held,
-            joint=trains == lifecycle.attribute_code("trains", "joint"),
-            kind=kind,
-            row=row,
-        )
+        """Read all seeds; the only place where the data path waits for the device.
+
+        Raises:
+            SiteError: a seed has the code of no state.
+        """
+        names = ("blueprint_id", "blueprint_slot")
+        columns = torch.stack([state.codes.long(), *(state[name].long() for name in names)])
+        code, kind, row = columns.cpu().numpy()
+        states = state.lifecycle.tables.N_STATES
+        wrong = np.flatnonzero((code < 0) | (code >= states))
+        if len(wrong):
+            raise SiteError(
+                f"row {wrong[0]} of the state tensor has the code {code[wrong[0]]}, which is no "
+                f"state of {state.lifecycle.name!r}; codes go from 0 to {states - 1}. Write codes "
+                "through StateTensor.update, which checks them"
+            )
+        return cls(state.lifecycle, code, kind, row)
+
+    @property
+    def mixed(self) -> BoolArray:
+        """The seeds whose blueprints are mixed in."""
+        return self._in(Planes.of(self.lifecycle).mixed)
+
+    @property
+    def shadow(self) -> BoolArray:
+        """The seeds whose blueprints learn aside."""
+        return self._in(Planes.of(self.lifecycle).shadow)
+
+    def _in(self, states: BoolArray) -> BoolArray:
+        found: BoolArray = states[self.code] & (self.row >= 0)
+        return found
+
+    def showing(self, rows: IntArray) -> Reading:
+        """The same, but with seeds `rows` in a state that mixes their blueprints in."""
+        code = self.code.copy()
+        code[rows] = Planes.of(self.lifecycle).shown(self.lifecycle)
+        return replace(self, code=code)
 
     def of_site(self, first: int, seeds: int) -> Reading:
         """The rows of one site."""
         part = slice(first, first + seeds)
-        return Reading(
-            self.mixed[part], self.shadow[part], self.joint[part], self.kind[part], self.row[part]
-        )
+        return replace(self, code=self.code[part], kind=self.kind[part], row=self.row[part])
 
     def fingerprint(self) -> bytes:
         """Equal for readings that give equal plans."""
-        columns = (self.mixed, self.shadow, self.joint, self.kind, self.row)
-        return b"".join(column.tobytes() for column in columns)
+        return b"".join(column.tobytes() for column in (self.code, self.kind, self.row))
 
     def plan(self, kinds: Sequence[str], device: torch.device) -> Plan:
         """The plan of a site that grows `kinds`."""
         return Plan(self._parts(self.mixed, kinds, device), self._parts(self.shadow, kinds, device))
 
     def _parts(
-        self, chosen: NDArray[np.bool_], kinds: Sequence[str], device: torch.device
+        self, chosen: BoolArray, kinds: Sequence[str], device: torch.device
     ) -> tuple[Part, ...]:
+        joint = Planes.of(self.lifecycle).joint[self.code]
         parts = []
         for number, kind in enumerate(kinds):
             slots = np.flatnonzero(chosen & (self.kind == number))
             if len(slots):
-                joint = self.joint[slots]
+                trains = joint[slots]
                 parts.append(
                     Part(
                         kind,
+                        number,
                         torch.as_tensor(slots, device=device),
                         torch.as_tensor(self.row[slots], device=device),
-                        None if joint.all() else torch.as_tensor(joint, device=device),
+                        None if trains.all() else torch.as_tensor(trains, device=device),
                     )
                 )
         return tuple(parts)
+
+    def refuse_misplaced(self, path: str, capacities: Sequence[int]) -> None:
+        """Refuse seeds that hold what is not there.
+
+        Args:
+            path: of the site whose rows these are.
+            capacities: of its pools, by number of the kind.
+
+        Raises:
+            SiteError: a seed holds a row of no kind, or one beyond the end of its pool.
+        """
+        for slot in np.flatnonzero(self.row >= 0).tolist():
+            kind, row = int(self.kind[slot]), int(self.row[slot])
+            if not 0 <= kind < len(capacities):
+                raise SiteError(
+                    f"site {path!r}, slot {slot}: blueprint_id is {kind}, but the site grows "
+                    f"{len(capacities)} kinds, numbered from 0"
+                )
+            if row >= capacities[kind]:
+                raise SiteError(
+                    f"site {path!r}, slot {slot}: blueprint_slot is {row}, but the pool of kind "
+                    f"{kind} has {capacities[kind]} rows; let Garden.allocate give out rows"
+                )
+
+
+def neighbours(rows: Tensor) -> Tensor | slice:
+    """`rows` as a slice where they follow each other, on a CPU, where it costs nothing to look."""
+    if rows.device.type != "cpu":
+        return rows
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    same = len(rows) == last - first and bool((rows == torch.arange(first, last)).all())
+    return slice(first, last) if same else rows
+
+
+def everyone(live: Columns, kinds: Sequence[str], lifecycle: Lifecycle) -> tuple[Part, ...]:
+    """All seeds of a site as parts, one a kind, that leave to the device which of them count.
+
+    For a graph that is captured once and follows the lifecycle; it costs what it would cost if
+    all seeds were mixed in.
+    """
+    mixed_in, joint = (
+        torch.as_tensor(states, device=live.codes.device)[live.codes.long()]
+        for states in (Planes.of(lifecycle).mixed, Planes.of(lifecycle).joint)
+    )
+    slots = torch.arange(len(live.codes), device=live.codes.device)
+    parts = []
+    for number, kind in enumerate(kinds):
+        mixed = mixed_in & (live.kinds == number) & (live.rows >= 0)
+        rows = torch.where(mixed, live.rows.long(), 0)
+        parts.append(Part(kind, number, slots, rows, mixed & joint, mixed))
+    return tuple(parts)

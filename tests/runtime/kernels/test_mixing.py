@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kasmina.sites.mixing import add, blend, guard
+from kasmina.kernels.mixing import add, blend, guard
 
 SEEDS, EXAMPLES, WIDTH = 3, 4, 2
 

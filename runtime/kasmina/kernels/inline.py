@@ -1,0 +1,260 @@
+"""The inline seeds of a site by generated kernels, and the autograd node around either backend.
+
+This is the one place that knows how a generated kernel is called. Legend: S seeds of the site,
+N examples, F features.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from kasmina.kernels.tiles import Tuning
+from kasmina.kernels.twin import Pulled, Stacks, zeros_for
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Columns(NamedTuple):
+    """What kernels read of the seeds, on their device, `[S]` each; written in place after a step.
+
+    They are the site's own copies and not views of the state tensor: a trial shows seeds in
+    states that they are not in, and what a kernel reads was checked when it was copied.
+    """
+
+    codes: Tensor  # int8, state codes
+    kinds: Tensor  # numbers of kinds at the site
+    rows: Tensor  # rows of the kind's pool, -1 for none
+
+
+class Kernel(NamedTuple):
+    """The two generated launch functions of one kind; see `Launches` for their arguments."""
+
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+
+
+class NoKernel(Exception):
+    """Why a kind has no generated kernel."""
+
+
+def kernel(package: str, text: str) -> Kernel:
+    """The generated kernel `text` of a lifecycle's package.
+
+    Raises:
+        NoKernel: there is none.
+    """
+    modules = []
+    for direction in ("forward", "backward"):
+        name = f"{package}.kernels.inline_{text}_{direction}"
+        try:
+            modules.append(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            raise NoKernel(f"there is no generated {name}") from error
+    return Kernel(modules[0].forward, modules[1].backward)
+
+
+class Way(Protocol):
+    """How seeds are mixed in: `Twin` or `Launches`."""
+
+    numbers: tuple[int, ...]  # of the kinds that are mixed in
+
+    def forward(
+        self,
+        y: Tensor,
+        out: Tensor,
+        alpha: Tensor,
+        stacks: Stacks,
+        grad: bool,
+        sample: Tensor | None = None,
+    ) -> Any:
+        """Write the site's output into `out`; returns what `backward` wants to have kept."""
+
+    def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> Any:
+        """What `forward` would have returned for `backward`."""
+
+    def backward(self, g: Tensor, y: Tensor, kept: Any, alpha: Tensor, stacks: Stacks) -> Pulled:
+        """The gradients, from dL/doutput."""
+
+    def reads(self) -> tuple[Tensor, ...]:
+        """What must not change between `forward` and `backward`, beside its arguments."""
+
+
+class Launches:
+    """Generated kernels, bound to the tensors of one site; either direction is a launch a kind.
+
+    Args:
+        kernels: by number of the kind.
+        columns: of the site.
+        nonfinite: int64 `[S]`, counted up.
+        replace: whether B takes the chunk's place; else it is added.
+    """
+
+    def __init__(
+        self, kernels: Mapping[int, Kernel], columns: Columns, nonfinite: Tensor, replace: bool
+    ) -> None:
+        seeds, device = len(columns.codes), columns.codes.device
+        self.numbers: tuple[int, ...] = ()
+        self._kernels, self._columns = dict(kernels), columns
+        self._nonfinite, self._replace = nonfinite, replace
+        # The mixed seeds of each kind first, and how many: what a launch in place goes through.
+        self._lists = {
+            number: (
+                torch.zeros(seeds, dtype=torch.int32, device=device),
+                torch.zeros(1, dtype=torch.int32, device=device),
+            )
+            for number in kernels
+        }
+        self._tuning = Tuning(device)
+
+    def select(self, slots: Mapping[int, Tensor]) -> None:
+        """Take over which seeds of each kind are mixed in, int64 `[A]`; in place."""
+        self.numbers = tuple(slots)
+        for number, (order, count) in self._lists.items():
+            chosen = slots.get(number)
+            count.fill_(0 if chosen is None else len(chosen))
+            if chosen is not None:
+                order[: len(chosen)] = chosen
+
+    def whatever_comes(self) -> Launches:
+        """The same for a captured graph: a launch of every kind, whatever is mixed in now."""
+        always = object.__new__(Launches)
+        always.__dict__ = {**self.__dict__, "numbers": tuple(self._kernels)}
+        return always
+
+    def reads(self) -> tuple[Tensor, ...]:
+        """See `Way`."""
+        return self._columns
+
+    def forward(
+        self,
+        y: Tensor,
+        out: Tensor,
+        alpha: Tensor,
+        stacks: Stacks,
+        grad: bool,
+        sample: Tensor | None = None,
+    ) -> None:
+        """Write the site's output into `out`; see `Way`.
+
+        Args:
+            y: the host's output, `[N, F]`.
+            out: of the same shape; `y` itself where it may be overwritten.
+            alpha: float32 `[S]` in [0, 1].
+            stacks: by kind of the site the parameters of its pool, `[capacity, ...]`.
+            grad: not read: what a backward pass needs is computed again.
+            sample: float32 `[S, 4]` for sum, sum of squares, maximum (NaN where there is one) and
+                number of non-finite elements of each chunk of `out`; None for no telemetry.
+        """
+        tiles = self._tuning.tiles("forward", y, len(alpha))
+        source = y
+        for number in self.numbers:
+            order, count = self._lists[number] if source is out else (None, None)
+            self._kernels[number].forward(
+                source,
+                out,
+                *self._columns,
+                alpha,
+                stacks[number],
+                number,
+                self._nonfinite,
+                sample,
+                order,
+                count,
+                replace=self._replace,
+                tiles=tiles,
+            )
+            source = out
+
+    def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
+        """See `Way`; the kernels keep nothing."""
+
+    def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
+        """See `Way`; `y` is what `forward` read."""
+        tiles = self._tuning.tiles("backward", y, len(alpha))
+        to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
+        to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
+        source = g
+        for number in self.numbers:
+            order, count = self._lists[number] if source is to_y else (None, None)
+            self._kernels[number].backward(
+                source,
+                y,
+                to_y,
+                *self._columns,
+                alpha,
+                stacks[number],
+                found[number],
+                to_alpha,
+                number,
+                order,
+                count,
+                replace=self._replace,
+                tiles=tiles,
+            )
+            source = to_y
+        return Pulled(
+            to_y,
+            to_alpha.to(alpha.dtype),
+            {
+                number: [to.to(p.dtype) for to, p in zip(rows, stacks[number], strict=True)]
+                for number, rows in found.items()
+            },
+        )
+
+
+class _Pass(Function):
+    """One pass through the seeds of an inline site; further arguments are what gets a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        alpha: Tensor,
+        way: Way,
+        stacks: Stacks,
+        sample: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        ctx.kept = way.forward(y, out, alpha, stacks, True, sample)
+        ctx.save_for_backward(y, alpha, *parameters, *way.reads())  # an error where one changes
+        ctx.way, ctx.stacks = way, stacks
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        y, alpha, *_ = ctx.saved_tensors
+        pulled = ctx.way.backward(g, y, ctx.kept, alpha, ctx.stacks)
+        flat = [each for number in ctx.way.numbers for each in pulled.stacks[number]]
+        return pulled.y, pulled.alpha, None, None, None, *flat
+
+
+def passed(
+    y: Tensor, alpha: Tensor, way: Way, stacks: Stacks, sample: Tensor | None = None
+) -> Tensor:
+    """The site's output, contiguous and differentiable; arguments as `Launches.forward` takes."""
+    parameters = [p for number in way.numbers for p in stacks[number]]
+    out: Tensor = _Pass.apply(y, alpha, way, stacks, sample, *parameters)  # type: ignore[no-untyped-call]
+    return out
+
+
+def every_gradient(pulled: Pulled, stacks: Stacks) -> list[Tensor]:
+    """Gradients of all kinds' parameters in one list; 0 for kinds that are not mixed in."""
+    return [
+        each
+        for number, stack in enumerate(stacks)
+        for each in pulled.stacks.get(number) or [torch.zeros_like(p) for p in stack]
+    ]
+
+
+def flat(stacks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """All kinds' parameters in one list."""
+    return [parameter for stack in stacks for parameter in stack]

@@ -1,0 +1,109 @@
+"""What a site keeps of what passes it: samples, the pass that isolated training learns from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.blueprints import SiteShape
+from kasmina.sites.diversion import by_columns
+from kasmina.sites.passage import Capture, Keeper, Passage
+from kasmina.sites.plan import Plan
+from kasmina.sites.telemetry import Sampler, empty_sample, sample
+
+
+class Observed(nn.Module):
+    """The part of a site that changes nothing."""
+
+    shape: SiteShape
+    plan: Plan
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = Plan()
+        self._quiet = True
+        self._sampler = Sampler(50)
+        self._capture = Capture()
+        self._recorder: Keeper | None = None
+
+    def _forget(self, device: torch.device) -> None:
+        """Start without a sample and without a captured pass."""
+        self._sample = empty_sample(self.shape.d_out, device)
+        self._capture.clear()
+
+    def _settle(self) -> None:
+        self._quiet = self.plan.is_dormant and self._recorder is None
+        if not self.plan.shadow:
+            self._capture.clear()
+
+    def _sample_now_and_then(self, y: Tensor) -> None:
+        """Take a sample of what the site gives where one is due."""
+        if self._sampler.due():
+            self._sample = sample(by_columns(y.detach(), self.shape))
+
+    def _observe(self, read: Tensor, y: Tensor, grad: bool, key: int | None = None) -> None:
+        """Keep what isolated training, a recorder or the telemetry asks for.
+
+        Args:
+            read: what the seeds read.
+            y: what the site gives.
+            grad: whether a backward pass may follow.
+            key: tells the pass from others where `y` has no graph, as in a compiled one; its
+                gradient will come by `_pulled`.
+        """
+        self._sample_now_and_then(y)
+        if self._recorder is not None and grad:
+            self._recorder.take(read, y, key)
+        if grad and self.plan.shadow and self.training:
+            self._capture.take(read, y, key)
+
+    def _seen_again(self, key: int) -> None:
+        """A checkpoint has run the last pass again, in other memory."""
+        for keeper in self._keepers():
+            keeper.again(key)
+
+    def _pulled(self, key: int, gradient: Tensor) -> None:
+        """The backward pass of a compiled graph has been here."""
+        for keeper in self._keepers():
+            keeper.pulled(key, gradient)
+
+    def _keepers(self) -> list[Keeper]:
+        return [self._capture, *([self._recorder] if self._recorder is not None else [])]
+
+    @property
+    def sample_every(self) -> int:
+        """Passes between two samples of telemetry; 0 switches it off."""
+        return self._sampler.every
+
+    @sample_every.setter
+    def sample_every(self, passes: int) -> None:
+        self._sampler = Sampler(passes)
+
+    @property
+    def captured(self) -> Passage | None:
+        """The last training pass, where the site has shadow seeds and it was backpropagated."""
+        return self._capture.passage()
+
+    @property
+    def captured_input(self) -> Tensor | None:
+        """What the seeds would have read in the last training pass."""
+        return self._capture.input
+
+    @property
+    def captured_gradient(self) -> Tensor | None:
+        """dL/doutput of the last training pass, once it was backpropagated."""
+        return self._capture.gradient
+
+    def clear_capture(self) -> None:
+        """Let go of the captured pass."""
+        self._capture.clear()
+
+    def watch(self, recorder: Keeper) -> None:
+        """Hand every pass that a backward pass may follow to `recorder`."""
+        self._recorder = recorder
+        self._settle()
+
+    def unwatch(self) -> None:
+        """End `watch`."""
+        self._recorder = None
+        self._settle()
