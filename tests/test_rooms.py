@@ -48,6 +48,7 @@ ORDINARY = {  # names of the seed lifecycle that are English, or torch's, as wel
     *("alpha", "cancel", "complete", "emergency", "expire", "fail", "improve", "negative"),
     *("positive", "settle", "stability"),
 }
+TIMES_TORCH_SAVE = "kasmina.bench.checkpoint"  # as the baseline, on files of its own
 PICKLES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 
@@ -100,7 +101,11 @@ def dynamic(module: str, tree: ast.Module) -> list[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id in CODE_FROM_DATA:
                 found.append(f"{module}:{node.lineno} calls {node.func.id}")
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) in {"torch.load", "torch.save"}:
+        elif (
+            module != TIMES_TORCH_SAVE
+            and isinstance(node, ast.Attribute)
+            and ast.unparse(node) in {"torch.load", "torch.save"}
+        ):
             found.append(f"{module}:{node.lineno} pickles by {ast.unparse(node)}")
     return found
 

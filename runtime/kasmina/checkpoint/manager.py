@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,8 +101,10 @@ class CheckpointManager:
         if blocking:
             self._write(made)
         else:
-            copy = made.copied()
-            self._saver.submit(lambda: self._write(copy))
+            # The views go before the thread wakes: torch lets go of the interpreter's lock when it
+            # frees a tensor, and the thread would take it from the caller.
+            made = made.copied()
+            self._saver.submit(partial(self._write, made))
         return str(made.id)
 
     def restore(self, id: str = LATEST) -> Restored:
@@ -129,6 +132,10 @@ class CheckpointManager:
     def list(self) -> tuple[Entry, ...]:
         """Every checkpoint with its manifest or its fault, the newest first; no tensor is read."""
         return tuple(self._store.entries())
+
+    def older_format(self) -> str:
+        """What to do about checkpoints of format 1, as the end of a sentence; "" for none."""
+        return self._store.older_format()
 
     def verify(self, id: str | None = None) -> tuple[Verdict, ...]:
         """Read every byte of one or of all checkpoints, the newest first.

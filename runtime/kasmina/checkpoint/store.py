@@ -79,6 +79,7 @@ class Store:
 
     def __init__(self, directory: Path, disk: Disk) -> None:
         self.directory, self.disk = directory, disk
+        self._durable: CheckpointId | None = None  # the last that this process has synced
         self._known: dict[Hashable, Held | None] = {}
         self._counted = (0, 0)  # when the directory had last changed, and its highest number
 
@@ -161,6 +162,7 @@ class Store:
                 self.disk.rename(undo, target)
                 undo = None if replace else target
                 self.disk.fsync_directory(self.directory)
+                self._durable = id_
             except BaseException:
                 if undo is not None:
                     with suppress(OSError):
@@ -194,8 +196,8 @@ class Store:
     def newest(self) -> tuple[Loaded, list[Damaged]]:
         """The newest intact checkpoint, and what was wrong with newer ones.
 
-        A reader syncs the directory first: the file may have been renamed by a process that was
-        killed before it could.
+        A reader syncs the directory first, unless it has just done so as the writer: the file may
+        have been renamed by a process that was killed before it could.
 
         Raises:
             NoCheckpoint: there is none.
@@ -204,11 +206,14 @@ class Store:
                 would silently give up what was trained since.
         """
         while ids := self.ids():
-            with suppress(OSError):  # a disk that only reads, or is dying, is still worth reading
-                self.disk.fsync_directory(self.directory)
+            if ids[0] != self._durable:
+                with suppress(
+                    OSError
+                ):  # a disk that is read-only, or dying, is still worth reading
+                    self.disk.fsync_directory(self.directory)
             with suppress(NoCheckpoint):  # pruned since it was listed, so a newer one is there
                 return self._first_intact(ids)
-        raise NoCheckpoint(f"{self.directory}: there is no checkpoint{self._older_format()}")
+        raise NoCheckpoint(f"{self.directory}: there is no checkpoint{self.older_format()}")
 
     def prune(
         self, retention: Retention, *, good: CheckpointId | None = None, dry_run: bool = False
@@ -394,10 +399,11 @@ class Store:
 
     def _missing(self, id_: CheckpointId) -> NoCheckpoint:
         newest = next(iter(self.ids()), None)
-        instead = f"; the newest is {newest}" if newest else self._older_format()
+        instead = f"; the newest is {newest}" if newest else self.older_format()
         return NoCheckpoint(f"{self.directory}: there is no checkpoint {id_}{instead}")
 
-    def _older_format(self) -> str:
+    def older_format(self) -> str:
+        """What to do about checkpoints of format 1, as the end of a sentence; "" for none."""
         if count := len(numbers_in(self.names())):
             return (
                 f"; it holds {count} of format 1: take them over with "

@@ -36,6 +36,7 @@ app = cyclopts.App(
 app.command("kasmina.cli.grow:grow", name="grow", help="Train a network and grow it meanwhile.")
 app.command("kasmina.cli.replay:replay", name="replay", help="Run a log again and compare.")
 app.command("kasmina.cli.spec:app", name="spec", help="Check, build, show or copy a spec.")
+app.command("kasmina.cli.checkpoint:app", name="checkpoint", help="Look at and check saved runs.")
 app.command("kasmina.cli.bench:bench", name="bench", help="Measure what the project claims.")
 
 

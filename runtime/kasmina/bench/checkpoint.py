@@ -1,0 +1,209 @@
+"""What it takes to save and restore, beside the disk's own floor and torch.save."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+
+from kasmina.bench import Row, benchmark, interleave, require, single_thread
+from kasmina.checkpoint import CheckpointManager, Contents, Retention
+from kasmina.lifecycle import StateTensor
+from kasmina.tasks.mlp import build_mlp
+
+SEEDS, SAVES = 10_000, 300
+LAYERS, WIDTH = 13, 1024  # 13 matrices of 1024 x 1024 float32: 52 MB, the size in the anchors
+LARGE_SAVES = 15
+STEPS_BETWEEN = 20  # training steps from one save in the background to the next
+
+
+@benchmark("checkpoint")
+def run() -> list[Row]:
+    """Durable saves and verified restores of 10,000 seeds and of 52 MB of weights."""
+    with single_thread(), _folder() as folder:
+        return [*_small(folder), *_background(folder), *_large(folder)]
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder on the disk of the working directory; the system's may lie in memory."""
+    folder = Path(tempfile.mkdtemp(prefix=".kasmina-bench-", dir=Path.cwd()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _floor(folder: Path, data: bytes) -> None:
+    """The least that is durable: write, fsync, rename, fsync of the directory."""
+    temporary = folder / "floor.tmp"
+    with temporary.open("wb", buffering=0) as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    temporary.replace(folder / "floor")
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
+def _seeds() -> Contents:
+    state = StateTensor(SEEDS)
+    stream = torch.Generator().manual_seed(0)
+    state.update(slice(None), {"alpha": torch.rand(SEEDS, generator=stream)})
+    return Contents(state=state.state_dict())
+
+
+def _small(folder: Path) -> list[Row]:
+    contents = _seeds()
+    manager = CheckpointManager(folder / "small", retention=Retention(normal=3))
+    size = (manager.directory / f"{manager.save(contents)}.ckpt").stat().st_size
+    _check(manager, contents)
+    data = os.urandom(size)
+    timings = interleave(
+        {"floor": lambda: _floor(folder, data), "save": lambda: manager.save(contents)},
+        repeats=SAVES,
+    )
+    restores = interleave(
+        {
+            "restore": lambda: manager.restore().contents(),
+            "afresh": lambda: CheckpointManager(manager.directory).restore().contents(),
+            "read": lambda: (folder / "floor").read_bytes(),
+        },
+        repeats=SAVES,
+    )
+    beside_restore = {
+        "by a process that did not save it, ms": 1e3 * restores.median("afresh"),
+        "read as many bytes, ms": 1e3 * restores.median("read"),
+    }
+    save, floor = (sorted(timings.seconds[name]) for name in ("save", "floor"))
+    late = int(0.99 * SAVES)
+    beside = {"save, ms": 1e3 * median(save), "floor, ms": 1e3 * median(floor)}
+    beside_late = {"save, ms": 1e3 * save[late], "floor, ms": 1e3 * floor[late]}
+    return [
+        Row(f"durable save of {SEEDS:,} seeds ({size:,} bytes), p50",
+            median(save) / median(floor), "x the floor", 3.0, baselines=beside),
+        Row("the same, p99", save[late] / floor[late], "x the floor", 8.0, baselines=beside_late),
+        Row("verified restore of the same", 1e3 * restores.median("restore"), "ms", 2.0,
+            baselines=beside_restore),
+    ]  # fmt: skip
+
+
+def _background(folder: Path) -> list[Row]:
+    contents = _seeds()
+    manager = CheckpointManager(folder / "background", retention=Retention(normal=3))
+    for _ in range(10):
+        manager.save(contents)
+    began = time.perf_counter()
+    for _ in range(SAVES):
+        manager.save(contents, blocking=False)
+    manager.flush()
+    rate = SAVES / (time.perf_counter() - began)
+    data = os.urandom(next(manager.directory.iterdir()).stat().st_size)
+    floor = interleave({"floor": lambda: _floor(folder, data)}, repeats=50).median("floor")
+    lost, with_saves, without = _lost(manager, contents)
+    return [
+        Row("sustained durable saves", rate, "a second", 300.0, ">=",
+            baselines={"the floor, one after the other": 1 / floor}),
+        Row("call of a save in the background", 1e3 * lost, "ms of the training thread", 0.5),
+        Row("training steps while it saves", 1e3 * (with_saves - without), "ms longer a save",
+            baselines={f"{STEPS_BETWEEN} steps alone, ms": 1e3 * without}),
+    ]  # fmt: skip
+
+
+def _lost(manager: CheckpointManager, contents: Contents) -> tuple[float, float, float]:
+    """Median seconds of the call, of the steps after it, and of as many steps without it."""
+    step = _training()
+    calls, beside, alone = [], [], []
+    for _ in range(60):
+        alone.append(_seconds(step, STEPS_BETWEEN))
+        calls.append(_seconds(lambda: manager.save(contents, blocking=False), 1))
+        beside.append(_seconds(step, STEPS_BETWEEN))
+        manager.flush()
+    return median(calls), median(beside), median(alone)
+
+
+def _training() -> Callable[[], None]:
+    """One training step of the digits MLP."""
+    model = build_mlp(64, 10, 32, seed=0)
+    optimizer = torch.optim.Adam(model.parameters())
+    x, y = torch.randn(64, 64), torch.randint(10, (64,))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(nn.functional.cross_entropy(model(x), y))
+        optimizer.step()
+
+    return step
+
+
+def _large(folder: Path) -> list[Row]:
+    stream = torch.Generator().manual_seed(0)
+    weights = {f"{i}.weight": torch.randn(WIDTH, WIDTH, generator=stream) for i in range(LAYERS)}
+    contents = Contents(parts={"model": weights})
+    manager = CheckpointManager(folder / "large", retention=Retention(normal=1))
+    manager.save(contents)
+    _torch_save(folder, weights)
+    restored = manager.restore().contents().parts["model"]
+    require(
+        all(torch.equal(restored[name], value) for name, value in weights.items()),
+        "52 MB of weights come back to the bit",
+    )
+    saves = interleave(
+        {"save": lambda: manager.save(contents), "torch": lambda: _torch_save(folder, weights)},
+        repeats=LARGE_SAVES,
+    )
+    loads = interleave(
+        {"load": lambda: manager.restore().contents(), "torch": lambda: _torch_load(folder)},
+        repeats=LARGE_SAVES,
+    )
+    return [
+        Row("durable save of 52 MB of weights", saves.ratio("save", "torch"),
+            "x torch.save + fsync", 1.0, baselines=_milliseconds(saves.median)),
+        Row("verified load of the same", loads.ratio("load", "torch"), "x torch.load", 1.2,
+            baselines=_milliseconds(loads.median, "load")),
+    ]  # fmt: skip
+
+
+def _milliseconds(of: Callable[[str], float], ours: str = "save") -> dict[str, float]:
+    return {f"{ours}, ms": 1e3 * of(ours), f"torch.{ours}, ms": 1e3 * of("torch")}
+
+
+def _torch_save(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """As durable as ours: fsync, rename, fsync of the directory."""
+    temporary = folder / "torch.tmp"
+    with temporary.open("wb") as file:
+        torch.save(weights, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / "torch.pt")
+    _sync(folder)
+
+
+def _torch_load(folder: Path) -> object:
+    return torch.load(folder / "torch.pt", weights_only=True)
+
+
+def _check(manager: CheckpointManager, contents: Contents) -> None:
+    found, given = manager.restore().contents().state, contents.state
+    assert found is not None and given is not None
+    same = (torch.equal(found["columns"][n], column) for n, column in given["columns"].items())
+    require(all(same), "the seeds' columns come back to the bit")
+
+
+def _seconds(call: Callable[[], object], times: int) -> float:
+    began = time.perf_counter()
+    for _ in range(times):
+        call()
+    return time.perf_counter() - began
