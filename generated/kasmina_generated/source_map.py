@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: source_map.py.jinja
-# body: 63649098122ef584a327c5899d730b1d
+# body: 7df05de9d53d0805194f4080b5daff80
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -34,6 +34,7 @@ FILES: tuple[str, ...] = (
     "kernels/catalogue.py",
     "kernels/tiling.py",
     "kernels/sample.py",
+    "kernels/units.py",
     "kernels/inline_mlp_relu_forward.py",
     "kernels/inline_mlp_relu_backward.py",
     "kernels/inline_mlp_gelu_forward.py",
@@ -46,6 +47,12 @@ FILES: tuple[str, ...] = (
     "kernels/inline_gated_backward.py",
     "kernels/inline_affine_forward.py",
     "kernels/inline_affine_backward.py",
+    "kernels/parallel_mlp_relu.py",
+    "kernels/parallel_mlp_gelu.py",
+    "kernels/parallel_mlp_silu.py",
+    "kernels/parallel_low_rank.py",
+    "kernels/parallel_gated.py",
+    "kernels/parallel_affine.py",
     "source_map.py",
 )
 
@@ -538,36 +545,71 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
     ),
     "kernels/catalogue.py": (
         (27, 27, "kernels.yaml", 15, 3),
-        (30, 50, "kernels.yaml", 22, 3),
-        (51, 57, "kernels.yaml", 25, 3),
-        (58, 71, "kernels.yaml", 28, 3),
-        (72, 78, "kernels.yaml", 31, 3),
+        (28, 28, "kernels.yaml", 18, 3),
+        (31, 54, "kernels.yaml", 25, 3),
+        (55, 62, "kernels.yaml", 28, 3),
+        (63, 77, "kernels.yaml", 31, 3),
+        (78, 85, "kernels.yaml", 34, 3),
     ),
-    "kernels/inline_mlp_relu_forward.py": ((139, 139, "kernels.yaml", 22, 3),),
+    "kernels/inline_mlp_relu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (144, 144, "kernels.yaml", 22, 3),
-        (151, 151, "kernels.yaml", 22, 3),
+        (144, 144, "kernels.yaml", 25, 3),
+        (151, 151, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_gelu_forward.py": ((139, 139, "kernels.yaml", 22, 3),),
+    "kernels/inline_mlp_gelu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_gelu_backward.py": (
-        (144, 144, "kernels.yaml", 22, 3),
-        (151, 151, "kernels.yaml", 22, 3),
+        (144, 144, "kernels.yaml", 25, 3),
+        (151, 151, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_silu_forward.py": ((145, 145, "kernels.yaml", 22, 3),),
+    "kernels/inline_mlp_silu_forward.py": ((145, 145, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_silu_backward.py": (
-        (150, 150, "kernels.yaml", 22, 3),
-        (157, 157, "kernels.yaml", 22, 3),
+        (150, 150, "kernels.yaml", 25, 3),
+        (157, 157, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_low_rank_forward.py": ((132, 132, "kernels.yaml", 25, 3),),
+    "kernels/inline_low_rank_forward.py": ((132, 132, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (132, 132, "kernels.yaml", 25, 3),
-        (139, 139, "kernels.yaml", 25, 3),
+        (132, 132, "kernels.yaml", 28, 3),
+        (139, 139, "kernels.yaml", 28, 3),
     ),
-    "kernels/inline_gated_forward.py": ((146, 146, "kernels.yaml", 28, 3),),
+    "kernels/inline_gated_forward.py": ((146, 146, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (151, 151, "kernels.yaml", 28, 3),
-        (158, 159, "kernels.yaml", 28, 3),
+        (151, 151, "kernels.yaml", 31, 3),
+        (158, 159, "kernels.yaml", 31, 3),
     ),
-    "kernels/inline_affine_forward.py": ((125, 125, "kernels.yaml", 31, 3),),
-    "kernels/inline_affine_backward.py": ((124, 124, "kernels.yaml", 31, 3),),
+    "kernels/inline_affine_forward.py": ((125, 125, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_backward.py": ((124, 124, "kernels.yaml", 34, 3),),
+    "kernels/parallel_mlp_relu.py": (
+        (73, 73, "kernels.yaml", 25, 3),
+        (193, 193, "kernels.yaml", 25, 3),
+        (204, 204, "kernels.yaml", 25, 3),
+    ),
+    "kernels/parallel_mlp_gelu.py": (
+        (73, 73, "kernels.yaml", 25, 3),
+        (193, 193, "kernels.yaml", 25, 3),
+        (204, 204, "kernels.yaml", 25, 3),
+    ),
+    "kernels/parallel_mlp_silu.py": (
+        (79, 79, "kernels.yaml", 25, 3),
+        (199, 199, "kernels.yaml", 25, 3),
+        (210, 210, "kernels.yaml", 25, 3),
+    ),
+    "kernels/parallel_low_rank.py": (
+        (52, 52, "kernels.yaml", 28, 3),
+        (166, 166, "kernels.yaml", 28, 3),
+        (175, 175, "kernels.yaml", 28, 3),
+    ),
+    "kernels/parallel_gated.py": (
+        (82, 82, "kernels.yaml", 31, 3),
+        (208, 208, "kernels.yaml", 31, 3),
+        (219, 219, "kernels.yaml", 31, 3),
+        (224, 224, "kernels.yaml", 31, 3),
+    ),
+    "kernels/parallel_affine.py": (
+        (56, 56, "kernels.yaml", 34, 3),
+        (103, 103, "kernels.yaml", 34, 3),
+        (105, 105, "kernels.yaml", 34, 3),
+        (152, 152, "kernels.yaml", 34, 3),
+        (156, 156, "kernels.yaml", 34, 3),
+        (158, 158, "kernels.yaml", 34, 3),
+    ),
 }

@@ -10,7 +10,7 @@ from kasmina_generator.kernels.specialisation import FOLDER, KernelSpec, special
 from kasmina_generator.kernels.variables import states_of
 
 # Modules that all texts of a placement share: `kernels/NAME.py`, from `kernels/NAME.py.jinja`.
-SHARED: dict[str, tuple[str, ...]] = {"inline": ("tiling", "sample")}
+SHARED: dict[str, tuple[str, ...]] = {"inline": ("tiling", "sample"), "parallel": ("units",)}
 CATALOGUE = "catalogue"  # of all texts
 HERE = "."  # what imports of shared modules begin with, inside their package
 
