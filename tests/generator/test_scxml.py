@@ -82,7 +82,7 @@ class Case:
 def cases(spec: Spec) -> Iterator[Case]:
     """Yield every region of every state at both ends of each stretch of epochs."""
     z3 = solver()
-    found = stretches(spec, Finder(domains(spec), z3.vectors, z3.regions))
+    found = stretches(spec, Finder(domains(spec), z3))
     for state in spec.states:
         leaving = [edge for edge in spec.edges if edge.source == state.name]
         known = {event.name for event in spec.events if event.kind == "command"}

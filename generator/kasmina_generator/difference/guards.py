@@ -110,7 +110,7 @@ class GuardProver:
             z3 = solver()
         except NoSolver as error:
             return Finder(self._domains).regions(guards), str(error)
-        regions = Finder(self._domains, z3.vectors, z3.regions).regions(guards, questions)
+        regions = Finder(self._domains, z3).regions(guards, questions)
         return regions, "z3 gave up" if regions.how == "assumed" else "by z3, in float32"
 
     def _tried(self, guards: tuple[Expression, Expression]) -> Iterator[Region]:

@@ -23,7 +23,7 @@ from kasmina_generator.prove.formula import (
     TimedOut,
     Until,
 )
-from kasmina_generator.prove.logic import formulas, numbers, parts
+from kasmina_generator.prove.logic import formulas, parts
 
 SETTLED = "region != UNKNOWN"
 
@@ -89,11 +89,6 @@ def claims(spec: Spec) -> Claims:
         except Unsaid as reason:
             found.unsaid.append((item, str(reason)))
     return found
-
-
-def epochs_named(spec: Spec) -> int:
-    """Return the largest number that a formula compares epochs with, -1 for none."""
-    return max((n for _, formula in formulas(spec) for n in numbers(formula)), default=-1)
 
 
 def _must_pass(spec: Spec, name: str, item: Property, watches: list[Watch]) -> Claim:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kasmina_generator.emit.linear import Claim, Watch, claims, epochs_named
+from kasmina_generator.emit.linear import Claim, Watch, claims
 from kasmina_generator.model import Capacity, Edge, Event, Spec, State
 from kasmina_generator.prove.domain import domains
+from kasmina_generator.prove.logic import asked
 from kasmina_generator.prove.product import Machine, segments_of
 from kasmina_generator.prove.regions import Finder, Region
 
@@ -28,7 +29,7 @@ class Stretch:
     last: int
     final: bool  # `last` stands for every later epoch too
     regions: tuple[Region, ...]
-    assumed: bool  # regions may be listed that no values give
+    assumed: bool  # regions may be listed that no values give, or be missing
 
     def when(self) -> str:
         """Return the condition on `epochs[e]` alone, "" where it always holds."""
@@ -49,7 +50,7 @@ def stretches(spec: Spec, finder: Finder | None = None) -> Stretches:
             is the same on every machine.
     """
     machine = Machine(spec, finder or Finder(domains(spec)))
-    least = epochs_named(spec)
+    told_apart = asked(spec)
     found: Stretches = {}
     for state in spec.states:
         found[state.name] = tuple(
@@ -59,9 +60,9 @@ def stretches(spec: Spec, finder: Finder | None = None) -> Stretches:
                 segment.last,
                 segment.final,
                 tuple(sorted(segment.regions.found, key=lambda region: region.enabled)),
-                segment.regions.how == "assumed",
+                not segment.regions.complete or not all(r.sure for r in segment.regions.found),
             )
-            for segment in segments_of(machine, state, least)
+            for segment in segments_of(machine, state, told_apart)
         )
     return found
 

@@ -20,7 +20,7 @@ Marks = bytearray  # one 0 or 1 for each vertex
 
 @dataclass(frozen=True)
 class Graph:
-    """Vertices `0..nodes-1` are nodes, the rest hubs; every vertex has a successor."""
+    """Vertices `0..nodes-1` are nodes, the rest hubs; a path that goes on for ever never stops."""
 
     nodes: int
     after: Sequence[Sequence[int]]  # the successors of each vertex
@@ -73,9 +73,11 @@ class Graph:
 
     def always(self, marks: Marks) -> Marks:
         """EG: the nodes from which a path can stay in marked ones for ever; hubs keep theirs."""
-        alive = self.hubs(marks, 1)
         ways = [len(targets) for targets in self.after]
-        queue = deque(vertex for vertex in range(self.nodes) if not alive[vertex])
+        alive = bytearray(
+            mark and way > 0 for mark, way in zip(self.hubs(marks, 1), ways, strict=True)
+        )
+        queue = deque(vertex for vertex in range(len(ways)) if not alive[vertex])
         while queue:
             for vertex in self.before[queue.popleft()]:
                 ways[vertex] -= 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from kasmina_generator.finding import Finding
-from kasmina_generator.model import Property, Scalar
+from kasmina_generator.model import Property
+from kasmina_generator.prove.evaluate import Row
 from kasmina_generator.prove.lifetimes import endless
 from kasmina_generator.prove.paths import Step, name, step, to, traced, values, witness
 from kasmina_generator.prove.product import Product
@@ -96,54 +97,70 @@ def reachable(product: Product, asked: Property, _: dict[int, int]) -> Iterator[
             yield _fault(asked, what, path, f"mend the guards of the edges that lead to {state}")
 
 
-def worst_limits(product: Product) -> Iterator[tuple[Property, str]]:
-    """Yield what limits, within their ranges, keep a state from being reached after all."""
+def worst_limits(product: Product) -> Iterator[tuple[Property, str, bool]]:
+    """Yield what limits, within their ranges, keep a state from being reached after all.
+
+    The last of the three says whether they are known to; otherwise nobody knows.
+    """
     reached = {product.state(place).name for place in product.traces}
     for asked in product.machine.spec.properties:
         if asked.kind != "reachable":
             continue
         for state in sorted(product.machine.groups[dict(asked.arguments)["state"]] & reached):
-            hopeful = _whatever_the_limits(product, state)
-            if product.start not in hopeful:
-                place, limits = _where_hope_ends(product, hopeful)
-                where = product.state(place).name
-                way = f"no way leads from {where} to {state}"
-                yield asked, f"{asked.name}: with limits {values(limits)} {way}"
+            if product.start in _whatever_the_limits(product, state, known=False):
+                continue
+            hopeful = _whatever_the_limits(product, state, known=True)
+            if product.start in hopeful:
+                yield asked, f"{asked.name}: whether {state} is reached under all limits", False
+                continue
+            place, limits = _where_hope_ends(product, hopeful)
+            way = f"no way leads from {product.state(place).name} to {state}"
+            yield asked, f"{asked.name}: with limits {values(limits)} {way}", True
 
 
-def _whatever_the_limits(product: Product, state: str) -> set[int]:
-    """Return the places from which `state` is reached though the worst limits are set each time."""
+def _whatever_the_limits(product: Product, state: str, *, known: bool) -> set[int]:
+    """Return the places from which `state` is reached though the worst limits are set each time.
+
+    Args:
+        product: The product.
+        state: The goal.
+        known: Limits block a way only where they are known to; False: also where they may.
+    """
     found = {place for place in product.traces if product.state(place).name == state}
     size = -1
     while size != len(found):
         size = len(found)
         for place in reversed(product.traces):
-            if place not in found and _blocking(product, place, found) is None:
+            if place not in found and not _blocking(product, place, found, known=known):
                 found.add(place)
     return found
 
 
-def _blocking(product: Product, place: int, goals: set[int]) -> dict[str, Scalar] | None:
-    """Return limits under which no step leads to `goals`, None if some step always does."""
+def _blocking(product: Product, place: int, goals: set[int], *, known: bool) -> list[Row]:
+    """Return limits under which no step leads to `goals`; what may be such limits is empty."""
     segment, _ = product.places[place]
     helpful = 0
     for number, moves in enumerate(product.moves(segment)):
         if any(product.target(place, move) in goals for move in moves):
             helpful |= 1 << number
-    blocked = (limits for left, limits in segment.regions.choices if not left & helpful)
-    return next(blocked, None)
+    choices = segment.regions.choices
+    return [
+        limits or {}
+        for left, limits in choices
+        if not left & helpful and not (known and limits is None)
+    ]
 
 
-def _where_hope_ends(product: Product, hopeful: set[int]) -> tuple[int, dict[str, Scalar]]:
+def _where_hope_ends(product: Product, hopeful: set[int]) -> tuple[int, Row]:
     """Return a place from which only some limits lead on, and limits that do not."""
     for place in product.traces:
         if place not in hopeful:
             leads_on = any(
                 product.target(place, move) in hopeful for _, move in product.leaving(place)
             )
-            limits = _blocking(product, place, hopeful)
+            limits = _blocking(product, place, hopeful, known=True)
             if leads_on and limits:
-                return place, limits
+                return place, limits[0]
     raise AssertionError("some place loses its way by limits")
 
 

@@ -41,7 +41,7 @@ def lifetimes(product: Product) -> dict[int, int]:
         for _, move in moves:
             before[product.target(place, move)].append(place)
             open_[place] += 1
-    queue = deque(place for place in ways if product.state(place).terminal)
+    queue = deque(place for place in ways if product.state(place).terminal or not ways[place])
     while queue:
         place = queue.popleft()
         most[place] = _longest(product, place, ways[place], most)
@@ -58,7 +58,8 @@ def _longest(
     if product.state(place).terminal:
         return 0
     dwell = product.ticks(place) - 1
-    return max(dwell + move.tick + most[product.target(place, move)] for _, move in moves)
+    ticks = (dwell + move.tick + most[product.target(place, move)] for _, move in moves)
+    return max(ticks, default=0)
 
 
 def bounds(product: Product, most: dict[int, int]) -> tuple[Bound, ...]:
@@ -117,6 +118,9 @@ def _backwards(product: Product, ends: list[int]) -> set[int]:
     return found
 
 
+MOST_GUARDS = 200  # of the states of one circle; beyond, it is reported as unproved
+
+
 @dataclass(frozen=True, slots=True)
 class Circle:
     """States that automatic edges lead round, and the regions of all their guards together."""
@@ -124,6 +128,11 @@ class Circle:
     states: tuple[str, ...]
     segments: tuple[Segment, ...]  # before any time is over
     regions: Regions
+
+    @property
+    def known(self) -> bool:
+        """Whether no region is missing, and values are known of each."""
+        return self.regions.complete and all(region.sure for region in self.regions.found)
 
 
 def circles(product: Product) -> list[Circle]:
@@ -139,7 +148,10 @@ def circles(product: Product) -> list[Circle]:
         if len(states) > 1 and all(product.entry[state] in product.traces for state in states):
             segments = tuple(s for state in states for s in product.segments[state] if _in_time(s))
             guards = tuple(guard for segment in segments for guard in segment.guards)
-            regions = machine.finder.regions(guards)
+            if len(guards) <= MOST_GUARDS:
+                regions = machine.finder.regions(guards)
+            else:
+                regions = Regions((), (), "assumed", complete=False)
             found.append(Circle(tuple(states), segments, regions))
     return found
 
@@ -160,9 +172,7 @@ def livelock(product: Product, round_: list[Circle]) -> Iterator[Finding]:
         round_: What `circles` has found in it.
     """
     for circle in round_:
-        if circle.regions.how == "assumed":
-            continue  # told as unproved
-        for region in circle.regions.found:
+        for region in circle.regions.sure.found:  # what is missing is told as unproved
             path = _path_round(product, circle, region)
             if path:
                 yield _flaps(product, path, region)

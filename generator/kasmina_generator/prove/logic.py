@@ -23,8 +23,8 @@ from kasmina_generator.prove.formula import (
     parse,
 )
 from kasmina_generator.prove.machine import Move
-from kasmina_generator.prove.paths import Step, name, step, witness
-from kasmina_generator.prove.product import Product
+from kasmina_generator.prove.paths import Step, name, step, values, witness
+from kasmina_generator.prove.product import Asked, Product
 from kasmina_generator.prove.regions import Region
 
 MOST_NODES = 400_000  # (state, epochs, region); 164,000 take about 2 s
@@ -121,11 +121,35 @@ def numbers(formula: Formula) -> Iterator[int]:
         yield from numbers(part)
 
 
-def steps_in(formula: Formula) -> bool:
-    """Say whether a formula counts single steps, by AX or EX."""
+def asked(spec: Spec) -> Asked:
+    """Return how finely the formulas of a spec tell places and regions apart."""
+    found = [formula for _, formula in formulas(spec)]
+    least = max((number for formula in found for number in numbers(formula)), default=-1)
+    events = frozenset(event for formula in found for event in _events(formula))
+    return Asked(least, events if found else None)
+
+
+def _events(formula: Formula) -> Iterator[str]:
+    if isinstance(formula, Enabled):
+        yield formula.event
+    for part in parts(formula):
+        yield from _events(part)
+
+
+def counts(formula: Formula) -> bool:
+    """Say whether a formula counts single steps or epochs."""
     if isinstance(formula, Temporal) and formula.path == "X":
         return True
-    return any(map(steps_in, parts(formula)))
+    return isinstance(formula, Epochs | TimedOut) or any(map(counts, parts(formula)))
+
+
+def speaks_of_all_paths(formula: Formula, *, negated: bool = False) -> bool:
+    """Say whether a formula asks for no path: what holds though more were possible then holds."""
+    if isinstance(formula, Not):
+        return speaks_of_all_paths(formula.operand, negated=not negated)
+    if isinstance(formula, Temporal | Until) and (formula.quantifier == "E") is not negated:
+        return False
+    return all(speaks_of_all_paths(part, negated=negated) for part in parts(formula))
 
 
 def parts(formula: Formula) -> Iterable[Formula]:
@@ -146,7 +170,7 @@ def refuted(space: Space, asked: Property, formula: Formula, checker: Checker) -
     runs = [explain(checker, formula, node) for node in failing]
     if runs:
         run = min(runs, key=lambda run: len(run.vertices))
-        path = _witness(space, run)
+        path = _witness(space, run, values_at_end=any(_events(formula)))
         what = f"property {asked.name!r} does not hold: {dict(asked.arguments)['formula']}"
         hint = "the path shows where it fails"
         if run.loop is not None:
@@ -162,14 +186,21 @@ def _place(space: Space, run: Run, index: int) -> int:
     return sorted(hubs)[vertex - len(space.nodes)]
 
 
-def _witness(space: Space, run: Run) -> tuple[str, ...]:
+def _witness(space: Space, run: Run, *, values_at_end: bool) -> tuple[str, ...]:
+    """Return the path of a run; where guards matter, with the values that it ends in."""
     product = space.product
     steps: list[Step] = []
     for vertex, target in zip(run.vertices[::2], run.vertices[1::2], strict=False):
         place, number = space.nodes[vertex]
         region, move = _move(space, place, number, target)
         steps.append(step(product, place, region, move))
-    return witness(product, _place(space, run, 0), steps)
+    path = witness(product, _place(space, run, 0), steps)
+    last = run.vertices[-1]
+    if not values_at_end or last >= len(space.nodes):
+        return path
+    place, number = space.nodes[last]
+    row = product.places[place][0].regions.found[number].row
+    return (*path[:-1], f"{path[-1]} {values(row)}".strip())
 
 
 def _move(space: Space, place: int, number: int, hub: int) -> tuple[Region, Move]:

@@ -8,15 +8,15 @@ the commands, whether the step is a tick, and whether a capacity has room.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kasmina_generator.model import Edge, Spec, State
 from kasmina_generator.prove.machine import Machine, Move
 from kasmina_generator.prove.regions import Finder, Region
-from kasmina_generator.prove.segment import Segment, segments_of
+from kasmina_generator.prove.segment import Asked, Segment, segments_of
 
-__all__ = ["Machine", "Move", "Product", "Segment", "Trace", "build", "segments_of"]
+__all__ = ["Asked", "Machine", "Move", "Product", "Segment", "Trace", "build", "segments_of"]
 
 MOST_PLACES = 200_000  # (state, epochs); more are merged by segments, which EX and AX would see
 
@@ -159,10 +159,30 @@ class Product:
             None,
         )
 
+    @cached_property
+    def complete(self) -> bool:
+        """Whether no region is missing that a formula could tell apart from the others."""
+        return all(segment.regions.complete for segment in self.reachable)
+
     @property
-    def assumed(self) -> bool:
-        """Whether regions may stand here that no values give, because Z3 is missing."""
-        return any(s.regions.how == "assumed" for found in self.segments.values() for s in found)
+    def blurred(self) -> bool:
+        """Whether single epochs are not told apart everywhere."""
+        return self.merged or any(segment.blurred for segment in self.reachable)
+
+    @cached_property
+    def sure(self) -> Product:
+        """Only the steps that are known to be possible; all else is left out.
+
+        It is the product itself where every region has values. A place whose regions all are
+        assumed has no steps here.
+        """
+        if all(region.sure for _, region, _ in self.situations):
+            return self
+        segments = {
+            name: [replace(segment, regions=segment.regions.sure) for segment in found]
+            for name, found in self.segments.items()
+        }
+        return replace(self, segments=segments)
 
 
 def _kind(move: Move) -> tuple[object, ...]:
@@ -170,9 +190,10 @@ def _kind(move: Move) -> tuple[object, ...]:
     return (edge and edge.index, refused and refused.index, move.tick)
 
 
-def build(spec: Spec, finder: Finder, least: int = -1) -> Product:
-    """Return the product of a spec; epochs up to `least` are told apart in every state."""
+def build(spec: Spec, finder: Finder, asked: Asked | None = None) -> Product:
+    """Return the product of a spec, told apart as finely as formulas ask."""
     machine = Machine(spec, finder)
-    segments = {state.name: segments_of(machine, state, least) for state in spec.states}
+    asked = asked or Asked()
+    segments = {state.name: segments_of(machine, state, asked) for state in spec.states}
     places = sum(found[-1].last + 1 for found in segments.values())
     return Product(machine, segments, merged=places > MOST_PLACES)

@@ -6,21 +6,25 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from kasmina_generator.finding import Finding, in_file_order
-from kasmina_generator.model import Limit, Spec
+from kasmina_generator.model import Limit, Property, Spec
 from kasmina_generator.prove import declared, lifetimes, local, logic, numeric, smt
 from kasmina_generator.prove.ctl import Checker
 from kasmina_generator.prove.domain import domains
+from kasmina_generator.prove.formula import Formula
 from kasmina_generator.prove.lifetimes import Bound
 from kasmina_generator.prove.product import Product, build
 from kasmina_generator.prove.regions import Finder
 
 Result = TypeVar("Result")
+Check = Callable[[Product], Iterator[Finding]]
 
-# What fails although more was assumed possible than is, fails for certain.
-_CERTAIN = frozenset({"unreachable", "impossible", "shadowed", "endless"})
+# These say that something is possible: what holds though steps are left out then holds, and what
+# fails though more was assumed possible fails. For all other checks it is the other way round.
+_POSSIBLE = frozenset({"unreachable", "edges", "endless", "reachable"})
 _ALWAYS = {
     "deterministic": "no two edges of one priority pass at once",
     "total": "time-outs fire",
@@ -83,15 +87,18 @@ class _Prover:
         self.unproved: list[str] = []
         self.notes: list[str] = []
         self.circles: list[lifetimes.Circle] = []
+        self.most: dict[int, dict[int, int]] = {}
         self.solver: smt.Solver | None = None
         with contextlib.suppress(smt.NoSolver):
             self.solver = smt.solver() if use_z3 else None
+        if self.solver:
+            self.solver.begin()
 
     def proof(self) -> Proof:
         product = self._timed("product", self._product)
         self._timed("local", lambda: self._local(product))
-        most = self._timed("lifetimes", lambda: lifetimes.lifetimes(product))
-        self._timed("properties", lambda: self._declared(product, most))
+        most = self._timed("lifetimes", lambda: self._most(product))
+        self._timed("properties", lambda: self._declared(product))
         space = logic.Space(product)
         self._timed("ctl", lambda: self._formulas(space))
         self._timed("numbers", lambda: self._numbers(product))
@@ -114,15 +121,11 @@ class _Prover:
         return result
 
     def _product(self) -> Product:
-        query = self.solver.regions if self.solver else None
-        solve = self.solver.vectors if self.solver else None
-        finder = Finder(domains(self.spec), solve, query)
-        least = max((n for _, f in logic.formulas(self.spec) for n in logic.numbers(f)), default=-1)
-        return build(self.spec, finder, least)
+        return build(self.spec, Finder(domains(self.spec), self.solver), logic.asked(self.spec))
 
     def _local(self, product: Product) -> None:
         self.circles = lifetimes.circles(product)
-        checks: dict[str, Callable[[Product], Iterator[Finding]]] = {
+        checks: dict[str, Check] = {
             "deterministic": local.deterministic,
             "total": local.total,
             "starvation": local.starvation,
@@ -130,30 +133,63 @@ class _Prover:
             "unreachable": local.unreachable,
             "edges": local.dead_edges,
             "endless": lifetimes.endless_lives,
-            "livelock": lambda product: lifetimes.livelock(product, self.circles),
         }
         for name, check_one in checks.items():
-            self._record(product, list(check_one(product)), f"{name}: {_ALWAYS[name]}")
+            self._settle(product, name, check_one, f"{name}: {_ALWAYS[name]}")
+        self._livelock(product)
 
-    def _record(self, product: Product, found: list[Finding], proved: str) -> None:
-        """Keep what was found, as unproved where it stands on assumed regions."""
-        for finding in found:
-            if finding.check in _CERTAIN or not _on_assumption(product, finding):
-                self.findings.append(finding)
-            else:
-                self.unproved.append(f"{finding.place}: may fail, Z3 is needed: {finding.what}")
-        if not found:
+    def _livelock(self, product: Product) -> None:
+        found = list(lifetimes.livelock(product, self.circles))
+        unknown = [circle for circle in self.circles if not circle.known]
+        self.findings += found
+        for circle in unknown:
+            what = "whether unchanging values lead round in circles"
+            why = self._lack() if circle.regions.found else ", too many guards to look at together"
+            self.unproved.append(f"states {', '.join(circle.states)}: {what}{why}")
+        if not found and not unknown:
+            self.proved.append(f"livelock: {_ALWAYS['livelock']} (product)")
+
+    def _settle(self, product: Product, kind: str, check_one: Check, proved: str) -> None:
+        """Keep what a check found for certain, and as unproved what rests on an assumption."""
+        strict, lenient = product.sure, product
+        if kind in _POSSIBLE:
+            strict, lenient = lenient, strict
+        found = list(check_one(strict))
+        open_ = list(check_one(lenient)) if lenient is not strict else []
+        self.findings += found
+        certain = {(finding.place, finding.check) for finding in found}
+        for finding in open_:
+            if (finding.place, finding.check) not in certain:
+                what = f"may fail{self._lack()}: {finding.what}"
+                self.unproved.append(f"{finding.place}: {what}")
+        if not found and not open_:
             self.proved.append(f"{proved} (product)")
 
-    def _declared(self, product: Product, most: dict[int, int]) -> None:
-        worst = dict(declared.worst_limits(product))
-        self.notes += worst.values()
+    def _lack(self) -> str:
+        """Return why something stays open."""
+        return ", Z3 is needed" if self.solver is None else ", Z3 cannot tell in time"
+
+    def _declared(self, product: Product) -> None:
+        worst = list(declared.worst_limits(product))
+        self.notes += [text for _, text, known in worst if known]
+        self.unproved += [
+            f"{a.place}: {text} is not known" for a, text, known in worst if not known
+        ]
+        some = {asked for asked, _, _ in worst}
         for asked in self.spec.properties:
             if asked.kind in declared.PROOFS:
-                found = list(declared.PROOFS[asked.kind](product, asked, most))
-                under = f" under {'some' if asked in worst else 'all'} limits"
-                text = f"{asked.kind}: {asked.name}"
-                self._record(product, found, text + under * (asked.kind == "reachable"))
+                under = f" under {'some' if asked in some else 'all'} limits"
+                text = f"{asked.kind}: {asked.name}" + under * (asked.kind == "reachable")
+                self._settle(product, asked.kind, partial(self._property, asked), text)
+
+    def _property(self, asked: Property, product: Product) -> Iterator[Finding]:
+        return declared.PROOFS[asked.kind](product, asked, self._most(product))
+
+    def _most(self, product: Product) -> dict[int, int]:
+        """Return the most ticks from each place to an end, counted once for each product."""
+        if id(product) not in self.most:
+            self.most[id(product)] = lifetimes.lifetimes(product)
+        return self.most[id(product)]
 
     def _formulas(self, space: logic.Space) -> None:
         asked = list(logic.formulas(self.spec))
@@ -163,14 +199,35 @@ class _Prover:
             what = f"{space.size()} nodes are more than {logic.MOST_NODES}"
             self.unproved += [f"{item.place}: formula {item.name!r}: {what}" for item, _ in asked]
             return
-        checker = Checker(space.graph, space.atom)
+        sure = logic.Space(space.product.sure) if space.product.sure is not space.product else space
+        checkers = Checker(space.graph, space.atom), Checker(sure.graph, sure.atom)
         for item, formula in asked:
-            if space.product.merged and (logic.steps_in(formula) or any(logic.numbers(formula))):
-                what = "single steps and epochs are not told apart in a product of this size"
-                self.unproved.append(f"{item.place}: formula {item.name!r}: {what}")
-            else:
-                found = list(logic.refuted(space, item, formula, checker))
-                self._record(space.product, found, f"ctl: {item.name}")
+            open_ = self._open(space.product, formula)
+            found = [] if open_ else list(logic.refuted(sure, item, formula, checkers[1]))
+            self.findings += found
+            if not found and not open_ and not _is_exact(space.product):
+                open_ = self._unlisted(space, item, formula, checkers[0])
+            if open_:
+                self.unproved.append(f"{item.place}: formula {item.name!r}: {open_}")
+            elif not found:
+                self.proved.append(f"ctl: {item.name} (product)")
+
+    def _open(self, product: Product, formula: Formula) -> str:
+        """Return why nothing can be said of a formula, "" where something can."""
+        if product.blurred and logic.counts(formula):
+            return "single steps and epochs are not told apart in a product of this size"
+        if not _is_exact(product) and not logic.speaks_of_all_paths(formula):
+            return f"it asks for a path, and not every combination of guards is known{self._lack()}"
+        return ""
+
+    def _unlisted(
+        self, space: logic.Space, item: Property, formula: Formula, checker: Checker
+    ) -> str:
+        """Return why a formula may fail that no step which is sure refutes, "" where it holds."""
+        if not space.product.complete:
+            return f"too many combinations of guards to look at each{self._lack()}"
+        refuted = any(logic.refuted(space, item, formula, checker))
+        return f"may fail{self._lack()}" if refuted else ""
 
     def _numbers(self, product: Product) -> None:
         spec = self.spec
@@ -218,31 +275,25 @@ class _Prover:
     def _means(self, product: Product) -> None:
         """Say of each state whose regions were not enumerated by what means they were found."""
         for name, segments in product.segments.items():
-            hows = {segment.regions.how for segment in segments}
-            if "assumed" in hows:
+            regions = [segment.regions for segment in segments if not segment.blurred]
+            if len(regions) < len(segments):
+                first = segments[-1].first
+                what = f"its guards count epochs; from {first} on, all epochs are taken together"
+                self.unproved.append(f"state {name}: {what}")
+            if any(each.how == "assumed" for each in regions):
                 what = "guards that compute or have too many regions: overlap, gaps and dead edges"
-                self.unproved.append(
-                    f"state {name}: {what} need z3 (pip install 'kasmina[verify]')"
-                )
-            elif "z3" in hows:
+                self.unproved.append(f"state {name}: {what} {self._need()}")
+            elif any(each.how == "z3" for each in regions):
                 self.proved.append(f"state {name}: regions of its guards (z3)")
-        for circle in self.circles:
-            if circle.regions.how == "assumed":
-                what = "whether unchanging values lead round in circles"
-                self.unproved.append(f"states {', '.join(circle.states)}: {what}")
+
+    def _need(self) -> str:
+        missing = "need z3 (pip install 'kasmina[verify]')"
+        return missing if self.solver is None else "are more than z3 can tell in time"
 
 
-def _on_assumption(product: Product, finding: Finding) -> bool:
-    """Say whether the path of a finding passes a state of which regions were assumed."""
-    if not product.assumed:
-        return False
-    assumed = {
-        name
-        for name, segments in product.segments.items()
-        if any(segment.regions.how == "assumed" for segment in segments)
-    }
-    passed = {name.partition("@")[0] for name in finding.witness[::2]}
-    return not finding.witness or bool(passed & assumed)
+def _is_exact(product: Product) -> bool:
+    """Say whether no region is missing, and values are known of each."""
+    return product.complete and product.sure is product
 
 
 def _notes(product: Product) -> Iterator[str]:

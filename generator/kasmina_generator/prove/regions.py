@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Literal
+from typing import Literal, Protocol
 
 from kasmina_generator.expression import All, Any, Expression, Truth
 from kasmina_generator.model import Scalar
@@ -35,13 +35,18 @@ MOST_ASSUMED = 12  # comparisons of which every combination is assumed where Z3 
 
 How = Literal["enumerated", "z3", "assumed"]
 
+# What an adversary who fixes the limits can leave: bits over vectors or regions, and the limits
+# that leave no more; None where nobody knows whether some limits leave so little.
+Choice = tuple[int, "dict[str, Scalar] | None"]
+
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One attainable combination of a component's comparisons, with values that give it."""
+    """One combination of a component's comparisons, with values that give it."""
 
     truth: int  # bit i: the component's i-th comparison holds
     row: dict[str, Scalar]
+    sure: bool = True  # False: assumed, no values are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,14 @@ class Component:
 
     `choices` says what is left to the fields once the limits are fixed: for each distinct set of
     vectors (bits by place in `vectors`) that some limits leave, those limits. It is known where
-    every row was tried.
+    every row was tried; elsewhere the worst is taken, that some limits leave one vector alone.
     """
 
     atoms: tuple[Atom, ...]
     vectors: tuple[Vector, ...]
-    choices: tuple[tuple[int, dict[str, Scalar]], ...]
+    choices: tuple[Choice, ...]
     how: How
+    complete: bool = True  # no combination is missing from `vectors`
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,69 +71,115 @@ class Region:
 
     enabled: int  # bit i: the i-th guard holds
     row: dict[str, Scalar]
+    sure: bool = True  # False: assumed, no values are known
 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Every region of a list of guards.
+    """The regions of a list of guards.
 
     `choices` lists, for limits that an adversary picks, the regions (bits by place) that remain.
-    `how` is "assumed" where a combination may stand here that no values give.
+    `how` is "assumed" where a region may stand here that no values give. Every region is here, or
+    one with the same answers to the views that were asked for, where `complete`.
     """
 
     found: tuple[Region, ...]
-    choices: tuple[tuple[int, dict[str, Scalar]], ...]
+    choices: tuple[Choice, ...]
     how: How
-    tried: int = 0
+    complete: bool = True
+
+    @property
+    def sure(self) -> Regions:
+        """Only the regions that values are known of; every other combination is left out."""
+        found = tuple(region for region in self.found if region.sure)
+        if len(found) == len(self.found):
+            return self
+        return Regions(found, _worst(0, complete=False), self.how, complete=False)
 
 
 Question = tuple[int, int]  # guards that must hold, guards that must not: bits
-Solve = Callable[[tuple[Atom, ...], Mapping[str, Domain], Sequence[Vector]], "list[Vector] | None"]
-Query = Callable[
-    [tuple[Expression, ...], Sequence[Question], Mapping[str, Domain], Sequence[Region]],
-    "list[Region] | None",
-]
+
+
+class Oracle(Protocol):
+    """What is asked where values cannot all be tried: Z3 (`smt`). None: it cannot tell in time."""
+
+    def vectors(
+        self, group: tuple[Atom, ...], domains: Mapping[str, Domain], known: Sequence[Vector]
+    ) -> list[Vector] | None:
+        """Return every attainable combination of comparisons."""
+
+    def regions(
+        self,
+        guards: tuple[Expression, ...],
+        questions: Sequence[Question],
+        domains: Mapping[str, Domain],
+        known: Sequence[Region],
+    ) -> list[Region] | None:
+        """Return the known regions, and one for each question that can be answered at all."""
+
+    def views(
+        self,
+        guards: tuple[Expression, ...],
+        views: Sequence[Question],
+        domains: Mapping[str, Domain],
+        known: Sequence[Region],
+    ) -> list[Region] | None:
+        """Return the known regions, and one for each attainable combination of answers."""
 
 
 @dataclass
 class Finder:
     """Finds regions, and remembers those of each component.
 
-    `solve` and `query` come from Z3 (`smt`) and give None where it cannot tell in time; without
-    them what cannot be enumerated is assumed.
+    Without an oracle, what cannot be enumerated is assumed.
     """
 
     domains: Mapping[str, Domain]
-    solve: Solve | None = None
-    query: Query | None = None
+    oracle: Oracle | None = None
     known: dict[tuple[Atom, ...], Component] = field(default_factory=dict)
 
     def regions(
-        self, guards: tuple[Expression, ...], questions: Sequence[Question] = ()
+        self,
+        guards: tuple[Expression, ...],
+        questions: Sequence[Question] = (),
+        views: Sequence[Question] = (),
     ) -> Regions:
         """Return the regions of `guards`.
 
         Args:
-            guards: Without `epochs`: see `evaluate.at_epochs`.
+            guards: Without `epochs` (see `evaluate.at_epochs`), or with a domain for it.
             questions: Where there are too many combinations, one region is found for each of
-                these that can hold at all, and no more.
+                these that can hold at all.
+            views: There, one region is found as well for each combination of answers to these;
+                without any, the regions are not complete.
         """
         parts = [self.component(group) for group in grouped(guards)]
         hows = {part.how for part in parts}
         how: How = "assumed" if "assumed" in hows else "z3" if "z3" in hows else "enumerated"
-        if not all(part.vectors for part in parts):
-            return _independent(guards)
         combinations = math.prod(len(part.vectors) for part in parts)
-        if combinations <= MOST_COMBINATIONS:
+        complete = all(part.complete for part in parts)
+        if complete and combinations <= MOST_COMBINATIONS:
             return _combined(guards, parts, combinations, how)
-        if not questions:
-            return Regions((), (), "assumed")
         known = _some(guards, parts)
-        found = self.query(guards, questions, self.domains, known) if self.query else None
+        asked = None if how == "assumed" else self._asked(guards, questions, views, known)
+        return asked or _independent(guards, [region for region in known if region.sure])
+
+    def _asked(
+        self,
+        guards: tuple[Expression, ...],
+        questions: Sequence[Question],
+        views: Sequence[Question],
+        known: Sequence[Region],
+    ) -> Regions | None:
+        """Return what the oracle knows of guards with too many combinations."""
+        if self.oracle is None or not questions:
+            return None
+        found = self.oracle.regions(guards, questions, self.domains, known)
         if found is None:
-            return _independent(guards)
-        everything = (1 << len(found)) - 1
-        return Regions(tuple(found), ((everything, {}),), "z3", len(found))
+            return None
+        listed = self.oracle.views(guards, views, self.domains, found) if views else None
+        complete, regions = listed is not None, tuple(listed or found)
+        return Regions(regions, _worst(len(regions), complete=complete), "z3", complete)
 
     def component(self, group: tuple[Atom, ...]) -> Component:
         """Return the attainable vectors of comparisons that hang together."""
@@ -143,11 +195,11 @@ class Finder:
             return _enumerated(group, scope, samples)
         found = _enumerated(group, scope, _fewer(samples)).vectors
         if len(found) == 1 << len(group):  # no combination is left to ask for
-            return Component(group, found, _any_choice(found), "enumerated")
-        vectors = self.solve(group, self.domains, found) if self.solve else None
+            return Component(group, found, _left(found, scope), "enumerated")
+        vectors = self.oracle.vectors(group, self.domains, found) if self.oracle else None
         if vectors is None:
-            return _assumed(group)
-        return Component(group, tuple(vectors), _any_choice(vectors), "z3")
+            return _assumed(group, found)
+        return Component(group, tuple(vectors), _left(vectors, scope), "z3")
 
 
 def grouped(guards: Sequence[Expression]) -> list[tuple[Atom, ...]]:
@@ -185,7 +237,7 @@ def _enumerated(
         window = ((1 << per_limits) - 1) << start
         left = _bits(bool(block & window) for _, block in blocks)
         choices.setdefault(left, {name: rows[start][name] for name in limits})
-    return Component(group, vectors, _least(choices), "enumerated")
+    return Component(group, vectors, _least(tuple(choices.items())), "enumerated")
 
 
 def _fewer(samples: dict[str, list[Scalar]]) -> dict[str, list[Scalar]]:
@@ -194,25 +246,46 @@ def _fewer(samples: dict[str, list[Scalar]]) -> dict[str, list[Scalar]]:
     return {name: values[:each] for name, values in samples.items()}
 
 
-def _any_choice(vectors: Sequence[Vector]) -> tuple[tuple[int, dict[str, Scalar]], ...]:
-    """Return that any limits leave everything: nothing better is known without enumeration."""
+def _left(vectors: Sequence[Vector], scope: list[Domain]) -> tuple[Choice, ...]:
+    """Return what limits leave where not every row was tried: everything, if there are none."""
+    if any(domain.is_limit for domain in scope):
+        return _worst(len(vectors))
     return (((1 << len(vectors)) - 1, {}),)
 
 
-def _least(choices: dict[int, dict[str, Scalar]]) -> tuple[tuple[int, dict[str, Scalar]], ...]:
-    """Keep the sets that hold no other: more choice never hurts the one who chooses."""
+def _worst(count: int, *, complete: bool = True) -> tuple[Choice, ...]:
+    """Return that limits may leave any one alone, or one that is missing: nothing leaves less."""
+    return tuple((1 << place, None) for place in range(count)) if complete else ((0, None),)
+
+
+def _least(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Keep the sets that hold no other: more choice never hurts the one who chooses.
+
+    A set that limits are known for is dropped for no other than such a set.
+    """
+    every = [left for left, _ in choices]
+    known = [left for left, limits in choices if limits is not None]
     return tuple(
         (left, limits)
-        for left, limits in choices.items()
-        if not any(other != left and other & left == other for other in choices)
+        for left, limits in choices
+        if not any(
+            other != left and other & left == other
+            for other in (every if limits is None else known)
+        )
     )
 
 
-def _assumed(group: tuple[Atom, ...]) -> Component:
-    """Return a component of which nothing is known: all combinations, none if they are many."""
-    count = 1 << len(group) if len(group) <= MOST_ASSUMED else 0
-    vectors = tuple(Vector(truth, {}) for truth in range(count))
-    return Component(group, vectors, _any_choice(vectors), "assumed")
+def _assumed(group: tuple[Atom, ...], found: Sequence[Vector]) -> Component:
+    """Return all combinations, those that no values were found for as assumed.
+
+    If there are too many, the others are left out.
+    """
+    vectors = {vector.truth: vector for vector in found}
+    complete = len(group) <= MOST_ASSUMED
+    for truth in range(1 << len(group)) if complete else ():
+        vectors.setdefault(truth, Vector(truth, {}, sure=False))
+    every = tuple(vectors.values())
+    return Component(group, every, _worst(len(every)), "assumed", complete)
 
 
 def _bits(flags: Iterator[bool]) -> int:
@@ -253,9 +326,23 @@ def _combined(
             sets[atom] = _spread(pattern, count, stride, size)
         stride *= count
     blocks = split(size, [_members(guard, sets, (1 << size) - 1) for guard in guards])
-    found = tuple(Region(truth, _row(parts, strides, _first(block))) for truth, block in blocks)
+    sure = _sure(parts, strides, size)
+    found = tuple(
+        Region(truth, _row(parts, strides, _first(block & sure or block)), bool(block & sure))
+        for truth, block in blocks
+    )
     choices = _choices(parts, strides, size, [block for _, block in blocks])
-    return Regions(found, choices, how, size)
+    return Regions(found, choices, how)
+
+
+def _sure(parts: list[Component], strides: list[int], size: int) -> int:
+    """Return the combinations of which values are known."""
+    everything = (1 << size) - 1
+    for part, stride in zip(parts, strides, strict=True):
+        if part.how == "assumed":
+            pattern = _bits(vector.sure for vector in part.vectors)
+            everything &= _spread(pattern, len(part.vectors), stride, size)
+    return everything
 
 
 def _some(guards: tuple[Expression, ...], parts: list[Component]) -> tuple[Region, ...]:
@@ -263,7 +350,7 @@ def _some(guards: tuple[Expression, ...], parts: list[Component]) -> tuple[Regio
 
     They answer most questions about one edge, or two, at no cost.
     """
-    base = [min(range(len(p.vectors)), key=lambda i: p.vectors[i].truth.bit_count()) for p in parts]
+    base = [min(range(len(p.vectors)), key=lambda i: _plainness(p.vectors[i])) for p in parts]
     rows: list[dict[int, int]] = [
         {},
         *({p: v} for p, part in enumerate(parts) for v in range(len(part.vectors))),
@@ -278,10 +365,15 @@ def _some(guards: tuple[Expression, ...], parts: list[Component]) -> tuple[Regio
     found = []
     for truth, block in split(len(rows), [_members(g, sets, (1 << len(rows)) - 1) for g in guards]):
         row: dict[str, Scalar] = {}
-        for part, chosen in zip(parts, choices, strict=True):
-            row |= part.vectors[chosen[_first(block)]].row
-        found.append(Region(truth, row))
+        chosen_vectors = [p.vectors[c[_first(block)]] for p, c in zip(parts, choices, strict=True)]
+        for vector in chosen_vectors:
+            row |= vector.row
+        found.append(Region(truth, row, all(vector.sure for vector in chosen_vectors)))
     return tuple(found)
+
+
+def _plainness(vector: Vector) -> tuple[bool, int]:
+    return (not vector.sure, vector.truth.bit_count())
 
 
 def _spread(pattern: int, count: int, stride: int, size: int) -> int:
@@ -312,34 +404,44 @@ def _row(parts: list[Component], strides: list[int], place: int) -> dict[str, Sc
     return row
 
 
-MOST_CHOICES = 64  # of limits at once; beyond, the limits stay at one choice for each component
+MOST_CHOICES = 1 << 10  # of limits at once; beyond, what they leave is not known
 
 
 def _choices(
     parts: list[Component], strides: list[int], size: int, blocks: list[int]
-) -> tuple[tuple[int, dict[str, Scalar]], ...]:
+) -> tuple[Choice, ...]:
     """Return what each choice of all limits leaves, as bits over the regions."""
     if math.prod(len(part.choices) for part in parts) > MOST_CHOICES:
-        parts = [_first_choice(part) for part in parts]
-    choices: dict[int, dict[str, Scalar]] = {}
+        return _worst(len(blocks))
+    choices: dict[int, dict[str, Scalar] | None] = {}
     for choice in itertools.product(*(part.choices for part in parts)):
         left, limits = (1 << size) - 1, dict[str, Scalar]()
         for part, stride, (bits, values) in zip(parts, strides, choice, strict=True):
             left &= _spread(bits, len(part.vectors), stride, size)
-            limits |= values
-        choices.setdefault(_bits(bool(block & left) for block in blocks), limits)
-    return _least(choices)
+            limits |= values or {}
+        known = all(values is not None for _, values in choice)
+        remaining = _bits(bool(block & left) for block in blocks)
+        if choices.get(remaining) is None:
+            choices[remaining] = limits if known else None
+    return _least(tuple(choices.items()))
 
 
-def _first_choice(part: Component) -> Component:
-    return Component(part.atoms, part.vectors, part.choices[:1], part.how)
+def _independent(guards: tuple[Expression, ...], sure: Sequence[Region]) -> Regions:
+    """Return regions for guards of which little is known: those, and what else is assumed.
 
-
-def _independent(guards: tuple[Expression, ...]) -> Regions:
-    """Return regions for guards of which nothing is known: each alone, all and none."""
+    Every combination is, or where there are too many each guard alone, each two, all and none.
+    """
     certain = sum(1 << i for i, guard in enumerate(guards) if guard == Truth(True))
-    open_ = [i for i, guard in enumerate(guards) if not isinstance(guard, Truth)]
-    pairs = [1 << i | 1 << j for i in open_ for j in open_]
-    every = dict.fromkeys([certain | pair for pair in (0, sum(1 << i for i in open_), *pairs)])
-    found = tuple(Region(enabled, {}) for enabled in every)
-    return Regions(found, (((1 << len(found)) - 1, {}),), "assumed", len(found))
+    open_ = [1 << i for i, guard in enumerate(guards) if not isinstance(guard, Truth)]
+    complete = len(open_) <= MOST_ASSUMED
+    if complete:
+        some = [
+            sum(bits) for n in range(len(open_) + 1) for bits in itertools.combinations(open_, n)
+        ]
+    else:
+        some = [0, sum(open_), *(one | other for one in open_ for other in open_)]
+    found = {region.enabled: region for region in sure}
+    for each in some:
+        found.setdefault(certain | each, Region(certain | each, {}, sure=False))
+    choices = _worst(len(found), complete=complete)
+    return Regions(tuple(found.values()), choices, "assumed", complete)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kasmina_generator.expression import (
     Arithmetic,
@@ -16,11 +16,13 @@ from kasmina_generator.expression import (
 )
 from kasmina_generator.model import Edge, State
 from kasmina_generator.prove.domain import Domain
-from kasmina_generator.prove.evaluate import at_epochs, atoms, variables
+from kasmina_generator.prove.evaluate import at_epochs, atoms, is_ordering, variables
 from kasmina_generator.prove.machine import Machine
-from kasmina_generator.prove.regions import Question, Regions
+from kasmina_generator.prove.regions import Finder, Question, Regions
 
 MOST_EPOCHS = 32_767  # the counter is an int16 that saturates
+MOST_TURNS = 1 << 12  # stretches of epochs of one state; what comes later is taken together
+MOST_COMPUTED = 1 << 8  # the same where guards compute with epochs: Z3 is asked for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Segment:
     final: bool  # `last` stands for every later epoch too
     guards: tuple[Expression, ...]  # of the state's edges, in the order in which they are tried
     regions: Regions
+    blurred: bool = False  # its guards do not read the same: epochs are one more unknown
 
     def covers(self, epochs: int) -> bool:
         """Say whether some epoch of the segment is at least `epochs`."""
@@ -82,40 +85,73 @@ def _turns(atom: Comparison, last: int) -> set[int]:
             return set(range(last + 1))
 
 
-def segments_of(machine: Machine, state: State, least: int = -1) -> list[Segment]:
-    """Return the segments of one state, in order; epochs up to `least` are told apart."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What formulas ask of every state: epochs up to `least` apart, and events that are enabled."""
+
+    least: int = -1
+    enabled: frozenset[str] | None = None  # None: there are no formulas
+
+
+def segments_of(machine: Machine, state: State, asked: Asked) -> list[Segment]:
+    """Return the segments of one state, in order.
+
+    Where there are too many, the last one stands for all later epochs, and its regions are
+    those of any of them.
+    """
     edges = machine.edges[state.name]
     guards = tuple(edge.guard for edge in edges)
-    last = max(horizon(guards, machine.domains), state.max_epochs or -1, least) + 1
+    last = max(horizon(guards, machine.domains), state.max_epochs or -1, asked.least) + 1
     found: list[Segment] = []
+    computed = 0
     for first, end in stretches(guards, last):
         here = tuple(at_epochs(guard, first) for guard in guards)
         if found and found[-1].guards == here:  # `epochs >= 5 and epochs >= 9` turns but once
-            found[-1] = _longer(found[-1], end, end == last)
-        else:
-            regions = machine.finder.regions(here, questions(machine, edges, here))
-            found.append(Segment(state, first, end, end == last, here, regions))
+            found[-1] = replace(found[-1], last=end, final=end == last)
+            continue
+        computed += not all(is_ordering(atom) for guard in here for atom in atoms(guard))
+        if computed > MOST_COMPUTED or len(found) == MOST_TURNS:
+            regions = _any_later(machine, edges, first, last, asked)
+            return [*found, Segment(state, first, first, True, guards, regions, blurred=True)]
+        regions = _regions(machine, machine.finder, edges, here, asked)
+        found.append(Segment(state, first, end, end == last, here, regions))
     return found
 
 
-def _longer(segment: Segment, last: int, final: bool) -> Segment:
-    return Segment(segment.state, segment.first, last, final, segment.guards, segment.regions)
+def _regions(
+    machine: Machine,
+    finder: Finder,
+    edges: tuple[Edge, ...],
+    guards: tuple[Expression, ...],
+    asked: Asked,
+) -> Regions:
+    return finder.regions(guards, questions(machine, edges), views(machine, edges, asked.enabled))
 
 
-def questions(
-    machine: Machine, edges: tuple[Edge, ...], guards: tuple[Expression, ...]
-) -> list[Question]:
+def _any_later(
+    machine: Machine, edges: tuple[Edge, ...], first: int, last: int, asked: Asked
+) -> Regions:
+    """Return the regions of all epochs from `first`, none of which is sure at any one of them."""
+    epochs = Domain("epochs", "int32", first, max(last, MOST_EPOCHS), first, False, False, False)
+    finder = Finder({**machine.finder.domains, "epochs": epochs}, machine.finder.oracle)
+    guards = tuple(edge.guard for edge in edges)
+    regions = _regions(machine, finder, edges, guards, asked)
+    found = tuple(replace(region, sure=False) for region in regions.found)
+    return replace(regions, found=found, how="assumed")
+
+
+def questions(machine: Machine, edges: tuple[Edge, ...]) -> list[Question]:
     """Return what the checks ask of a state that has too many regions to list them all.
 
     Each edge as the first of its trigger, ties of equal priority, urgent edges beside earlier ones,
-    and no automatic edge at all.
+    each guard by itself, each event with none of its edges, and no automatic edge at all.
     """
     everywhere = range(len(edges))
-    automatic = sum(1 << i for i in everywhere if not machine.is_command(edges[i]))
-    asked = [(0, automatic)]
+    automatic = _automatic(machine, edges)
+    asked = [(0, automatic), *((0, _edges_of(edges, edge.event)) for edge in edges)]
     for i in everywhere:
-        before = sum(1 << j for j in range(i) if machine.same_trigger(edges[i], edges[j]))
-        asked += [(1 << i, before), (1 << i, before | automatic & ((1 << i) - 1))]
+        before = _before(machine, edges, i)
+        asked += [(1 << i, before), (1 << i, before | automatic & ((1 << i) - 1)), (1 << i, 0)]
         asked += [
             (1 << i | 1 << j, before)
             for j in everywhere[i + 1 :]
@@ -124,3 +160,26 @@ def questions(
         if machine.is_urgent(edges[i]):
             asked += [(1 << i | 1 << j, 0) for j in range(i) if not machine.is_urgent(edges[j])]
     return list(dict.fromkeys(asked))
+
+
+def views(
+    machine: Machine, edges: tuple[Edge, ...], enabled: frozenset[str] | None
+) -> list[Question]:
+    """Return what formulas see of a region: the first edge of each call, and enabled events."""
+    if enabled is None:
+        return []
+    firsts = [(1 << i, _before(machine, edges, i)) for i in range(len(edges))]
+    return [*firsts, *((0, _edges_of(edges, event)) for event in sorted(enabled))]
+
+
+def _automatic(machine: Machine, edges: tuple[Edge, ...]) -> int:
+    return sum(1 << i for i, edge in enumerate(edges) if not machine.is_command(edge))
+
+
+def _edges_of(edges: tuple[Edge, ...], event: str) -> int:
+    return sum(1 << i for i, edge in enumerate(edges) if edge.event == event)
+
+
+def _before(machine: Machine, edges: tuple[Edge, ...], place: int) -> int:
+    """Return the earlier edges that answer the same call."""
+    return sum(1 << j for j in range(place) if machine.same_trigger(edges[place], edges[j]))

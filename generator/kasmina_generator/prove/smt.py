@@ -34,7 +34,9 @@ from kasmina_generator.prove.evaluate import Atom, holds, variables
 from kasmina_generator.prove.regions import Question, Region, Vector
 
 MOST_VECTORS = 1 << 12  # of one component
+MOST_VIEWS = 1 << 10  # of one state
 EFFORT = 40_000_000  # Z3's own count of steps for one question: about 10 s, on any machine alike
+ALL_EFFORT = 10 * EFFORT  # of one proof; what is asked beyond is not known
 
 
 class NoSolver(Exception):
@@ -54,6 +56,11 @@ class Solver:
     known: dict[object, list[Vector] | None] = field(default_factory=dict)
     lemmas: dict[str, bool | None] = field(default_factory=dict)
     wrong: dict[tuple[float, float], float | None] = field(default_factory=dict)
+    left: int = ALL_EFFORT
+
+    def begin(self) -> None:
+        """Begin a proof, with its whole effort left."""
+        self.left = ALL_EFFORT
 
     def vectors(
         self, group: tuple[Atom, ...], domains: Mapping[str, Domain], known: Sequence[Vector]
@@ -67,7 +74,10 @@ class Solver:
         """
         key = (group, tuple(domains[variable.name] for variable in _distinct(group)))
         if key not in self.known:
-            self.known[key] = self._vectors(group, domains, known)
+            found = self._vectors(group, domains, known)
+            if found is None and self.left <= 0:
+                return None  # another proof may have more effort left
+            self.known[key] = found
         return self.known[key]
 
     def _vectors(
@@ -80,7 +90,7 @@ class Solver:
             solver.add(self._other_than(marks, vector.truth))
         try:
             while len(found) <= MOST_VECTORS and (row := self._row(solver, group)) is not None:
-                truth = sum(1 << i for i, atom in enumerate(group) if holds(atom, row))
+                truth = _held(group, row)
                 found.append(Vector(truth, row))
                 solver.add(self._other_than(marks, truth))
         except GaveUp:
@@ -105,20 +115,49 @@ class Solver:
             return list(known)
         solver = self._solver(guards, domains)
         terms = [self._boolean(guard) for guard in guards]
-        opposites = [self.z3.Not(term) for term in terms]
-        for must, must_not in open_:
+        for question in open_:
             solver.push()
-            solver.add([term for i, term in enumerate(terms) if must >> i & 1])
-            solver.add([term for i, term in enumerate(opposites) if must_not >> i & 1])
+            solver.add(self._answer(terms, question))
             try:
                 row = self._row(solver, guards)
             except GaveUp:
                 return None
             solver.pop()
             if row is not None:
-                enabled = sum(1 << i for i, guard in enumerate(guards) if holds(guard, row))
+                enabled = _held(guards, row)
                 found.setdefault(enabled, Region(enabled, row))
         return list(found.values())
+
+    def views(
+        self,
+        guards: tuple[Expression, ...],
+        views: Sequence[Question],
+        domains: Mapping[str, Domain],
+        known: Sequence[Region],
+    ) -> list[Region] | None:
+        """Return the known regions, and one for each other combination of answers to `views`."""
+        solver = self._solver(guards, domains)
+        terms = [self._boolean(guard) for guard in guards]
+        marks = [self._answer(terms, view) for view in views]
+        found = {region.enabled: region for region in known}
+        seen = {_seen(views, enabled) for enabled in found}
+        for answers in seen:
+            solver.add(self._other_than(marks, answers))
+        try:
+            while len(seen) <= MOST_VIEWS and (row := self._row(solver, guards)) is not None:
+                enabled = _held(guards, row)
+                found[enabled] = Region(enabled, row)
+                seen.add(_seen(views, enabled))
+                solver.add(self._other_than(marks, _seen(views, enabled)))
+        except GaveUp:
+            return None
+        return list(found.values()) if len(seen) <= MOST_VIEWS else None
+
+    def _answer(self, terms: list[Term], view: Question) -> Term:
+        must, must_not = view
+        parts = [term for i, term in enumerate(terms) if must >> i & 1]
+        parts += [self.z3.Not(term) for i, term in enumerate(terms) if must_not >> i & 1]
+        return self.z3.And(parts)
 
     def widening_is_harmless(self) -> bool | None:
         """Prove that two float32 numbers compare alike in float32 and in double; None: gave up.
@@ -174,7 +213,11 @@ class Solver:
             return None
 
     def _impossible(self, solver: Term) -> bool:
+        if self.left <= 0:
+            raise GaveUp
+        before = _effort(solver)
         result = solver.check()
+        self.left -= _effort(solver) - before
         if result == self.z3.unknown:
             raise GaveUp
         return bool(result == self.z3.unsat)
@@ -290,6 +333,22 @@ _BITS_COMPARE = {
     ">=": lambda a, b: a >= b,
     "==": lambda a, b: a == b,
 }
+
+
+def _held(guards: Sequence[Expression], row: Mapping[str, Scalar]) -> int:
+    """Return which guards hold in a row, by the prover's own interpreter."""
+    return sum(1 << i for i, guard in enumerate(guards) if holds(guard, row))
+
+
+def _seen(views: Sequence[Question], enabled: int) -> int:
+    """Return which views a region answers with yes."""
+    answers = (enabled & must == must and not enabled & never for must, never in views)
+    return sum(1 << i for i, answer in enumerate(answers) if answer)
+
+
+def _effort(solver: Term) -> int:
+    """Return the steps that Z3 has made so far, for all questions."""
+    return int(solver.statistics().get_key_value("rlimit count"))
 
 
 def _from_parts(term: Term) -> float:

@@ -81,7 +81,7 @@ def ask(
 def _finder(spec: Spec) -> Finder:
     with contextlib.suppress(smt.NoSolver):
         solver = smt.solver()
-        return Finder(domains(spec), solver.vectors, solver.regions)
+        return Finder(domains(spec), solver)
     return Finder(domains(spec))
 
 

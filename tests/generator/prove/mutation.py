@@ -68,7 +68,7 @@ def judge(original: Spec, mutant: Mutant) -> Judgement:
 def _equivalent(original: Spec, mutant: Spec) -> bool:
     try:
         z3 = solver()
-        finder = Finder(domains(original), z3.vectors, z3.regions)
+        finder = Finder(domains(original), z3)
         return difference(original, mutant, finder) is None
     except ValueError:
         return False

@@ -45,7 +45,7 @@ def test_rows_give_what_they_say(tmp_path: Path, text: str) -> None:
     """The own interpreter agrees with every witness, enumerated or from Z3."""
     spec, guard = guard_of(tmp_path, text)
     z3 = solver()
-    found = Finder(domains(spec), z3.vectors, z3.regions).regions((guard,))
+    found = Finder(domains(spec), z3).regions((guard,))
     assert found.how != "assumed"
     for region in found.found:
         assert holds(guard, region.row) is bool(region.enabled)
@@ -56,7 +56,7 @@ def test_no_value_gives_another_region(tmp_path: Path, text: str) -> None:
     """Thousands of random and neighbouring values lie in the regions that were found."""
     spec, guard = guard_of(tmp_path, text)
     z3 = solver()
-    found = Finder(domains(spec), z3.vectors, z3.regions).regions((guard,))
+    found = Finder(domains(spec), z3).regions((guard,))
     enabled = {bool(region.enabled) for region in found.found}
     random_ = random.Random(1)
     for _ in range(3000):
