@@ -19,6 +19,7 @@ DOCUMENTS = [
         "CHANGELOG.md",
         "tests/README.md",
         "docs/architecture.md",
+        "docs/checkpoints.md",
         "docs/performance.md",
         "docs/specs.md",
         "docs/verification.md",
