@@ -18,6 +18,7 @@ from kasmina.blueprints.maps import linear, plain_linear, uniform
 from kasmina.blueprints.plain import Affine, OverChannels, SwiGLU
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
+from kasmina.kernels.together import Units
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 _MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
@@ -94,8 +95,20 @@ class _Dense(_Pointwise):
         sizes = (a * b for a, b in (s for s in self.shapes().values() if len(s) == 2))
         return 2 * sum(sizes) * self.shape.positions
 
-    def _out(self, params: Parameters, hidden: Tensor) -> Tensor:
-        return linear(hidden, params["out_weight"], params.get("out_bias"))
+    @abstractmethod
+    def units(self, *given: Tensor) -> Tensor:
+        """The hidden units of what the inner maps give, element by element."""
+
+    def apply(self, params: Parameters, x: Tensor) -> Tensor:
+        """See `_Pointwise.apply`."""
+        given = [linear(x, params[f"{n}_weight"], params.get(f"{n}_bias")) for n in self.inner]
+        return linear(self.units(*given), params["out_weight"], params.get("out_bias"))
+
+    def together(self) -> Units | None:
+        """See `Blueprint.together`."""
+        ours = (type(self).apply, type(self).forward) == (_Dense.apply, _Pointwise.forward)
+        parallel = self.shape.placement == "parallel" and not self.shape.channels_first
+        return Units(self.inner, self.units) if ours and parallel else None
 
 
 @blueprint("mlp")
@@ -115,15 +128,9 @@ class Mlp(_Dense):
             )
         self.activation = activation
 
-    @property
-    def text(self) -> str:
-        """See `Blueprint.text`."""
-        return f"mlp_{self.activation}"
-
-    def apply(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `_Pointwise.apply`."""
-        hidden = linear(x, params["up_weight"], params["up_bias"])
-        return self._out(params, _FUNCTIONS[self.activation](hidden))
+    def units(self, *given: Tensor) -> Tensor:
+        """See `_Dense.units`."""
+        return _FUNCTIONS[self.activation](*given)
 
     def plain(self, params: Parameters) -> nn.Module:
         """Linear, activation, Linear."""
@@ -143,14 +150,10 @@ class LowRank(_Dense):
 
     inner, inner_bias = ("down",), False
 
-    @property
-    def text(self) -> str:
-        """See `Blueprint.text`."""
-        return "low_rank"
-
-    def apply(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `_Pointwise.apply`."""
-        return self._out(params, linear(x, params["down_weight"]))
+    def units(self, *given: Tensor) -> Tensor:
+        """See `_Dense.units`."""
+        (down,) = given
+        return down
 
     def plain(self, params: Parameters) -> nn.Module:
         """Two Linears."""
@@ -169,15 +172,10 @@ class Gated(_Dense):
 
     inner, inner_bias = ("gate", "up"), True
 
-    @property
-    def text(self) -> str:
-        """See `Blueprint.text`."""
-        return "gated"
-
-    def apply(self, params: Parameters, x: Tensor) -> Tensor:
-        """See `_Pointwise.apply`."""
-        gate = F.silu(linear(x, params["gate_weight"], params["gate_bias"]))
-        return self._out(params, gate * linear(x, params["up_weight"], params["up_bias"]))
+    def units(self, *given: Tensor) -> Tensor:
+        """See `_Dense.units`."""
+        gate, up = given
+        return F.silu(gate) * up
 
     def plain(self, params: Parameters) -> nn.Module:
         """The plain SwiGLU module."""
@@ -200,11 +198,6 @@ class AffineMap(_Pointwise):
                 "blueprint 'affine' maps features one by one, but this site reads "
                 f"{shape.d_in} and writes {shape.d_out}; use 'mlp' or 'low_rank' here"
             )
-
-    @property
-    def text(self) -> str:
-        """See `Blueprint.text`."""
-        return "affine"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Scale and shift, `[d_out]` each."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints.shape import BlueprintError, Cost, SiteShape
+from kasmina.kernels.together import Units
 
 Parameters = Mapping[str, Tensor]  # name -> [S, ...]
 
@@ -49,11 +50,6 @@ class Blueprint(ABC):
             raise BlueprintError(f"blueprint {self.name!r}: hidden must be 1 or more, got {hidden}")
         self.shape = shape
         self.hidden = hidden
-
-    @property
-    def text(self) -> str | None:
-        """The name of the text of the generated kernels that compute this kind; None for none."""
-        return None
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -87,6 +83,10 @@ class Blueprint(ABC):
         It takes what `forward` takes, without the axis of the seeds. Every part of it has
         `reset_parameters`, so that the architecture can be trained from the start.
         """
+
+    def together(self) -> Units | None:
+        """What makes the hidden units of all parallel seeds one layer, or None for no such kind."""
+        return None
 
     def scale_output(self, params: Parameters, factor: Tensor) -> None:
         """Multiply what each seed computes by `factor` `[S]`, in place in its last map."""

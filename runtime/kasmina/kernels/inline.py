@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from kasmina.kernels.tiles import Tuning
 from kasmina.kernels.twin import Pulled, Stacks, zeros_for
 
+DIRECTIONS = ("forward", "backward")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -44,20 +45,39 @@ class NoKernel(Exception):
     """Why a kind has no generated kernel."""
 
 
-def kernel(package: str, text: str) -> Kernel:
-    """The generated kernel `text` of a lifecycle's package.
+def kernel(package: str, name: str, kind: Any) -> Kernel:
+    """The generated kernel of a blueprint's kind.
+
+    Args:
+        package: of the lifecycle, whose states the kernels know.
+        name: of the kind.
+        kind: itself, which has the options of the kind as attributes, and `shapes()`.
 
     Raises:
         NoKernel: there is none.
     """
-    modules = []
-    for direction in ("forward", "backward"):
-        name = f"{package}.kernels.inline_{text}_{direction}"
-        try:
-            modules.append(importlib.import_module(name))
-        except ModuleNotFoundError as error:
-            raise NoKernel(f"there is no generated {name}") from error
-    return Kernel(modules[0].forward, modules[1].backward)
+    texts = _module(package, "catalogue").TEXTS
+    for text, entry in texts.items():
+        chosen = all(
+            getattr(kind, option, None) == value for option, value in entry.options.items()
+        )
+        if entry.kind == name and chosen and entry.parameters.get("inline") == tuple(kind.shapes()):
+            forward, backward = (_module(package, f"inline_{text}_{way}") for way in DIRECTIONS)
+            return Kernel(forward.forward, backward.backward)
+    raise NoKernel(f"no kernel is generated for blueprint {name!r}")
+
+
+def sampler(package: str) -> Callable[..., None]:
+    """The generated kernel that measures every chunk of a tensor; raises `NoKernel`."""
+    sample: Callable[..., None] = _module(package, "sample").sample
+    return sample
+
+
+def _module(package: str, name: str) -> Any:
+    try:
+        return importlib.import_module(f"{package}.kernels.{name}")
+    except ModuleNotFoundError as error:
+        raise NoKernel(f"{package} has no generated kernels/{name}.py") from error
 
 
 class Way(Protocol):
@@ -79,11 +99,15 @@ class Way(Protocol):
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> Any:
         """What `forward` would have returned for `backward`."""
 
-    def backward(self, g: Tensor, y: Tensor, kept: Any, alpha: Tensor, stacks: Stacks) -> Pulled:
-        """The gradients, from dL/doutput."""
+    def backward(
+        self, g: Tensor, y: Tensor | None, kept: Any, alpha: Tensor, stacks: Stacks
+    ) -> Pulled:
+        """The gradients, from dL/doutput; `y` is the first of what is read, None for nothing."""
 
-    def reads(self) -> tuple[Tensor, ...]:
-        """What must not change between `forward` and `backward`, beside its arguments."""
+    samples: bool  # whether `forward` writes a sample
+
+    def reads(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """What must not change between `forward` and `backward`; `arguments` are y, alpha, ..."""
 
 
 class Launches:
@@ -93,13 +117,23 @@ class Launches:
         kernels: by number of the kind.
         columns: of the site.
         nonfinite: int64 `[S]`, counted up.
+        measure: the kernel that measures a tensor.
         replace: whether B takes the chunk's place; else it is added.
     """
 
+    samples = True
+
     def __init__(
-        self, kernels: Mapping[int, Kernel], columns: Columns, nonfinite: Tensor, replace: bool
+        self,
+        kernels: Mapping[int, Kernel],
+        columns: Columns,
+        nonfinite: Tensor,
+        measure: Callable[..., None],
+        *,
+        replace: bool,
     ) -> None:
         seeds, device = len(columns.codes), columns.codes.device
+        self._measure = measure
         self.numbers: tuple[int, ...] = ()
         self._kernels, self._columns = dict(kernels), columns
         self._nonfinite, self._replace = nonfinite, replace
@@ -128,9 +162,13 @@ class Launches:
         always.__dict__ = {**self.__dict__, "numbers": tuple(self._kernels)}
         return always
 
-    def reads(self) -> tuple[Tensor, ...]:
+    def reads(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """See `Way`."""
-        return self._columns
+        return (*arguments, *self._columns)
+
+    def measure(self, y: Tensor, sample: Tensor) -> None:
+        """Write the sample of `y` `[N, F]`, as `forward` does; nothing else is written."""
+        self._measure(y, sample, tiles=self._tuning.tiles("forward", y, len(sample)))
 
     def forward(
         self,
@@ -175,8 +213,11 @@ class Launches:
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
 
-    def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
-        """See `Way`; `y` is what `forward` read."""
+    def backward(
+        self, g: Tensor, y: Tensor | None, kept: None, alpha: Tensor, stacks: Stacks
+    ) -> Pulled:
+        """See `Way`."""
+        assert y is not None
         tiles = self._tuning.tiles("backward", y, len(alpha))
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
@@ -224,15 +265,15 @@ class _Pass(Function):
     ) -> Tensor:
         out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
         ctx.kept = way.forward(y, out, alpha, stacks, True, sample)
-        ctx.save_for_backward(y, alpha, *parameters, *way.reads())  # an error where one changes
-        ctx.way, ctx.stacks = way, stacks
+        ctx.save_for_backward(*way.reads(y, alpha, *parameters))  # torch tells if one changes
+        ctx.way, ctx.alpha, ctx.stacks = way, alpha, stacks
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        y, alpha, *_ = ctx.saved_tensors
-        pulled = ctx.way.backward(g, y, ctx.kept, alpha, ctx.stacks)
+        y, *_ = ctx.saved_tensors or (None,)
+        pulled = ctx.way.backward(g, y, ctx.kept, ctx.alpha, ctx.stacks)
         flat = [each for number in ctx.way.numbers for each in pulled.stacks[number]]
         return pulled.y, pulled.alpha, None, None, None, *flat
 

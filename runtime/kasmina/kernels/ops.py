@@ -91,8 +91,10 @@ def _site(seat: int) -> Grower:
 for _schema in (
     "grow(Tensor y, Tensor? x, Tensor alpha, Tensor[] parameters, SymInt seat, bool grad) -> Tensor",
     "grow_(Tensor(a!) y, Tensor alpha, Tensor[] parameters, SymInt seat) -> ()",
-    "grow_backward(Tensor g, Tensor y, Tensor? x, Tensor alpha, Tensor[] parameters, SymInt seat)"
-    " -> (Tensor, Tensor, Tensor[])",
+    (
+        "grow_backward(Tensor g, Tensor y, Tensor? x, Tensor alpha, Tensor[] parameters, SymInt seat)"
+        " -> (Tensor, Tensor, Tensor[])"
+    ),
 ):
     _DEFINED.define(_schema, tags=_TAGS)  # type: ignore[no-untyped-call]
 

@@ -105,14 +105,14 @@ class Tuning:
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._known: dict[tuple[Direction, torch.Size, int], Tiles] = {}
+        self._known: dict[tuple[Direction, int, int, int], Tiles] = {}
 
     def tiles(self, direction: Direction, y: Tensor, chunks: int) -> Tiles:
         """For a tensor `[N, F]` that is cut into `chunks`."""
+        rows, features = y.shape
         size = y.element_size()
-        key = (direction, y.shape, size)
+        key = (direction, rows.bit_length(), features, size)
         if key not in self._known:
-            rows, features = y.shape
             width = -(-features // chunks)
             self._known[key] = nearest(self._gpu, direction, rows, chunks, width, size)
         return self._known[key]

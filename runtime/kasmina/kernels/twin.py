@@ -255,11 +255,12 @@ class Twin:
     """
 
     def __init__(self, groups: Sequence[Group], replace: bool, nonfinite: Tensor) -> None:
+        self.samples = False
         self._groups, self._replace, self._nonfinite = tuple(groups), replace, nonfinite
         self.numbers = tuple(group.number for group in groups)
 
-    def reads(self) -> tuple[Tensor, ...]:
-        """See `inline.Way`; it keeps copies of all that it read."""
+    def reads(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """See `inline.Way`; what it keeps holds on to all that it read."""
         return ()
 
     def forward(
@@ -296,7 +297,7 @@ class Twin:
         return [make(group, y, alpha, stacks[group.number], True) for group in self._groups]
 
     def backward(
-        self, g: Tensor, y: Tensor, kept: Sequence[Made], alpha: Tensor, stacks: Stacks
+        self, g: Tensor, y: Tensor | None, kept: Sequence[Made], alpha: Tensor, stacks: Stacks
     ) -> Pulled:
         """The gradients of `y`, of alpha and of the stacks, from dL/doutput."""
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device).copy_(g)

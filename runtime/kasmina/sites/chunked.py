@@ -15,23 +15,23 @@ from kasmina.blueprints import Placement
 from kasmina.kernels.backend import Choice, choose
 from kasmina.kernels.inline import (
     DTYPES,
-    Kernel,
     Launches,
     NoKernel,
     Way,
     every_gradient,
     kernel,
     passed,
+    sampler,
 )
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.chunks import ChunkManager
 from kasmina.sites.diversion import by_columns
-from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
+from kasmina.sites.layer import SiteLayer, _is_compiling
 from kasmina.sites.place import Place
 from kasmina.sites.plan import Part, everyone, neighbours
-from kasmina.sites.telemetry import Telemetry, by_chunk
+from kasmina.sites.telemetry import ChunkSample, Telemetry, by_chunk
 
 
 class InlineSite(SiteLayer):
@@ -64,24 +64,27 @@ class InlineSite(SiteLayer):
         if choice.backend == "torch":
             return choice
         try:
-            self._launches = Launches(
-                self._kernels(), self.live, self.nonfinite, self.mode == "replace"
-            )
+            self._launches = self._launching()
         except NoKernel as error:
             return Choice("torch", f"the twins: {error}")
         return choice
 
-    def _kernels(self) -> dict[int, Kernel]:
-        """The generated kernel of each kind, by its number."""
+    def _launching(self) -> Launches:
         if self.shape.channels_first:
             raise NoKernel("kernels want the features last, and this site has channels first")
-        package, found = self._state.lifecycle.package.__name__, {}
-        for number, name in enumerate(self.kinds):
-            text = self.pool(name).kind.text
-            if text is None:
-                raise NoKernel(f"there is no generated kernel for blueprint {name!r}")
-            found[number] = kernel(package, text)
-        return found
+        package = self._state.lifecycle.package.__name__
+        kernels = {
+            number: kernel(package, name, self.pool(name).kind)
+            for number, name in enumerate(self.kinds)
+        }
+        self._measured = torch.zeros(self.n_seeds, 4, device=self.nonfinite.device)
+        return Launches(
+            kernels,
+            self.live,
+            self.nonfinite,
+            sampler(package),
+            replace=self.mode == "replace",
+        )
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """See `SiteLayer.run`."""
@@ -122,35 +125,65 @@ class InlineSite(SiteLayer):
         groups = [self._group(part, self._everywhere) for part in parts]
         return Twin(groups, self.mode == "replace", self.nonfinite)
 
-    def _grown(self, x: Tensor | None, y: Tensor, captured: bool) -> Tensor:
+    def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
         columns, stacks = by_columns(y, self.shape), self.stacks()
-        way = self._way(columns, captured)
         if torch.is_grad_enabled():
-            return passed(columns, self.alpha, way, stacks).view(y.shape)
+            way = self._way(columns, captured)
+            measured = self._measured if due and way.samples else None
+            out = passed(columns, self.alpha, way, stacks, measured).view(y.shape)
+            self._told(out, measured, due)
+            return out
         mine = self._fresh and not captured and self._recorder is None and y.is_contiguous()
         out = y if mine else torch.empty(y.shape, dtype=y.dtype, device=y.device)
-        to = columns if mine else by_columns(out, self.shape)
-        way.forward(columns, to, self.alpha, stacks, grad=False)
+        self._write(y, x, self.alpha, stacks, out, captured, due)
         return out
 
     def _write(
-        self, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks, out: Tensor
+        self,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        stacks: Stacks,
+        out: Tensor,
+        captured: bool,
+        due: bool,
     ) -> None:
         columns = by_columns(y, self.shape)
         to = columns if out is y else by_columns(out, self.shape)
-        self._way(columns, self._captured()).forward(columns, to, alpha, stacks, grad=False)
+        way = self._way(columns, captured)
+        # In place a kernel sees the chunks of its own kind only, and so cannot measure the others.
+        measured = self._measured if due and way.samples and out is not y else None
+        way.forward(columns, to, alpha, stacks, grad=False, sample=measured)
+        self._told(out, measured, due)
 
     def _gradients(
-        self, g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks
+        self,
+        g: Tensor,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        stacks: Stacks,
+        captured: bool,
     ) -> Gradients:
         columns, g = by_columns(y, self.shape), by_columns(g, self.shape)
-        way = self._way(columns, self._captured())
+        way = self._way(columns, captured)
         kept = way.again(columns, alpha, stacks)
         pulled = way.backward(g, columns, kept, alpha, stacks)
         return Gradients(pulled.y.view(y.shape), None, pulled.alpha, every_gradient(pulled, stacks))
 
-    def _captured(self) -> bool:
-        return self._may_capture and _is_capturing()
+    def _told(self, out: Tensor, measured: Tensor | None, due: bool) -> None:
+        """Keep the sample that a pass has written, or take one where it has not."""
+        if measured is not None:
+            self._sample = ChunkSample(measured, out.numel() // self.shape.d_out)
+        elif due:
+            self._measure(out)
+
+    def _measure(self, y: Tensor) -> None:
+        if self._launches is None or y.dtype not in DTYPES:
+            super()._measure(y)
+            return
+        self._launches.measure(by_columns(y.detach(), self.shape), self._measured)
+        self._sample = ChunkSample(self._measured, y.numel() // self.shape.d_out)
 
     # What isolated training and the controller read.
 
@@ -164,4 +197,6 @@ class InlineSite(SiteLayer):
 
     def telemetry(self) -> Telemetry:
         """The last sample of each seed's chunk."""
+        if isinstance(self._sample, ChunkSample):
+            return self._sample.telemetry(self.valid.sum(1))
         return by_chunk(self._sample, self.columns, self.valid)

@@ -25,7 +25,6 @@ from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Stacks
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.diversion import (
-    by_columns,
     diverted,
     first_tensor,
     nowhere,
@@ -36,7 +35,7 @@ from kasmina.sites.errors import SiteError
 from kasmina.sites.observed import Observed
 from kasmina.sites.place import Objective, Place
 from kasmina.sites.plan import Reading
-from kasmina.sites.telemetry import Telemetry, sample
+from kasmina.sites.telemetry import Telemetry
 
 _is_compiling = torch.compiler.is_compiling
 _is_capturing = torch.cuda.is_current_stream_capturing
@@ -217,26 +216,32 @@ class SiteLayer(Observed):
         y = first_tensor(output, self)
         captured = self._may_capture and _is_capturing()
         if self._quiet and not captured:
-            self._sample = sample(by_columns(y.detach(), self.shape))
+            self._measure(y)
             return output
         if y.device != self.alpha.device:
             raise SiteError(
                 f"site {self.path!r}: the host's output is on {y.device}, its seeds are on "
                 f"{self.alpha.device}; move the whole model, as model.to(device) does"
             )
-        grown = self._grown(x, y, captured) if self.plan.active or captured else y
+        due = self._sampler.due() or (captured and self.sample_every > 0)
+        grown = y
+        if self.plan.active or captured:
+            grown = self._grown(x, y, captured, due)
+        elif due:
+            self._measure(y)
         if torch._C._current_graph_task_id() == -1:  # else a checkpoint runs the pass again
             self._observe(y if x is None else x, grown, torch.is_grad_enabled())
         return output if grown is y else with_first(output, grown)
 
     @abstractmethod
-    def _grown(self, x: Tensor | None, y: Tensor, captured: bool) -> Tensor:
+    def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
         """`y` with the active seeds mixed in.
 
         Args:
             x: as in `_pass`.
             y: the host's output.
             captured: whether a graph must follow the lifecycle: what the plan says holds now only.
+            due: whether to take a sample.
         """
 
     # What runs in a compiled graph.
@@ -263,12 +268,13 @@ class SiteLayer(Observed):
     ) -> None:
         """The body of the op: write the site's output into `out`, contiguous or `y` itself."""
         read = y if x is None else x
-        self._write(y, x, alpha, self._stacked(parameters), out)
-        if torch._C._current_graph_task_id() != -1:
+        again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
+        captured = self._may_capture and _is_capturing()
+        due = not again and (self._sampler.due() or (captured and self.sample_every > 0))
+        self._write(y, x, alpha, self._stacked(parameters), out, captured, due)
+        if again:
             self._seen_again(read.data_ptr())
-        elif out is y:
-            self._sample_now_and_then(out)
-        else:
+        elif out is not y:
             self._observe(read, out, grad, read.data_ptr())
 
     def pull(
@@ -281,17 +287,31 @@ class SiteLayer(Observed):
     ) -> Gradients:
         """The body of the op's backward pass; arguments as in `grow`, and dL/doutput."""
         self._pulled((y if x is None else x).data_ptr(), g)
-        return self._gradients(g, y, x, alpha, self._stacked(parameters))
+        captured = self._may_capture and _is_capturing()
+        return self._gradients(g, y, x, alpha, self._stacked(parameters), captured)
 
     @abstractmethod
     def _write(
-        self, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks, out: Tensor
+        self,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        stacks: Stacks,
+        out: Tensor,
+        captured: bool,
+        due: bool,
     ) -> None:
-        """Write `y` with the active seeds mixed in into `out`."""
+        """Write `y` with the active seeds mixed in into `out`; arguments as in `_grown`."""
 
     @abstractmethod
     def _gradients(
-        self, g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks
+        self,
+        g: Tensor,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        stacks: Stacks,
+        captured: bool,
     ) -> Gradients:
         """The gradients of `_write`."""
 

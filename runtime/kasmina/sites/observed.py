@@ -9,7 +9,7 @@ from kasmina.blueprints import SiteShape
 from kasmina.sites.diversion import by_columns
 from kasmina.sites.passage import Capture, Keeper, Passage
 from kasmina.sites.plan import Plan
-from kasmina.sites.telemetry import Sampler, empty_sample, sample
+from kasmina.sites.telemetry import ChunkSample, Sample, Sampler, empty_sample, sample
 
 
 class Observed(nn.Module):
@@ -23,6 +23,7 @@ class Observed(nn.Module):
         self.plan = Plan()
         self._quiet = True
         self._sampler = Sampler(50)
+        self._sample: Sample | ChunkSample
         self._capture = Capture()
         self._recorder: Keeper | None = None
 
@@ -36,13 +37,12 @@ class Observed(nn.Module):
         if not self.plan.shadow:
             self._capture.clear()
 
-    def _sample_now_and_then(self, y: Tensor) -> None:
-        """Take a sample of what the site gives where one is due."""
-        if self._sampler.due():
-            self._sample = sample(by_columns(y.detach(), self.shape))
+    def _measure(self, y: Tensor) -> None:
+        """Take a sample of what the site gives."""
+        self._sample = sample(by_columns(y.detach(), self.shape))
 
     def _observe(self, read: Tensor, y: Tensor, grad: bool, key: int | None = None) -> None:
-        """Keep what isolated training, a recorder or the telemetry asks for.
+        """Keep what isolated training or a recorder asks for.
 
         Args:
             read: what the seeds read.
@@ -51,7 +51,6 @@ class Observed(nn.Module):
             key: tells the pass from others where `y` has no graph, as in a compiled one; its
                 gradient will come by `_pulled`.
         """
-        self._sample_now_and_then(y)
         if self._recorder is not None and grad:
             self._recorder.take(read, y, key)
         if grad and self.plan.shadow and self.training:

@@ -23,7 +23,7 @@ from kasmina.sites.errors import SiteError
 from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
 from kasmina.sites.place import Place
 from kasmina.sites.plan import Part, everyone
-from kasmina.sites.telemetry import Telemetry, shared
+from kasmina.sites.telemetry import Sample, Telemetry, shared
 
 
 class ParallelSite(SiteLayer):
@@ -84,9 +84,12 @@ class ParallelSite(SiteLayer):
 
     # The pass.
 
-    def _grown(self, x: Tensor | None, y: Tensor, captured: bool) -> Tensor:
+    def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
         assert x is not None
-        return self._added(x, y, self.alpha, self.stacks(), captured)
+        grown = self._added(x, y, self.alpha, self.stacks(), captured)
+        if due:
+            self._measure(grown)
+        return grown
 
     def _added(self, x: Tensor, y: Tensor, alpha: Tensor, stacks: Stacks, captured: bool) -> Tensor:
         grown, read = self._as_written(y), self._as_read(x)
@@ -117,16 +120,30 @@ class ParallelSite(SiteLayer):
             return kind.forward(params, guard(x.to(dtype)))
 
     def _write(
-        self, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks, out: Tensor
+        self,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        stacks: Stacks,
+        out: Tensor,
+        captured: bool,
+        due: bool,
     ) -> None:
         assert x is not None
-        out.copy_(self._added(x, y, alpha, stacks, self._may_capture and _is_capturing()))
+        out.copy_(self._added(x, y, alpha, stacks, captured))
+        if due:
+            self._measure(out)
 
     def _gradients(
-        self, g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, stacks: Stacks
+        self,
+        g: Tensor,
+        y: Tensor,
+        x: Tensor | None,
+        alpha: Tensor,
+        stacks: Stacks,
+        captured: bool,
     ) -> Gradients:
         assert x is not None
-        captured = self._may_capture and _is_capturing()
         leaves = [each.detach().requires_grad_() for each in (x, alpha, *flat(stacks))]
         with torch.enable_grad():
             again = self._added(
@@ -167,6 +184,7 @@ class ParallelSite(SiteLayer):
 
     def telemetry(self) -> Telemetry:
         """The last sample; all seeds write all of the output, so they share it."""
+        assert isinstance(self._sample, Sample)
         return shared(self._sample, self.n_seeds)
 
 

@@ -78,6 +78,23 @@ def sample(y: Tensor) -> Sample:
     )
 
 
+class ChunkSample(NamedTuple):
+    """One sample of a tensor by chunk, as kernels write it; the values live on, for the next one.
+
+    `values` is float32 `[S, 4]`: sum, sum of squares, maximum, number of non-finite elements.
+    """
+
+    values: Tensor
+    places: int  # elements of a feature
+
+    def telemetry(self, widths: Tensor) -> Telemetry:
+        """The sample by seed, for chunks of `widths` int64 `[S]`."""
+        total, squares, maximum, nonfinite = self.values.clone().unbind(1)
+        count = widths * self.places
+        maximum = torch.where(count == 0, torch.nan, maximum)
+        return Telemetry(total, squares, maximum, nonfinite.long(), count)
+
+
 def empty_sample(features: int, device: torch.device) -> Sample:
     """The sample of a site that nothing has passed yet."""
     return sample(torch.zeros(0, features, device=device))
