@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -28,7 +30,15 @@ class FlopMeter:
         if key in self._known:
             yield
         else:
-            with FlopCounterMode(display=False) as counter:
+            with _uncompiled(), FlopCounterMode(display=False) as counter:
                 yield
             self._known[key] = int(counter.get_total_flops())
         self.total += factor * self._known[key]
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Inside a compiled model runs as it is written: no counter sees into a graph."""
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # with the counter's own hooks
+        yield

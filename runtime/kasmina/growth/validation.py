@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kasmina.errors import KasminaError
 from kasmina.sites import Passage, Recorder
+from kasmina.sites.passage import finished
 
 Validate = Callable[[], Tensor | tuple[Tensor, float]]
 
@@ -77,7 +78,8 @@ class Validator:
                         "aside cannot be judged on held-out data; return the loss tensor itself "
                         "and drop torch.no_grad() and .item(): the Gardener switches gradients"
                     )
-                passages = {path: r.finish(loss) for path, r in recorders.items()}
+                found = finished(list(recorders.values()), loss)
+                passages = dict(zip(recorders, found, strict=True))
             finally:
                 for recorder in recorders.values():
                     recorder.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,13 +57,14 @@ class Bed:
         self.model = host(seed)
         default = [Site(".", seeds=4, blueprint="mlp", hidden=6)]
         morph(self.model, default if sites is None else sites, run="test", seed=seed)
+        self.run: Callable[[Tensor], Tensor] = self.model  # a compiled one may take its place
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.999)
         self.clip, self.together = clip, together
         self.gardener = Gardener(
             self.model,
             self.optimizer,
-            validate=lambda: cross_entropy(self.model(self.x[192:]), self.y[192:]),
+            validate=lambda: cross_entropy(self.run(self.x[192:]), self.y[192:]),
             controller=controller,
             config=GardenerConfig(**{"ramp_steps": 8, **config}),
             limits=limits,
@@ -89,7 +90,7 @@ class Bed:
         at = 48 * (self.gardener.clock.step % 4)
         self.model.train()
         self.optimizer.zero_grad()
-        loss = cross_entropy(self.model(self.x[at : at + 48]), self.y[at : at + 48])
+        loss = cross_entropy(self.run(self.x[at : at + 48]), self.y[at : at + 48])
         torch.autograd.backward(loss)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

@@ -134,7 +134,8 @@ def test_without_gradients_the_host_is_overwritten(
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
     expected = twins(x).detach()
     for model in (kernels, twins):
-        site, returned = site_of(model), []
+        site = site_of(model)
+        returned: list[Tensor] = []
         host = site._inside
 
         def noting(
