@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 17c7f5a223e2ab58f3b1819d3b7a8ca3
+# body: 8a85cefd113c5503f0f6883374b63107
 
 """Backward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -206,13 +206,14 @@ def _backward_rows(
         column = column.to(tl.int64)
         if EVEN and C % 8 == 0:
             column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
-        code = tl.load(codes_at + chunk, mask=here, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=here, other=-1)
-        own = tl.load(kinds_at + chunk, mask=here, other=-1) == kind
-        mixed = here & own & (row >= 0) & has_state(code, MIXING, CODES)
-        joint = mixed & has_state(code, JOINT, CODES)
+        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
+        row = tl.load(rows_at + chunk, mask=known, other=-1)
+        own = tl.load(kinds_at + chunk, mask=known, other=-1) == kind
+        held = known & own & (row >= 0) & has_state(code, MIXING, CODES)
+        mixed = held & here
+        joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
         alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
-        row = tl.where(mixed, row, 0).to(tl.int64)
+        row = tl.where(held, row, 0).to(tl.int64)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         if tl.max(mixed.to(tl.int32), 0) != 0:

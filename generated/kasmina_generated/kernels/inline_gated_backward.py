@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 254bfcfebb47a78524c6af7090959cb9
+# body: 6a8221a8a039a717749628246360bf40
 
 """Backward pass of the chunks that hold gated: one launch for all of them."""
 
@@ -79,6 +79,8 @@ def backward(
     size = 3 * hidden * width + 2 * hidden + width + 1
     listed = order is not None
     t = shape_of(tiles, n, chunks, width, hidden, listed, backward=True)
+    if t.blocks > 1 and gx.data_ptr() == g.data_ptr():
+        g = g.clone()  # every block of hidden units reads it, and the first one writes gx
     partial = torch.empty((t.splits, chunks, size), dtype=torch.float32, device=x.device)
     _backward_rows[(t.programs,)](
         g,
@@ -280,13 +282,14 @@ def _backward_rows(
         column = column.to(tl.int64)
         if EVEN and C % 8 == 0:
             column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
-        code = tl.load(codes_at + chunk, mask=here, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=here, other=-1)
-        own = tl.load(kinds_at + chunk, mask=here, other=-1) == kind
-        mixed = here & own & (row >= 0) & has_state(code, MIXING, CODES)
-        joint = mixed & has_state(code, JOINT, CODES)
+        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
+        row = tl.load(rows_at + chunk, mask=known, other=-1)
+        own = tl.load(kinds_at + chunk, mask=known, other=-1) == kind
+        held = known & own & (row >= 0) & has_state(code, MIXING, CODES)
+        mixed = held & here
+        joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
         alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
-        row = tl.where(mixed, row, 0).to(tl.int64)
+        row = tl.where(held, row, 0).to(tl.int64)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         if tl.max(mixed.to(tl.int32), 0) != 0:

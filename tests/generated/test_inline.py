@@ -1,0 +1,174 @@
+"""Every inline kernel against a plain loop in float64: values, counts and each gradient by name."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kasmina_generated.kernels.catalogue import DTYPES, MODES, TEXTS
+from kasmina_generated.kernels.sample import sample
+from kasmina_generated.kernels.tiling import Tiles, tickets
+from tests.generated.chunks import (
+    SMALL,
+    UNTOUCHED,
+    Case,
+    Results,
+    differences,
+    inputs_of,
+    kind_of,
+    run,
+    wanted,
+)
+from tests.helpers import PACKAGES
+
+HALF, BRAIN = torch.float16, torch.bfloat16
+CASES = {
+    "chunk 1": Case(1, 5, 5, hidden=3, tiles=SMALL),
+    "chunk 3, replace": Case(33, 5, 15, replace=True),
+    "chunk 5": Case(18, 7, 35, hidden=8, tiles=SMALL, dtype=HALF),
+    "chunk 12, uneven, strided": Case(65, 4, 46, hidden=5, strided=True, replace=True),
+    "chunk 16": Case(70, 9, 144, hidden=16),
+    "chunk 16, in place, bfloat16": Case(70, 9, 144, hidden=16, dtype=BRAIN, listed=True),
+    "chunk 64, blocks of units": Case(40, 3, 192, hidden=70, replace=True),
+    "chunk 64, in place, float16": Case(40, 3, 192, dtype=HALF, replace=True, listed=True),
+    "chunk 100, uneven": Case(40, 3, 299, hidden=20),
+    "chunk 256, bfloat16": Case(20, 2, 512, hidden=10, dtype=BRAIN),
+    "no rows": Case(0, 4, 64),
+    "splits, uneven, bfloat16": Case(37, 7, 47, tiles=SMALL, dtype=BRAIN, replace=True),
+    "broken": Case(40, 9, 27, hidden=3, tiles=SMALL, broken=True),
+    "broken, in place": Case(40, 9, 45, tiles=SMALL, broken=True, listed=True, replace=True),
+    "broken, blocks of units": Case(30, 3, 192, hidden=70, broken=True),
+}  # fmt: skip
+
+
+def faults(text: str, case: Case) -> list[str]:
+    """Return what the kernels of a text give otherwise than the loop."""
+    kind = kind_of(text, case)
+    inputs = inputs_of(kind, case)
+    found = run(text, case, inputs)
+    return differences(found, wanted(kind, case, inputs), kind.shapes(), case.dtype)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy on NaN, in the interpreter
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_kernel_gives_what_the_loop_gives(text: str, case: Case) -> None:
+    """Nothing is left unwritten, and nothing else is written."""
+    assert faults(text, case) == []
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_cases_are_not_empty(case: Case) -> None:
+    """Some chunks are mixed and some are not, and what is broken is."""
+    inputs = inputs_of(kind_of("mlp_relu", case), case)
+    assert inputs.joint.any()
+    assert not inputs.mixed.all()
+    if case.n:
+        assert all(t.isfinite().all() for t in (inputs.x, *inputs.parameters)) is not case.broken
+
+
+def same(one: Results, other: Results) -> bool:
+    """Whether two results have the same bits."""
+    pairs = zip([*one[:4], *one.gradients], [*other[:4], *other.gradients], strict=True)
+    return all(a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes() for a, b in pairs)
+
+
+@pytest.mark.parametrize("text", ["gated", "affine"])
+def test_the_same_inputs_give_the_same_bits_again(text: str) -> None:
+    """And the counters of the programs stand at 0 after each launch."""
+    case = replace(CASES["chunk 16"], tiles=SMALL)
+    inputs = inputs_of(kind_of(text, case), case)
+    first, second = run(text, case, inputs), run(text, case, inputs)
+    assert same(first, second)
+    assert not tickets(torch.device("cpu"), 1).any()
+
+
+def test_a_kernel_that_is_wrong_is_told() -> None:
+    """The comparison sees a changed number, a missing one and a lost count."""
+    case = CASES["chunk 16"]
+    kind = kind_of("mlp_relu", case)
+    inputs = inputs_of(kind, case)
+    right = wanted(kind, case, inputs)
+    row, chunk = int(inputs.rows[inputs.joint][0]), int(inputs.mixed.nonzero()[0])
+    wrong = Results(
+        out=right.out + 1e-3,
+        nonfinite=right.nonfinite + (torch.arange(9) == chunk),
+        sample=right.sample,
+        gx=right.gx.index_fill(0, torch.tensor([3]), torch.nan),
+        gradients=tuple(g.index_fill(0, torch.tensor([row]), UNTOUCHED) for g in right.gradients),
+        alpha_gradient=right.alpha_gradient,
+    )
+    told = differences(wrong, right, kind.shapes(), case.dtype)
+    assert [line.partition(":")[0] for line in told] == ["out", "gx", *kind.shapes(), "nonfinite"]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Small cases of all kinds."""
+    chunks = draw(st.integers(1, 8))
+    width = draw(st.sampled_from([1, 2, 3, 5, 8, 12, 16, 20]))
+    return Case(
+        n=draw(st.integers(0, 40)),
+        chunks=chunks,
+        features=chunks * width + draw(st.integers(0, chunks - 1)),
+        hidden=draw(st.integers(1, 20)),
+        dtype=getattr(torch, draw(st.sampled_from(DTYPES))),
+        replace=draw(st.sampled_from(MODES["inline"])) == "replace",
+        listed=draw(st.booleans()),
+        strided=draw(st.booleans()),
+        mixed=draw(st.booleans()),
+        tiles=draw(st.sampled_from([SMALL, Tiles(), Tiles(32, 16, 3)])),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.sampled_from(list(TEXTS)), cases())
+def test_any_shape_and_any_mix_of_states(text: str, case: Case) -> None:
+    """Sizes, tiles, dtypes, modes, layouts, states, kinds and rows as they come."""
+    assert faults(text, case) == []
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize(("n", "features", "chunks"), [(0, 8, 2), (1, 7, 3), (130, 100, 9), (33, 300, 1)])  # fmt: skip
+def test_a_sample_measures_every_chunk(n: int, features: int, chunks: int, bad: bool) -> None:
+    """Sum, sum of squares, maximum and the number of what is not finite."""
+    case = Case(n, chunks, features)
+    x = torch.randn(features, n, generator=torch.Generator().manual_seed(n)).T
+    if bad and n:
+        x[0, 0], x[n - 1, features - 1] = torch.nan, torch.inf
+    found = torch.full((chunks, 4), UNTOUCHED)
+    sample(x, found, tiles=SMALL)
+    for chunk, columns in enumerate(case.slices()):
+        v = x[:, columns].double()
+        most = v.max() if v.numel() else torch.tensor(-torch.inf)
+        lost = (~v.isfinite()).sum()
+        want = torch.stack([v.sum(), v.square().sum(), most, lost])
+        torch.testing.assert_close(
+            found[chunk].double(), want, rtol=1e-5, atol=1e-4, equal_nan=True
+        )
+
+
+def test_no_kernel_asks_the_host() -> None:
+    """A launch reads nothing back, so that a graph can be captured: no item, no sync, no branch on data."""
+    folder = PACKAGES["kasmina_generated"] / "kernels"
+    asking = {
+        "item",
+        "tolist",
+        "cpu",
+        "numpy",
+        "synchronize",
+        "nonzero",
+        "is_nonzero",
+        "any",
+        "all",
+    }
+    for path in sorted([*folder.glob("inline_*.py"), folder / "sample.py"]):
+        calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        assert not asking & {f.attr for f in calls if isinstance(f, ast.Attribute)}, path.name
