@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: source_map.py.jinja
-# body: 7df05de9d53d0805194f4080b5daff80
+# body: adf7c6f865bcf11581c2e207dc986173
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -553,28 +553,28 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
     ),
     "kernels/inline_mlp_relu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (144, 144, "kernels.yaml", 25, 3),
-        (151, 151, "kernels.yaml", 25, 3),
+        (146, 146, "kernels.yaml", 25, 3),
+        (153, 153, "kernels.yaml", 25, 3),
     ),
     "kernels/inline_mlp_gelu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_gelu_backward.py": (
-        (144, 144, "kernels.yaml", 25, 3),
-        (151, 151, "kernels.yaml", 25, 3),
+        (146, 146, "kernels.yaml", 25, 3),
+        (153, 153, "kernels.yaml", 25, 3),
     ),
     "kernels/inline_mlp_silu_forward.py": ((145, 145, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_silu_backward.py": (
-        (150, 150, "kernels.yaml", 25, 3),
-        (157, 157, "kernels.yaml", 25, 3),
+        (152, 152, "kernels.yaml", 25, 3),
+        (159, 159, "kernels.yaml", 25, 3),
     ),
     "kernels/inline_low_rank_forward.py": ((132, 132, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (132, 132, "kernels.yaml", 28, 3),
-        (139, 139, "kernels.yaml", 28, 3),
+        (134, 134, "kernels.yaml", 28, 3),
+        (141, 141, "kernels.yaml", 28, 3),
     ),
     "kernels/inline_gated_forward.py": ((146, 146, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (151, 151, "kernels.yaml", 31, 3),
-        (158, 159, "kernels.yaml", 31, 3),
+        (153, 153, "kernels.yaml", 31, 3),
+        (160, 161, "kernels.yaml", 31, 3),
     ),
     "kernels/inline_affine_forward.py": ((125, 125, "kernels.yaml", 34, 3),),
     "kernels/inline_affine_backward.py": ((124, 124, "kernels.yaml", 34, 3),),
