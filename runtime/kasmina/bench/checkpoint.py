@@ -22,6 +22,7 @@ from kasmina.tasks.mlp import build_mlp
 SEEDS, SAVES = 10_000, 300
 LAYERS, WIDTH = 13, 1024  # 13 matrices of 1024 x 1024 float32: 52 MB, the size in the anchors
 LARGE_SAVES = 15
+ROUNDS = 60  # saves in the background beside training
 STEPS_BETWEEN = 20  # training steps from one save in the background to the next
 
 
@@ -111,7 +112,7 @@ def _background(folder: Path) -> list[Row]:
     manager.flush()
     rate = SAVES / (time.perf_counter() - began)
     data = os.urandom(next(manager.directory.iterdir()).stat().st_size)
-    floor = interleave({"floor": lambda: _floor(folder, data)}, repeats=50).median("floor")
+    floor = interleave({"floor": lambda: _floor(folder, data)}, repeats=ROUNDS).median("floor")
     lost, with_saves, without = _lost(manager, contents)
     return [
         Row("sustained durable saves", rate, "a second", 300.0, ">=",
@@ -126,7 +127,7 @@ def _lost(manager: CheckpointManager, contents: Contents) -> tuple[float, float,
     """Median seconds of the call, of the steps after it, and of as many steps without it."""
     step = _training()
     calls, beside, alone = [], [], []
-    for _ in range(60):
+    for _ in range(ROUNDS):
         alone.append(_seconds(step, STEPS_BETWEEN))
         calls.append(_seconds(lambda: manager.save(contents, blocking=False), 1))
         beside.append(_seconds(step, STEPS_BETWEEN))
