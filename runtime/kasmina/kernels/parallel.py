@@ -361,19 +361,47 @@ def forward(
     if module.ELEMENTWISE:
         _elements(work, y, out, nonfinite, saved)
         return out, saved
-    maps = work.maps(work.inner_side(saved), saved)
-    outer = work.outer_side(saved)
-    hidden = _new(x, (work.n, work.u))
-    module.hidden[work.places_grid](
-        maps, *work.biases, hidden, saved.exact, *saved[:3], work.n, work.capacity, work.u,
-        work.span, *work.axis, _LIMITS[x.dtype], **work.places,
-    )  # fmt: skip
+    maps, hidden, outer = _hidden(work, saved)
     work.product(hidden, outer.T, out, saved, axis=2, start=y)
     module.exact_output[(work.tiles, -(-work.d_out // work.exact["BD"]))](
         maps, *work.biases, work.outer, y, out, saved.exact, nonfinite, *saved[:3], work.n,
         work.d_out, work.capacity, work.u, work.span, *y.stride(), **work.exact,
     )  # fmt: skip
     return out, saved._replace(maps=maps) if keep else saved
+
+
+def again(
+    x: Tensor,
+    y: Tensor,
+    codes: Tensor,
+    kinds: Tensor,
+    rows: Tensor,
+    alpha: Tensor,
+    parameters: Sequence[Tensor],
+    kind: int,
+    *,
+    module: ModuleType,
+    known: Known | None = None,
+) -> Saved:
+    """What `forward` of the same arguments would leave for `backward`, with what the maps gave."""
+    work = _Pass(module, parameters, x.to(y.dtype), y.shape[1], known)
+    saved = select(codes, kinds, rows, alpha, kind, work)
+    if module.ELEMENTWISE or y.numel() == 0:
+        return saved
+    maps, _, _ = _hidden(work, saved)
+    return saved._replace(maps=maps)
+
+
+def _hidden(work: _Pass, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
+    """What the maps give, alpha times the hidden units `[N, U]`, and the last maps side by side."""
+    maps = work.maps(work.inner_side(saved), saved)
+    outer = work.outer_side(saved)
+    hidden = _new(work.x, (work.n, work.u))
+    work.module.hidden[work.places_grid](
+        maps, *work.biases, hidden, saved.exact, *saved[:3], work.n, work.capacity, work.u,
+        work.span, *work.axis, _LIMITS[work.x.dtype], **work.places,
+    )  # fmt: skip
+    return maps, hidden, outer
 
 
 def _elements_sizes(work: _Pass) -> tuple[tuple[int, int], dict[str, int]]:

@@ -174,6 +174,7 @@ def test_only_kinds_that_it_can_compute() -> None:
 
     class Twice(mlp):  # type: ignore[misc, valid-type]
         def apply(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
-            return 2 * super().apply(params, x)
+            once: Tensor = super().apply(params, x)
+            return 2 * once
 
     assert Twice(SiteShape("parallel", 4, 4), 3).together() is None
