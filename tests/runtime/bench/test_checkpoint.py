@@ -20,6 +20,7 @@ def test_every_target_of_the_issue_has_its_row(
         "LAYERS": 1,
         "WIDTH": 64,
         "LARGE_SAVES": 2,
+        "ROUNDS": 3,
     }.items():
         monkeypatch.setattr(checkpoint, name, value)
     rows = checkpoint.run()
