@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kasmina.blueprints import Blueprint, blueprint
+    from kasmina.checkpoint import CheckpointManager
     from kasmina.control import TamiyoController
     from kasmina.errors import KasminaError
     from kasmina.grafting import strategy
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _ROOM_OF = {
     "Blueprint": "blueprints",
+    "CheckpointManager": "checkpoint",
     "ChunkManager": "sites",
     "ChunkedKasminaLayer": "sites",
     "Controller": "growth",
@@ -67,6 +69,7 @@ _ROOMS = {room.partition(".")[0] for room in _ROOM_OF.values()} | {
 
 __all__ = [
     "Blueprint",
+    "CheckpointManager",
     "ChunkManager",
     "ChunkedKasminaLayer",
     "Controller",

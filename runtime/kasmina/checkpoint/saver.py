@@ -5,11 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
 
 Job = Callable[[], None]
+IDLE_S = 10.0  # after which the thread ends
+_SAVERS: weakref.WeakSet[Saver] = weakref.WeakSet()
 
 
 class Saver:
@@ -17,8 +20,8 @@ class Saver:
 
     At most `depth` jobs wait; one more waits for room (back-pressure). A job that fails does not
     stop the next; the first error is kept for `raise_failure`. The thread is started when it is
-    first needed, and again in a process that was forked. At the interpreter's end what waits is
-    finished, and an error that nobody has seen is raised there.
+    needed, also in a process that was forked, and ends when it has been idle for a while. At the
+    interpreter's end what waits is finished, and an error that nobody has seen is told there.
 
     Args:
         depth: jobs that may wait, 1 or more.
@@ -34,7 +37,7 @@ class Saver:
         self._busy = False
         self._failures: list[BaseException] = []
         self._thread: threading.Thread | None = None
-        atexit.register(_finish, weakref.ref(self))
+        _SAVERS.add(self)
 
     def submit(self, job: Job) -> None:
         """Queue a job; waits while the queue is full. Raises what an earlier job raised."""
@@ -82,7 +85,9 @@ class Saver:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs)
+                if not self._changed.wait_for(lambda: self._jobs, IDLE_S):
+                    self._thread = None
+                    return
                 job, self._busy = self._jobs.popleft(), True
                 self._changed.notify_all()
             try:
@@ -101,7 +106,10 @@ def _nothing() -> None:
     """Take the place of a job that is done."""
 
 
-def _finish(reference: weakref.ref[Saver]) -> None:
-    saver = reference()
-    if saver is not None:
-        saver.flush()
+@atexit.register
+def _finish() -> None:
+    for saver in list(_SAVERS):
+        try:
+            saver.flush()
+        except Exception:  # noqa: BLE001  the others must finish too
+            traceback.print_exc()

@@ -251,6 +251,23 @@ def test_saving_many_keeps_the_newest(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 3  # noqa: PTH208
 
 
+def test_an_idle_thread_ends_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread is left behind by a manager that nobody uses any more."""
+    monkeypatch.setattr("kasmina.checkpoint.saver.IDLE_S", 0.01)
+    manager = CheckpointManager(tmp_path)
+    for number in (1, 2):
+        manager.save(contents(number), blocking=False)
+        manager.flush()
+        for _ in range(500):
+            if manager._saver._thread is None:
+                break
+            time.sleep(0.01)
+        assert manager._saver._thread is None
+    assert number_in(manager.restore().contents()) == 2
+
+
 def test_a_queue_has_room_for_one_at_least() -> None:
     """0 would wait for ever."""
     with pytest.raises(ValueError, match="a queue of 0; legal is 1 or more"):

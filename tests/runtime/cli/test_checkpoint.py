@@ -210,8 +210,12 @@ def test_a_full_disk_is_a_message(tmp_path: Path) -> None:
     before = (tmp_path / f"{ids[0]}.ckpt").read_bytes()
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "from kasmina.cli import main; sys.exit(main())"
+        "from kasmina.cli import main\n"
+        "before = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))\n"
+        "code = main()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, before)\n"
+        "sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "checkpoint", "archive", str(tmp_path), ids[0]],
