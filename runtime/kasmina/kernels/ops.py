@@ -10,7 +10,8 @@ the host's output where no backward pass follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
@@ -56,26 +57,22 @@ class Grower(Protocol):
         """The gradients, from dL/doutput."""
 
 
-class Seat:
-    """The number by which a graph finds a site.
-
-    It is no attribute of the site itself: of those torch.compile takes whole numbers for
-    constants, and would compile a layer that occurs twelve times twelve times.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-_NUMBERS = count()
+_NUMBERS = count(2)  # torch.compile takes sizes of 0 and 1 for constants
 _SITES: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
-def seated(site: Grower) -> Seat:
-    """Give a site a seat; it is free again when the site is gone."""
-    seat = Seat(next(_NUMBERS))
-    _SITES[seat.number] = site
-    return seat
+def seated(site: Grower, device: torch.device) -> Tensor:
+    """Give a site a seat, a tensor without elements whose width is the seat's number.
+
+    Of a module's whole numbers torch.compile makes constants, and would compile a layer that
+    occurs twelve times twelve times; of sizes it learns that they vary.
+
+    Returns:
+        A seat of its own, `[0, number]`; it is free again when the site is gone.
+    """
+    number = next(_NUMBERS)
+    _SITES[number] = site
+    return torch.empty(0, number, device=device)
 
 
 def _site(seat: int) -> Grower:
@@ -104,6 +101,17 @@ def _empty(like: Tensor) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype, device=like.device)
 
 
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Inside gradients can be asked for; an op may be called from below autograd, where not."""
+    keys = torch._C.DispatchKey
+    with (
+        torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
+        torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
+    ):
+        yield
+
+
 @torch.library.impl("kasmina::grow", "CompositeExplicitAutograd", lib=_DEFINED)
 @torch.no_grad()
 def _grow(
@@ -125,7 +133,8 @@ def _grow_in_place(y: Tensor, alpha: Tensor, parameters: list[Tensor], seat: int
 def _grow_backward(
     g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, parameters: list[Tensor], seat: int
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    found = _site(seat).pull(g, y, x, alpha, parameters)
+    with _differentiable():
+        found = _site(seat).pull(g, y, x, alpha, parameters)
     read = found.y if x is None else found.x
     assert read is not None
     return read.contiguous(), found.alpha, [each.contiguous() for each in found.parameters]

@@ -82,7 +82,6 @@ class SiteLayer(Observed):
         self.alpha = torch.zeros(seeds, device=device, requires_grad=True)
         self._inside: Callable[..., Any] = nowhere
         self._fresh = False  # whether the host's output may be overwritten
-        self._seat = ops.seated(self)
 
     def _buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
@@ -96,6 +95,7 @@ class SiteLayer(Observed):
         columns = [self._state.codes, *(self._state[name] for name in names)]
         self.live = Columns(*(column[own].to(device, copy=True) for column in columns))
         self._may_capture = device.type == "cuda"
+        self._seat = ops.seated(self, device)
         self.backend = self._equip(device)
 
     @abstractmethod
@@ -162,7 +162,7 @@ class SiteLayer(Observed):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._seat = ops.seated(self)  # a copy has a seat of its own
+        self._seat = ops.seated(self, self.alpha.device)  # a copy has its own
 
     def alpha_gradient(self) -> Tensor:
         """dL/dalpha of each seed, summed over the backward passes since `refresh`; `[S]`."""
@@ -252,9 +252,9 @@ class SiteLayer(Observed):
         parameters = [p for pool in self.pools.values() for p in pool.parameters()]
         grad = torch.is_grad_enabled()
         if self._fresh and not grad and x is None and y.is_contiguous():
-            torch.ops.kasmina.grow_(y, self.alpha, parameters, self._seat.number)
+            torch.ops.kasmina.grow_(y, self.alpha, parameters, self._seat.shape[1])
             return output
-        grown = torch.ops.kasmina.grow(y, x, self.alpha, parameters, self._seat.number, grad)
+        grown = torch.ops.kasmina.grow(y, x, self.alpha, parameters, self._seat.shape[1], grad)
         return with_first(output, grown)
 
     def grow(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def germinate(*rows: int) -> list[Command]:
+def germinate(*rows: int) -> Sequence[Command]:
     """Of each site the kinds in turn, and every strategy."""
     strategies = GraftingStrategyRegistry.names()
     kinds = ("mlp", "gated") * 2 + ("mlp", "affine", "mlp") + ("low_rank",) * 2
@@ -44,7 +44,7 @@ def germinate(*rows: int) -> list[Command]:
 
 def bed(run: str) -> Bed:
     """Two waves of seeds; the second one in slots that were used before, and taken back."""
-    script = {
+    script: dict[int, Sequence[Command]] = {
         1: germinate(*range(9)),
         15: germinate(6, 7, 8),
         17: [Command("cancel", 6, "test")],
@@ -82,12 +82,12 @@ def life(made: Bed) -> tuple[list[list[str]], Tensor]:
     return states, torch.tensor(losses)
 
 
-def test_a_whole_life_compiles_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_life_compiles_nothing_again() -> None:
     """The same states and losses as in eager mode, all 11 states, and not one recompilation."""
     expected, losses = life(bed("eager"))
     compiled = bed("aot_eager")
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
-    found, compiled_losses = life(compiled)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        found, compiled_losses = life(compiled)
     assert found == expected
     torch.testing.assert_close(compiled_losses, losses, rtol=1e-3, atol=1e-4)
     lifecycle = compiled.gardener.garden.state.lifecycle
