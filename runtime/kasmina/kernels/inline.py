@@ -46,12 +46,22 @@ class NoKernel(Exception):
 
 
 def kernel(package: str, name: str, kind: Any) -> Kernel:
-    """The generated kernel of a blueprint's kind.
+    """The generated kernel of a blueprint's kind; as `modules_of`."""
+    forward, backward = modules_of(package, "inline", name, kind, DIRECTIONS)
+    return Kernel(forward.forward, backward.backward)
+
+
+def modules_of(
+    package: str, placement: str, name: str, kind: Any, parts: Sequence[str] = ("",)
+) -> list[Any]:
+    """The generated modules of a blueprint's kind.
 
     Args:
         package: of the lifecycle, whose states the kernels know.
+        placement: the first word of the modules' names.
         name: of the kind.
         kind: itself, which has the options of the kind as attributes, and `shapes()`.
+        parts: last words of the modules' names.
 
     Raises:
         NoKernel: there is none.
@@ -61,9 +71,13 @@ def kernel(package: str, name: str, kind: Any) -> Kernel:
         chosen = all(
             getattr(kind, option, None) == value for option, value in entry.options.items()
         )
-        if entry.kind == name and chosen and entry.parameters.get("inline") == tuple(kind.shapes()):
-            forward, backward = (_module(package, f"inline_{text}_{way}") for way in DIRECTIONS)
-            return Kernel(forward.forward, backward.backward)
+        if (
+            entry.kind == name
+            and chosen
+            and entry.parameters.get(placement) == tuple(kind.shapes())
+        ):
+            names = ("_".join(filter(None, (placement, text, part))) for part in parts)
+            return [_module(package, each) for each in names]
     raise NoKernel(f"no kernel is generated for blueprint {name!r}")
 
 

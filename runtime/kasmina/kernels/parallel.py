@@ -14,6 +14,7 @@ the axis of the units, U = M * H.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from kasmina_generated.kernels import units
-from kasmina_generated.kernels.tiling import INTERPRETED, power
+from kasmina.kernels.inline import Columns
 
 TILE = 32  # rows of a place, see the kernels
 _AHEAD = 256  # units behind the last one that must be 0: the deepest tile of a product
@@ -60,6 +62,11 @@ class Tiles(NamedTuple):
     stages: int = 3
 
 
+def power(n: int) -> int:
+    """The least power of two that is not below `n`."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 def bucket(active: int) -> int:
     """The least bucket that holds so many seeds: at most 1/16 more, 16 buckets in an octave."""
     step = max(1, power(active) // 32)
@@ -72,8 +79,6 @@ def buckets_used() -> dict[int, int]:
 
 
 def _tiles(n: int, dtype: torch.dtype) -> Tiles:
-    if INTERPRETED:
-        return Tiles(32, 32, 32)
     if dtype == torch.float32:
         return Tiles(64, 64, 32, 4)
     return Tiles() if n > 512 else Tiles(64, 128, 64, 4, 4)
@@ -101,6 +106,15 @@ class _Pass:
     x: Tensor  # [N, d_in]
     d_out: int
     known: Known | None
+
+    @cached_property
+    def units(self) -> Any:
+        """The module that the kind's text shares with the others of its package."""
+        return sys.modules[self.module.finite.fn.__module__]
+
+    @property
+    def interpreted(self) -> bool:
+        return bool(sys.modules[self.units.has_state.fn.__module__].INTERPRETED)
 
     @property
     def n(self) -> int:
@@ -178,13 +192,13 @@ class _Pass:
     @property
     def upcast(self) -> bool:
         """The interpreter cannot multiply bfloat16."""
-        return INTERPRETED and self.x.dtype == torch.bfloat16
+        return self.interpreted and self.x.dtype == torch.bfloat16
 
     def move_map(self, pool: Tensor, side: Tensor, saved: Saved, seen: int, back: bool) -> None:
         size = pool[0].numel()
         block = min(4096, power(size))
         grid = (-(-size // block), self.spread(seen, 64))
-        units.move_map[grid](
+        self.units.move_map[grid](
             pool, side, saved.selection, saved.counts, self.capacity, size, seen, self.ahead,
             BACK=back, BLOCK=block,
         )  # fmt: skip
@@ -193,7 +207,7 @@ class _Pass:
         lanes, side_by_side = self.places["BH"], self.places["BS"]
         deep = max(1, 4096 // (lanes * side_by_side))
         grid = (-(-self.d_out // deep), self.spread(-(-seen // side_by_side), 64))
-        units.move_out[grid](
+        self.units.move_out[grid](
             pool, side, saved.selection, saved.weights, saved.counts, self.capacity, self.d_out,
             seen * self.hidden, seen, self.ahead, H=self.hidden, BACK=back, BD=deep,
             BS=side_by_side, BH=lanes,
@@ -233,7 +247,7 @@ class _Pass:
     ) -> None:
         """Make `to = start + a b`; `axis` of (rows, columns, depth) is that of the units."""
         if self.known is None:
-            _grouped(a, b, to, saved.counts, self.hidden, axis, count, start, finite)
+            _grouped(self, a, b, to, saved.counts, axis, count, start, finite)
         elif start is None:
             torch.mm(a, b, out=to)
         else:
@@ -243,31 +257,31 @@ class _Pass:
 
 
 def _grouped(
+    work: _Pass,
     a: Tensor,
     b: Tensor,
     to: Tensor,
     counts: Tensor,
-    hidden: int,
     axis: int,
     count: int,
     start: Tensor | None,
     finite: bool,
 ) -> None:
     """A product that reaches along the units as far as the device says."""
-    n = a.shape[1] if axis == 0 else a.shape[0]
-    t = _tiles(n, a.dtype)
-    whole = not INTERPRETED and _fits(a) and _fits(b)
+    n, plain = a.shape[1] if axis == 0 else a.shape[0], work.interpreted
+    t = Tiles(32, 32, 32) if plain else _tiles(n, a.dtype)
+    whole = not plain and _fits(a) and _fits(b)
     turn_a, turn_b = whole and a.stride(1) != 1, whole and b.stride(1) != 1
     added = to if start is None else start
-    units.product[(_programs(a.device),)](
+    work.units.product[(_programs(a.device),)](
         _described(a, turn_a, (t.rows, t.depth)) if whole else a,
         _described(b, turn_b, (t.depth, t.columns)) if whole else b,
         added, to, counts, len(a), b.shape[1], a.shape[1], *a.stride(), *b.stride(),
-        *added.stride(), to.stride(0), hidden, AXIS=axis, COUNT=count, TURN_A=turn_a,
+        *added.stride(), to.stride(0), work.hidden, AXIS=axis, COUNT=count, TURN_A=turn_a,
         TURN_B=turn_b, ADD=start is not None, FINITE=finite, WHOLE=whole,
-        UPCAST=INTERPRETED and a.dtype == torch.bfloat16, PRECISION=_precision(),
+        UPCAST=work.upcast, PRECISION=_precision(),
         BM=t.rows, BN=t.columns, BK=t.depth, GROUP=8,
-        **({} if INTERPRETED else {"num_warps": t.warps, "num_stages": t.stages}),
+        **({} if plain else {"num_warps": t.warps, "num_stages": t.stages}),
     )  # fmt: skip
 
 
@@ -307,7 +321,7 @@ def select(
         _new(alpha, (0,)),
     )
     block = min(4096, max(16, power(seeds)))
-    units.select[(1,)](
+    work.units.select[(1,)](
         codes, kinds, rows, alpha, *saved[:3], kind, seeds, capacity, work.seen, BLOCK=block
     )
     return saved
@@ -501,7 +515,7 @@ def _pull(
 
 def _add_up(partial: Tensor, to: Tensor, saved: Saved, work: _Pass, size: int, rows: bool) -> None:
     grid = (-(-work.seen * size // 128),)
-    units.add_up[grid](
+    work.units.add_up[grid](
         partial, to, saved.selection, saved.counts, work.capacity, len(partial), SIZE=size,
         ROWS=rows, BLOCK=128,
     )  # fmt: skip
@@ -552,3 +566,56 @@ def _pull_elements(
         work.x, g, *work.parameters, *made, by_tile, *saved[:3], *shape, **sizes
     )
     _add_up(by_tile, to_alpha, saved, work, 1, False)
+
+
+class Seeds(NamedTuple):
+    """The seeds of one kind at a site; the fields are arguments of `forward`."""
+
+    columns: Columns
+    kind: int
+    nonfinite: Tensor
+    module: ModuleType
+    known: Known | None
+
+
+class _Added(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, alpha: Tensor, seeds: Seeds, *parameters: Tensor
+    ) -> Tensor:
+        ctx.seeds, keep = seeds, any(ctx.needs_input_grad)
+        out, saved = forward(
+            x, y, *seeds.columns, alpha, parameters, seeds.kind, seeds.nonfinite,
+            module=seeds.module, known=seeds.known, keep=keep,
+        )  # fmt: skip
+        if keep:
+            ctx.save_for_backward(x, *saved, *parameters)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, *rest = ctx.saved_tensors
+        count, seeds = len(Saved._fields), ctx.seeds
+        with torch.autocast(g.device.type, enabled=False):
+            to_x, to_parameters, to_alpha = backward(
+                g, x, Saved(*rest[:count]), rest[count:], len(seeds.columns.codes),
+                module=seeds.module, known=seeds.known, needs_x=ctx.needs_input_grad[1],
+                needs_parameters=any(ctx.needs_input_grad[4:]),
+            )  # fmt: skip
+        return g, to_x, to_alpha, None, *(to_parameters or (None,) * len(rest[count:]))
+
+
+def add(y: Tensor, x: Tensor, alpha: Tensor, parameters: Sequence[Tensor], seeds: Seeds) -> Tensor:
+    """`forward` with its gradients; autocast has no say in it.
+
+    Args:
+        y: the host's output, `[N, d_out]`.
+        x: the site's input, `[N, d_in]`.
+        alpha: float32 `[S]`.
+        parameters: of the kind's pool, `[C, ...]` each.
+        seeds: whose.
+    """
+    with torch.autocast(y.device.type, enabled=False):
+        out: Tensor = _Added.apply(y, x, alpha, seeds, *parameters)  # type: ignore[no-untyped-call]
+    return out

@@ -22,6 +22,9 @@ from torch.nn import functional as F
 from kasmina.kernels.mixing import broadcast, by_seed, finite_only, not_finite
 
 OUT = "out_weight"  # [A, d_out, H], the last map
+# Elements of all that the seeds put out from which on it is the quicker way (torch 2.13, a CPU core:
+# forwards and backwards as fast at 4 seeds, 100 x 16; 4 times as fast at 26 seeds, 256 x 64).
+WORTH = 2**14
 _ROOM = 0.25  # of the largest number, for what rounding may add to the bound
 
 

@@ -5,15 +5,17 @@ Legend: S seeds, A active ones, N examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints import Placement
-from kasmina.kernels.backend import Choice
-from kasmina.kernels.inline import flat
+from kasmina.kernels import parallel, together
+from kasmina.kernels.backend import Choice, choose
+from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
 from kasmina.kernels.mixing import add, guard
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Stacks
@@ -41,7 +43,27 @@ class ParallelSite(SiteLayer):
         self._arrive(state.device)
 
     def _equip(self, device: torch.device) -> Choice:
-        return Choice("torch", "the twins: parallel seeds are products of torch")
+        self._kernels: dict[int, ModuleType] = {}
+        choice = choose(device)
+        if choice.backend == "torch":
+            return choice
+        lacking = list(self._lacking())
+        if not self._kernels:
+            return Choice("torch", f"the twins: {'; '.join(lacking)}")
+        return Choice("triton", "; ".join([choice.why, *lacking]))
+
+    def _lacking(self) -> Iterator[str]:
+        """Find the kernels of the kinds; yields why a kind has none."""
+        if self.shape.channels_first:
+            yield "kernels want the features last, and this site has channels first"
+            return
+        package = self._state.lifecycle.package.__name__
+        for number, name in enumerate(self.kinds):
+            try:
+                (module,) = modules_of(package, "parallel", name, self.pool(name).kind)
+                self._kernels[number] = module
+            except NoKernel as error:
+                yield str(error)
 
     def _planned(self) -> None:
         pass
@@ -86,38 +108,73 @@ class ParallelSite(SiteLayer):
 
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
         assert x is not None
-        grown = self._added(x, y, self.alpha, self.stacks(), captured)
+        grown = self._added(x, y, self.alpha, self.stacks(), captured, self.nonfinite)
         if due:
             self._measure(grown)
         return grown
 
-    def _added(self, x: Tensor, y: Tensor, alpha: Tensor, stacks: Stacks, captured: bool) -> Tensor:
+    def _added(
+        self,
+        x: Tensor,
+        y: Tensor,
+        alpha: Tensor,
+        stacks: Stacks,
+        captured: bool,
+        nonfinite: Tensor,
+    ) -> Tensor:
         grown, read = self._as_written(y), self._as_read(x)
+        kernels = self._kernels if grown.dtype in DTYPES else {}
+        for seeds in self._launched(kernels, captured, nonfinite):
+            self._check((len(read), self.shape.d_out), grown)
+            grown = parallel.add(grown, read, alpha, stacks[seeds.kind], seeds)
         parts = self.plan.active
         if captured:
-            parts = everyone(self.live, self.kinds, self._state.lifecycle)
+            rest = len(kernels) < len(self.kinds)
+            parts = everyone(self.live, self.kinds, self._state.lifecycle) if rest else ()
         for part in parts:
-            made = self._branch(part, read, stacks, y.dtype)
-            self._check(made, grown)
-            own = alpha.index_select(0, part.slots)
-            if part.mixed is not None:
-                own = torch.where(part.mixed, own, 0)
-            grown, nonfinite = add(grown, made, own)
-            if part.mixed is not None:
-                nonfinite = torch.where(part.mixed, nonfinite, 0)
-            self.nonfinite.index_add_(0, part.slots, nonfinite)
+            if part.number not in kernels:
+                own = alpha.index_select(0, part.slots)
+                if part.mixed is not None:
+                    own = torch.where(part.mixed, own, 0)
+                grown, found = self._mixed(part, read, grown, own, stacks[part.number])
+                if part.mixed is not None:
+                    found = torch.where(part.mixed, found, 0)
+                nonfinite.index_add_(0, part.slots, found)
         return grown.reshape(y.shape)
 
-    def _branch(self, part: Part, x: Tensor, stacks: Stacks, dtype: torch.dtype) -> Tensor:
-        """What the blueprints of a part make of `x`; nothing but finite gradients leave it."""
+    def _launched(
+        self, kernels: dict[int, ModuleType], captured: bool, nonfinite: Tensor
+    ) -> Iterator[parallel.Seeds]:
+        """The seeds that kernels compute, by kind; a captured graph finds out itself how many."""
+        if captured:
+            for number, module in kernels.items():
+                yield parallel.Seeds(self.live, number, nonfinite, module, None)
+            return
+        for part in self.plan.active:
+            if part.number in kernels:
+                known = parallel.Known(len(part.slots), part.training)
+                module = kernels[part.number]
+                yield parallel.Seeds(self.live, part.number, nonfinite, module, known)
+
+    def _mixed(
+        self, part: Part, x: Tensor, y: Tensor, alpha: Tensor, stack: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """`y` with the seeds of a part, and their elements that are not finite, by torch."""
         kind = self.pool(part.kind).kind
         params = {}
-        for name, stack in zip(kind.shapes(), stacks[part.number], strict=True):
-            rows = stack.index_select(0, part.rows)
-            rows = rows if part.trains is None else _partly(rows, part.trains)
-            params[name] = guard(rows.to(dtype))
+        for name, stacked in zip(kind.shapes(), stack, strict=True):
+            rows = stacked.index_select(0, part.rows)
+            params[name] = rows if part.trains is None else _partly(rows, part.trains)
+        units = kind.together()
+        large = len(part.slots) * y.numel() >= together.WORTH
+        if units is not None and large and y.device.type == "cpu":
+            self._check((len(x), self.shape.d_out), y)
+            return together.add(y, x, alpha, units, params)
+        guarded = {name: guard(rows.to(y.dtype)) for name, rows in params.items()}
         with torch.autocast(x.device.type, enabled=False):
-            return kind.forward(params, guard(x.to(dtype)))
+            made = kind.forward(guarded, guard(x.to(y.dtype)))
+        self._check(tuple(made.shape[1:]), y)
+        return add(y, made, alpha)
 
     def _write(
         self,
@@ -130,7 +187,7 @@ class ParallelSite(SiteLayer):
         due: bool,
     ) -> None:
         assert x is not None
-        out.copy_(self._added(x, y, alpha, stacks, captured))
+        out.copy_(self._added(x, y, alpha, stacks, captured, self.nonfinite))
         if due:
             self._measure(out)
 
@@ -145,9 +202,10 @@ class ParallelSite(SiteLayer):
     ) -> Gradients:
         assert x is not None
         leaves = [each.detach().requires_grad_() for each in (x, alpha, *flat(stacks))]
+        counted = torch.empty_like(self.nonfinite)  # the forward pass has counted them already
         with torch.enable_grad():
             again = self._added(
-                leaves[0], y.detach(), leaves[1], self._stacked(leaves[2:]), captured
+                leaves[0], y.detach(), leaves[1], self._stacked(leaves[2:]), captured, counted
             )
             found: Sequence[Tensor | None] = [None] * len(leaves)
             if again.requires_grad:
@@ -158,10 +216,10 @@ class ParallelSite(SiteLayer):
         )
         return Gradients(None, to_x, to_alpha, rest)
 
-    def _check(self, made: Tensor, y: Tensor) -> None:
-        if made.shape[1:] != y.shape:
+    def _check(self, made: tuple[int, ...], y: Tensor) -> None:
+        if made != y.shape:
             raise SiteError(
-                f"site {self.path!r}: a blueprint gave {tuple(made.shape[1:])} where the host "
+                f"site {self.path!r}: a blueprint gave {made} where the host "
                 f"gives {tuple(y.shape)}; the host's output must keep the positions of its input, "
                 "or a kind must be told how they change: give morph() an example=, use 'conv'"
             )

@@ -62,6 +62,7 @@ class Part:
     rows: Tensor  # int64 [A], rows of the kind's pool
     trains: Tensor | None = None  # bool [A], whose blueprints the task's loss trains; None for all
     mixed: Tensor | None = None  # bool [A], whose count at all; None for all
+    training: int = 0  # how many of them the task's loss trains, where `mixed` is None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +156,7 @@ class Reading:
                         torch.as_tensor(slots, device=device),
                         torch.as_tensor(self.row[slots], device=device),
                         None if trains.all() else torch.as_tensor(trains, device=device),
+                        training=int(trains.sum()),
                     )
                 )
         return tuple(parts)

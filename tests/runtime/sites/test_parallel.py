@@ -1,0 +1,84 @@
+"""Parallel sites by kernels, interpreted, and by their twins: the same model either way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import backward
+
+from kasmina.sites import Garden, Site, morph
+from kasmina.sites.layer import SiteLayer
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+STATES = ("GRAFTING", "STABILIZATION", "FINE_TUNING", "TRAINING", "CULLED")
+
+
+def grown(kinds: tuple[str, ...], dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Garden]:
+    """A block beside which nine of twelve seeds hold a blueprint, in all kinds of states."""
+    torch.manual_seed(0)
+    host = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 9)).to(dtype)
+    site = Site("0", until="2", seeds=12, hidden=6, blueprint=kinds, layout=(1, 12))
+    model = morph(host, [site])
+    garden = Garden.of(model)
+    lifecycle = garden.state.lifecycle
+    for row in range(9):
+        garden.state.update([row], {"blueprint_id": row % len(kinds)})
+        garden.allocate(row)
+        code = int(lifecycle.State[STATES[row % len(STATES)]])
+        garden.state.update([row], {"lifecycle_state": code, "alpha": 0.1 * row})
+    garden.refresh()
+    return model, garden
+
+
+def passed(model: nn.Module, garden: Garden, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Output and every gradient, by name."""
+    torch.manual_seed(1)
+    x = torch.randn(7, 12, dtype=dtype, requires_grad=True)
+    y = model(x)
+    backward(y.square().sum())
+    assert x.grad is not None
+    found = {"y": y.detach(), "x": x.grad, "alpha": garden.alpha_gradient()}
+    named = model.named_parameters()
+    return found | {name: p.grad for name, p in named if p.grad is not None}
+
+
+def site_of(garden: Garden) -> SiteLayer:
+    """The one site."""
+    (site,) = garden.sites.values()
+    return site
+
+
+@pytest.mark.parametrize("kinds", [("mlp", "gated", "low_rank"), ("mlp", "conv")])
+def test_kernels_and_twins_agree(kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kinds that compete at a site; one without kernels keeps its own torch beside the others."""
+    monkeypatch.setenv("KASMINA_BACKEND", "torch")
+    model, garden = grown(kinds)
+    wanted = passed(model, garden, torch.float32)
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model, garden = grown(kinds)
+    assert site_of(garden).backend.backend == "triton"
+    assert ("'conv'" in site_of(garden).backend.why) == ("conv" in kinds)
+    found = passed(model, garden, torch.float32)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5), name
+
+
+def test_a_dtype_without_kernels_takes_the_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float64 runs, whatever the backend."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model, garden = grown(("mlp",), torch.float64)
+    assert passed(model, garden, torch.float64)["y"].dtype == torch.float64
+
+
+def test_kernels_count_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in a forward pass, none in its backward pass, for the seed that it comes from."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model, garden = grown(("mlp",))
+    site = site_of(garden)
+    with torch.no_grad():
+        site.pool("mlp").stacked()["out_weight"][1, 4, 0] = torch.nan
+    found = passed(model, garden, torch.float32)
+    assert site.nonfinite.tolist() == [0, 7, *[0] * 10]
+    assert all(bool(value.isfinite().all()) for value in found.values())
