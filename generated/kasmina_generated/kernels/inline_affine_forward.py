@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: eac562cdee74f43bc6eee80e4cd13655
+# body: d6273ed13b1cc2b8e5702684cfa5409a
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -276,9 +276,9 @@ def _forward_rows(
             put_measures(to, theirs, taken, sums, squares, most, broken)
             tl.debug_barrier()
             if tl.atomic_add(tickets_at + strip, 1, sem="acq_rel") == splits - 1:
-                code = tl.load(codes_at + each, mask=taken, other=-1).to(tl.int32)
+                its_code = tl.load(codes_at + each, mask=taken, other=-1).to(tl.int32)
                 held = tl.load(rows_at + each, mask=taken, other=-1) >= 0
                 other = tl.load(kinds_at + each, mask=taken, other=-1) != kind
-                mine = taken & ((held & other & has_state(code, MIXING, CODES)) == 0)
+                mine = taken & ((held & other & has_state(its_code, MIXING, CODES)) == 0)
                 gather_measures(partial_at, sample_at, chunks, splits, each, taken, mine, GP)
                 tl.store(tickets_at + strip, 0)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 06eb719b0ac5e44de5bc561bcbe048ea
+# body: c2c6f1a4a59071340fdcc5a785c99658
 
 """Forward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -332,7 +332,7 @@ def _forward_rows(
                             alone = tl.zeros((BM, BN), tl.float32)
                             for block in tl.static_range(BLOCKS):
                                 u = block * HB + unit
-                                w_up, b_up, w_out = _weights(
+                                o_w_up, o_b_up, o_w_out = _weights(
                                     up_weight_at,
                                     up_bias_at,
                                     out_weight_at,
@@ -348,9 +348,9 @@ def _forward_rows(
                                     DTYPE,
                                 )
                                 x1 = tl.where((seat == one)[None, :], x, 0.0).to(x.dtype)
-                                h = _hidden(x1, w_up, b_up, UPCAST)
-                                h = tl.where((unit_seat == one)[None, :], h, 0.0).to(x.dtype)
-                                alone += dot(h, w_out, UPCAST)
+                                h1 = _hidden(x1, o_w_up, o_b_up, UPCAST)
+                                h1 = tl.where((unit_seat == one)[None, :], h1, 0.0).to(x.dtype)
+                                alone += dot(h1, o_w_out, UPCAST)
                             alone = (alone + b_out[None, :]).to(x.dtype)
                             made = tl.where((seat == one)[None, :], alone, made)
                         bad = not_finite(made.to(tl.float32)) & inside & mixed[None, :]
@@ -412,9 +412,9 @@ def _forward_rows(
             put_measures(to, theirs, taken, sums, squares, most, broken)
             tl.debug_barrier()
             if tl.atomic_add(tickets_at + strip, 1, sem="acq_rel") == splits - 1:
-                code = tl.load(codes_at + each, mask=taken, other=-1).to(tl.int32)
+                its_code = tl.load(codes_at + each, mask=taken, other=-1).to(tl.int32)
                 held = tl.load(rows_at + each, mask=taken, other=-1) >= 0
                 other = tl.load(kinds_at + each, mask=taken, other=-1) != kind
-                mine = taken & ((held & other & has_state(code, MIXING, CODES)) == 0)
+                mine = taken & ((held & other & has_state(its_code, MIXING, CODES)) == 0)
                 gather_measures(partial_at, sample_at, chunks, splits, each, taken, mine, GP)
                 tl.store(tickets_at + strip, 0)
