@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def test_killed_before_and_after_every_call(
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.faults.killing", operation, str(tmp_path)],
         cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # a process with threads should not fork
         capture_output=True,
         text=True,
         timeout=120,

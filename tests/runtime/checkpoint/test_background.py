@@ -217,7 +217,8 @@ def test_a_program_that_ends_tells_what_failed(tmp_path: Path) -> None:
 def test_a_forked_process_has_a_thread_of_its_own(tmp_path: Path) -> None:
     """Jobs of the parent are the parent's; the child's saves are done by the child."""
     code = f"""
-import os, sys
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
 from kasmina.checkpoint import CheckpointManager
 from tests.faults.disks import contents
 manager = CheckpointManager({str(tmp_path)!r})
