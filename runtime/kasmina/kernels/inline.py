@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kasmina.kernels.made import made
 from kasmina.kernels.tiles import Tuning
 from kasmina.kernels.twin import Pulled, Stacks, zeros_for
 
@@ -65,9 +66,9 @@ def modules_of(
 
     Raises:
         NoKernel: there is none.
+        FormulaError: the kind has a formula, which gives no kernel, or a wrong one.
     """
-    texts = _module(package, "catalogue").TEXTS
-    for text, entry in texts.items():
+    for text, entry in texts(package).items():
         chosen = all(
             getattr(kind, option, None) == value for option, value in entry.options.items()
         )
@@ -78,7 +79,16 @@ def modules_of(
         ):
             names = ("_".join(filter(None, (placement, text, part))) for part in parts)
             return [_module(package, each) for each in names]
-    raise NoKernel(f"no kernel is generated for blueprint {name!r}")
+    written = made(package, name, kind) if placement == "inline" else None
+    if written is None:
+        raise NoKernel(f"no kernel is generated for blueprint {name!r}")
+    return list(written)
+
+
+def texts(package: str) -> Mapping[str, Any]:
+    """The generated texts of a lifecycle's package by name; raises `NoKernel`."""
+    found: Mapping[str, Any] = _module(package, "catalogue").TEXTS
+    return found
 
 
 def sampler(package: str) -> Callable[..., None]:

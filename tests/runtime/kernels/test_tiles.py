@@ -1,0 +1,92 @@
+"""Which tiles a launch takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kasmina.kernels import tiles
+from kasmina.kernels.tiles import TableError, Tiles, Tuning, nearest, table
+
+NARROW = {"rows": 8192, "chunks": 256, "width": 16, "bytes": 2, "tiles": {"rows": 128}}
+WIDE = {"rows": 8192, "chunks": 64, "width": 64, "bytes": 2, "tiles": {"columns": 128}}
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of one made-up GPU."""
+    path = tmp_path / "tiles.json"
+    path.write_text(json.dumps({"GPU": {"forward": [NARROW, WIDE]}}))
+    held = table(path)
+    monkeypatch.setattr(tiles, "table", lambda: held)
+    return path
+
+
+def test_the_committed_table_can_be_read() -> None:
+    """And whatever it holds is legal."""
+    for by_direction in table().values():
+        assert set(by_direction) <= {"forward", "backward"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((8192, 256, 16, 2), Tiles(rows=128)),
+        ((4096, 341, 12, 2), Tiles(rows=128)),
+        ((300, 200, 20, 4), Tiles(rows=128)),
+        ((8192, 41, 100, 2), Tiles(columns=128)),
+        ((1, 1, 4096, 4), Tiles(columns=128)),
+        ((0, 256, 16, 2), Tiles(rows=128)),
+    ],
+)
+def test_the_nearest_shape(
+    measured: Path, shape: tuple[int, int, int, int], expected: Tiles
+) -> None:
+    """The chunk's width counts most; no shape is too far away."""
+    assert nearest("GPU", "forward", *shape) == expected
+
+
+def test_nobody_has_measured_it(measured: Path) -> None:
+    """Another GPU, or a direction that is not there: defaults."""
+    assert nearest("GPU", "backward", 8192, 256, 16, 2) == Tiles()
+    assert nearest("other", "forward", 8192, 256, 16, 2) == Tiles()
+
+
+def test_a_launch_asks_once(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a class of shapes; sizes of batches within a factor of two share one."""
+    asked = []
+
+    def noting(*shape: object) -> Tiles:
+        asked.append(shape)
+        return Tiles()
+
+    monkeypatch.setattr(tiles, "nearest", noting)
+    tuning = Tuning(torch.device("cpu"))
+    for rows in (256, 256, 300, 511):
+        tuning.tiles("forward", torch.zeros(rows, 12), 5)
+    assert asked == [("cpu", "forward", 256, 5, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[]", "AttributeError"),
+        ('{"GPU": {"forward": [{}]}}', "KeyError: 'rows'"),
+        (
+            json.dumps({"G": {"forward": [{**NARROW, "width": 0}]}}),
+            "a shape holds numbers from 1 up",
+        ),
+        (json.dumps({"G": {"forward": [{**NARROW, "tiles": {"rows": 48}}]}}), "rows=48"),
+        (json.dumps({"G": {"forward": [{**NARROW, "tiles": {"rws": 64}}]}}), "rws"),
+    ],
+)
+def test_a_broken_table(tmp_path: Path, text: str, what: str) -> None:
+    """Says which file and what is wrong in it."""
+    path = tmp_path / "tiles.json"
+    path.write_text(text)
+    with pytest.raises(TableError, match=f"tiles.json: no table of tiles .*{what}"):
+        table(path)
