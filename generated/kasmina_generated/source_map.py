@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: source_map.py.jinja
-# body: adf7c6f865bcf11581c2e207dc986173
+# body: d0675d048cb5ee7cffeff9552a5088d9
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -357,8 +357,8 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (153, 161, "state.yaml", 21, 3),
     ),
     "kernels/step.py": (
-        (30, 30, "lifecycle.yaml", 102, 3),
-        (31, 31, "lifecycle.yaml", 105, 3),
+        (47, 47, "lifecycle.yaml", 102, 3),
+        (48, 48, "lifecycle.yaml", 105, 3),
     ),
     "lifecycle.md": (
         (47, 52, "lifecycle.yaml", 13, 3),

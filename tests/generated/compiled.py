@@ -19,16 +19,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 _POINTERS = {"float32": "*fp32", "int32": "*i32", "int16": "*i16", "int8": "*i8", "bool": "*i1"}
-_OWN = {
-    "state_at": "int8", "epochs_at": "int16", "events_at": "int32", "tick_at": "bool",
-    "asks_at": "bool", "inside_at": "bool", "new_state_at": "int8", "new_epochs_at": "int16",
-    "refused_at": "bool", "before_at": "int8", "recycles_at": "bool",
+_OWN = {"state_at": "int8", "epochs_at": "int16", "tick_at": "bool", "edge_at": "int8"}
+_KERNELS = {"step": ["_step_rows"], "capacity": ["_arbitrate"]}
+_CONSTANTS = {
+    "TILE": 512, "CHUNK": 128, "BLOCK": 128, "ASKERS": 1024, "RECORD": True, "ARBITRATED": True,
 }  # fmt: skip
-_KERNELS = {
-    "step": ["_decide_rows"],
-    "capacity": ["_arbitrate"],
-    "record": ["_record_rows"],
-}
+_NUMBERS = ("n", "segment", "askers", "row_bits")
 
 
 def main(directory: Path) -> None:
@@ -49,13 +45,13 @@ def main(directory: Path) -> None:
 def compiled(package: str, kernel: Any, options: dict[str, Any], fused: bool) -> dict[str, Any]:
     """Return the arithmetic of a kernel in PTX, with the package's options or with fusing forced."""
     dtypes = known_dtypes(package)
-    signature = {
-        name: "constexpr" if name == "BLOCK" else _POINTERS.get(dtypes.get(name, ""), "*i32")
-        for name in kernel.arg_names
-    } | {name: "i32" for name in ("n", "programs") if name in kernel.arg_names}
+    constants = {name: _CONSTANTS[name] for name in kernel.arg_names if name in _CONSTANTS}
+    signature = {name: _POINTERS.get(dtypes.get(name, ""), "*i32") for name in kernel.arg_names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    signature |= {name: "i32" for name in _NUMBERS if name in kernel.arg_names}
     if fused:
         options["enable_fp_fusion"] = True
-    source = ASTSource(kernel, signature, {"BLOCK": 1024})
+    source = ASTSource(kernel, signature, constants)
     ptx = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
     return {
         "kernel": kernel.__name__,
@@ -75,7 +71,8 @@ def known_dtypes(package: str) -> dict[str, str]:
         columns = importlib.import_module(f"{package}.state").COLUMNS
     except ModuleNotFoundError:
         columns = ()
-    return fields | limits | {f"{c.role}_at": c.dtype for c in columns if c.role} | _OWN
+    named = {f"{c.role}_at" if c.role else f"column_{c.name}_at": c.dtype for c in columns}
+    return fields | limits | named | _OWN
 
 
 if __name__ == "__main__":

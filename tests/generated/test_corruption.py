@@ -126,8 +126,9 @@ EDITS = {
     "the table tries the last edge first": ("gates", "tables.py", "in reversed(list(", "in list(list("),
     "the table's clock is off by one": ("gate", "tables.py", "_EPOCHS >= 3", "_EPOCHS > 3"),
     "torch looks up the next epoch": ("gate", "vector.py", "epochs.clamp(0,", "(epochs + 1).clamp(0,"),
-    "triton looks up the epoch before": (
-        "gate", "kernels/step.py", "tl.where(epochs < 0, 0, epochs)", "tl.where(epochs < 1, 0, epochs - 1)",
+    "triton sees the epoch before": (
+        "gate", "kernels/step.py", "stash_at + (TILE + CHUNK) + place, mask=here, other=0)",
+        "stash_at + (TILE + CHUNK) + place, mask=here, other=0) - 1",
     ),
     "python counts no epochs": ("gate", "testing/sequential.py", "row.epochs = 0", "row.epochs = 1"),
     "torch counts too many epochs": ("gate", "vector.py", "(epochs < tables.MOST_EPOCHS)", "True"),
@@ -155,10 +156,10 @@ def test_a_corrupt_step_is_noticed(what: str, tmp_path: Path) -> None:
 ARBITRATIONS = {
     "python ranks the other way": ("testing/sequential.py", "-value", "value"),
     "torch prefers the higher row": ("vector.py", "(len(asking) - 1, -1, -1", "(0, len(asking), 1"),
-    "triton prefers the higher row": ("kernels/capacity.py", "0x3FFFFFFF - rows", "rows"),
+    "triton prefers the higher row": ("kernels/capacity.py", "(n - 1 - rows)", "rows"),
     "triton lets one in too few": ("kernels/capacity.py", "(key < last)", "(key <= last)"),
     "triton ranks the other way": (
-        "kernels/step.py",
+        "kernels/capacity.py",
         "_ordered(field_price)",
         "-_ordered(field_price)",
     ),

@@ -6,16 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytest import MonkeyPatch
 
 from kasmina.lifecycle import Lifecycle, StateTensor
 from kasmina.lifecycle import step as runtime_step
-from kasmina_generated.kernels.record import record
-from kasmina_generated.vector import VectorContext, VectorLimits
+from kasmina_generated.vector import VectorContext
 from tests.generated.packages import Package, package
 from tests.generated.ways import Batch, boundary_batch, part
 from tests.helpers import ROOT, run_python
@@ -160,25 +160,115 @@ sys.exit(str([name for name in sys.modules if name.startswith(extra)]))
     assert run_python(code).stderr == "[]\n"
 
 
-def test_records_are_those_of_the_runtime() -> None:
-    """Parent, generation and the ring of states left, over steps that recycle and fill the ring."""
-    n = 500
+SHAPES = {"one tile": None, "many tiles and programs": (32, 16, 2)}
+
+
+def cut(found: Package, shape: tuple[int, int, int] | None, monkeypatch: MonkeyPatch) -> None:
+    """Let the step's launch have other tiles, chunks and programs than the interpreter's."""
+    if shape is None:
+        return
+    launch, (tile, chunk, programs) = part(found, "kernels.launch"), shape
+
+    def shape_of(n: int, device: torch.device) -> Any:
+        return launch.Shape(tile, chunk, max(1, min(programs, -(-n // tile))), 1)
+
+    monkeypatch.setattr(launch, "shape_of", shape_of)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_in_place_is_that_of_the_runtime(
+    seeds: Package, shape: str, monkeypatch: MonkeyPatch
+) -> None:
+    """All columns, over steps that recycle, fill the ring and find no room, at ticks and between."""
+    cut(seeds, SHAPES[shape], monkeypatch)
+    whole = SHAPES[shape] is None  # the interpreter's cost is by tile
+    n, steps = (500, 60) if whole else (90, 12)
+    limits = seeds.limits(max_training=n // 25, max_cohort=n // 50)
     generator = torch.Generator().manual_seed(0)
     lifecycle = Lifecycle.default()
     state = StateTensor(n, lifecycle=lifecycle)
-    names = {role: column.name for role, column in lifecycle.roles.items()}
-    roles = ("parent", "generation", "history", "history_count")
-    declared = VectorLimits(*map(torch.tensor, astuple(lifecycle.Limits())))
-    for _ in range(60):
-        before = state.codes.clone()
-        columns = {role: state[names[role]].clone() for role in roles}
-        given = commands(lifecycle, n, generator)
-        result = runtime_step(state, given, context(n, generator), declared, True)
-        record(result.edge, before, **columns)
-        for role in roles:
-            assert torch.equal(columns[role], state[names[role]]), role
-    assert int(state[names["generation"]].max()) > 0
-    assert int(state[names["history_count"]].max()) > 10
+    columns = {name: column.clone() for name, column in state.columns.items()}
+    work = part(seeds, "kernels.launch").Workspace(columns["lifecycle_state"])
+    refused = 0
+    for number in range(steps):
+        for name in ("alpha", "ramp_steps", "metrics", "checkpoint_id", "error_count"):
+            columns[name].copy_(state[name].fill_(number % 2))
+        given, measured, tick = commands(lifecycle, n, generator), context(n, generator), number % 5
+        result = runtime_step(state, given, measured, limits, tick > 0)
+        part(seeds, "kernels.step").advance(
+            columns, given, measured, limits, torch.tensor(tick > 0), work
+        )
+        for name, column in state.columns.items():
+            assert torch.equal(columns[name], column), name
+        assert torch.equal(work.edge, result.edge.masked_fill(result.refused, -2))
+        refused += int(result.refused.sum())
+    part(seeds, "kernels.step").check(columns["lifecycle_state"], work)
+    assert refused > 20
+    assert int(state["generation"].max()) > 0 or not whole
+    assert int(state["history_count"].max()) > (10 if whole else 2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n", [1, 33, 100])
+def test_any_cut_gives_the_same_decision(
+    orders: Package, n: int, shape: str, monkeypatch: MonkeyPatch
+) -> None:
+    """Rows at tiles' and chunks' ends; capacities by a float and by row."""
+    cut(orders, SHAPES[shape], monkeypatch)
+    batch = rows(orders, n)
+    for limits in (orders.limits(packers=1, vans=2), orders.limits(packers=50, vans=1000)):
+        wanted = orders.vector.step(*batch, limits, True)
+        found = part(orders, "kernels.step").step(*batch, limits, True)
+        assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_a_step_in_place_reports_what_it_refuses(seeds: Package) -> None:
+    """By a tensor that stays until it is read; other rows are stepped, a row out of the table stays."""
+    columns = {name: column.clone() for name, column in StateTensor(9).columns.items()}
+    columns["lifecycle_state"][[3, 5]] = torch.tensor([99, -1], dtype=torch.int8)
+    steps = part(seeds, "kernels.step")
+    work = part(seeds, "kernels.launch").Workspace(columns["lifecycle_state"])
+    measured = seeds.context(9, alpha=[0.0] * 7 + [float("inf"), -float("inf")])
+    germinate = torch.full((9,), 1 << seeds.lifecycle.Event.request_germination, dtype=torch.int32)
+    steps.advance(columns, germinate, measured, seeds.limits(), True, work)
+    assert work.faults.tolist() == [9 - 3, 9 - 7, 0]
+    assert columns["lifecycle_state"].tolist() == [1, 1, 1, 99, 1, -1, 1, 1, 1]
+    assert columns["epochs_in_state"].tolist() == [0, 0, 0, 1, 0, 1, 0, 0, 0]
+    quiet = torch.zeros(9, dtype=torch.int32)
+    steps.advance(columns, quiet, seeds.context(9), seeds.limits(), False, work)
+    with pytest.raises(IndexError, match=r"^row 3: 99 is the code of no state$"):
+        steps.check(columns["lifecycle_state"], work)
+    steps.check(columns["lifecycle_state"], work)  # said once
+    columns["lifecycle_state"].fill_(0)
+    steps.advance(columns, quiet, measured, seeds.limits(), False, work)
+    with pytest.raises(
+        ValueError, match=r"^context field 'alpha', row 7: infinity is refused"
+    ) as told:
+        steps.check(columns["lifecycle_state"], work)
+    assert told.value.__notes__[0].startswith("declared at lifecycle.yaml:")
+
+
+def test_columns_that_do_not_fit_are_refused(seeds: Package) -> None:
+    """They are written where they are: all of them, one row a seed, one after the other."""
+    columns = {name: column.clone() for name, column in StateTensor(4).columns.items()}
+    launch, steps = part(seeds, "kernels.launch"), part(seeds, "kernels.step")
+    work = launch.Workspace(columns["lifecycle_state"])
+    inputs = (torch.zeros(4, dtype=torch.int32), seeds.context(4), seeds.limits(), True)
+    strided = columns | {"history": torch.zeros((10, 4), dtype=torch.int8).T}
+    with pytest.raises(ValueError, match=r"^history is not contiguous; the kernel writes it where"):
+        steps.advance(strided, *inputs, work)
+    short = columns | {"metrics": torch.zeros((3, 4))}
+    with pytest.raises(ValueError, match=r"^metrics has 3 rows on cpu; it must be like the states"):
+        steps.advance(short, *inputs, work)
+    missing = {name: column for name, column in columns.items() if name != "generation"}
+    with pytest.raises(
+        KeyError, match=r"the column 'generation' is missing; a step writes lifecyc"
+    ):
+        steps.advance(missing, *inputs, work)
+    other = launch.Workspace(torch.zeros(5, dtype=torch.int8))
+    with pytest.raises(ValueError, match=r"^the workspace is for 5 rows, and there are 4$"):
+        steps.advance(columns, *inputs, other)
+    assert all(torch.equal(columns[name], c) for name, c in StateTensor(4).columns.items())
 
 
 def commands(lifecycle: Lifecycle, n: int, generator: torch.Generator) -> torch.Tensor:
@@ -203,17 +293,6 @@ def context(n: int, generator: torch.Generator) -> VectorContext:
     )  # fmt: skip
 
 
-def test_a_ring_that_cannot_be_written_in_place_is_refused() -> None:
-    """The kernel writes the caller's columns."""
-    edge = torch.zeros(4, dtype=torch.int32)
-    state = torch.zeros(4, dtype=torch.int8)
-    strided = torch.zeros((10, 4), dtype=torch.int8).T
-    with pytest.raises(
-        ValueError, match=r"^history is not contiguous; the kernel writes it where it is$"
-    ):
-        record(edge, state, state, edge.clone(), strided, edge.to(torch.int16))
-
-
 def test_guards_compile_to_exact_arithmetic(orders: Package) -> None:
     """For a GPU: divisions round correctly, no product is fused with a sum, nothing is flushed.
 
@@ -227,7 +306,7 @@ def test_guards_compile_to_exact_arithmetic(orders: Package) -> None:
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     exact = {row["kernel"]: row for row in told if not row["fused"]}
-    assert set(exact) == {"_decide_rows", "_arbitrate", "_record_rows"}
-    assert exact["_decide_rows"]["divisions"] == ["div.rn.f32"]
+    assert set(exact) == {"_step_rows", "_arbitrate"}
+    assert exact["_step_rows"]["divisions"] == ["div.rn.f32"]
     assert not any(row["fma"] or row["flushes"] for row in exact.values())
     assert any(row["fma"] for row in told if row["fused"])

@@ -2,268 +2,337 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/capacity.py.jinja
-# body: d51ed6cfda7a86f79581cedaccfc2f47
+# body: cdcbf651773925851b09fc5c2f72aeae
 
 """Who enters where there is not room for all, decided on the device.
 
 The requesters of a capacity have different keys: rank first, then the lower row. The key of the
 last one that enters is found byte by byte from histograms (a radix selection), by all programs at
-once; they meet at gates in memory, so they have to run together.
+once; they meet at gates in memory, so they have to run together. Where there is room for all, none
+of that is done; where nobody asks, nothing at all.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import tables
-from ..vector import Decision, VectorLimits
-from .launch import TOGETHER, block_of, programs_of
-
-_FAULTS = 3
-_GATES = 9  # meetings at one capacity: one a byte of a key, and one at the end
-
-
-class Workspace:
-    """What the launches of one step hand on, all zeros at first."""
-
-    def __init__(self, state: Tensor) -> None:
-        capacities = tables.N_CAPACITIES
-        sizes = [_FAULTS, capacities * 2, capacities * _GATES, capacities * 8 * 256]
-        zeros = torch.zeros(sum(sizes), dtype=torch.int32, device=state.device)
-        self.faults, self.counts, self.gates, self.histograms = zeros.split(sizes)
+from ..vector import VectorContext, VectorLimits
+from .launch import TOGETHER, Workspace
+from .record import leave
 
 
 def arbitrate(
-    decision: Decision,
     state: Tensor,
     epochs: Tensor,
-    asks: Tensor,
+    context: VectorContext,
     limits: VectorLimits,
     tick: Tensor,
     work: Workspace,
+    record: Sequence[Tensor] | None,
 ) -> None:
-    """Hold back, in `decision` itself, the rows that a full capacity has no room for.
+    """Let those of the rows that ask for room move which find it.
 
     Args:
-        decision: What the rows want; written.
-        state: int8 [N], before the step.
-        epochs: [N], before the step.
-        asks: `tables.CAPACITY_ASKS` on the device.
+        state: int8 [N]; written, as the other columns are.
+        epochs: [N]; those of rows that ask are as they were before the step.
+        context: The measurements, which rows may be ranked by.
         limits: The limits in force.
         tick: 0-d bool.
         work: As the deciding launch left it.
+        record: The other columns that a step writes; None to leave them as they are.
     """
     n = len(state)
-    programs = programs_of(n, state.device)
+    if n == 0:
+        return
     with torch.cuda.device_of(state):
-        _arbitrate[(programs,)](
-            state.contiguous(),
-            epochs.contiguous(),
+        _arbitrate[(work.shape.together,)](
+            state,
+            epochs,
             tick,
             limits.max_training,
             limits.max_cohort,
-            asks,
+            *(record or [None] * 13),
+            work.edge,
             work.counts,
-            work.gates,
-            work.histograms,
-            *decision,
+            work.asking,
+            work.lengths,
+            work.control,
+            work.shape.room(n),
+            work.shape.programs,
             n,
-            programs,
-            BLOCK=block_of(n),
+            max(n - 1, 1).bit_length(),
+            RECORD=record is not None,
+            BLOCK=work.shape.chunk,
+            ASKERS=triton.next_power_of_2(work.shape.programs),
             **TOGETHER,
         )
 
 
-@triton.jit(do_not_specialize=["n", "programs"])
+@triton.jit(do_not_specialize=["segment", "askers", "n", "row_bits"])
 def _arbitrate(
     state_at,
     epochs_at,
     tick_at,
     limit_training_at,
     limit_cohort_at,
-    asks_at,
-    counts_at,
-    gates_at,
-    histograms_at,
-    new_state_at,
-    new_epochs_at,
+    parent_at,
+    generation_at,
+    history_at,
+    history_count_at,
+    column_blueprint_id_at,
+    column_grafting_strategy_at,
+    column_checkpoint_id_at,
+    column_evaluation_score_at,
+    column_error_count_at,
+    column_blueprint_slot_at,
+    column_alpha_at,
+    column_ramp_steps_at,
+    column_metrics_at,
     edge_at,
-    refused_at,
+    counts_at,
+    asking_at,
+    lengths_at,
+    control_at,
+    segment,
+    askers,
     n,
-    programs,
+    row_bits,
+    RECORD: tl.constexpr,
     BLOCK: tl.constexpr,
+    ASKERS: tl.constexpr,
 ):
-    """Arbitrate the capacities in their order; whom one refuses does not ask the next."""
-    tick = tl.load(tick_at).to(tl.int32)
-    # training
-    inside = tl.load(counts_at + 0)
-    asking = tl.load(counts_at + 1, volatile=True)
-    room = tl.load(limit_training_at).to(tl.int32) - inside
-    if asking > room:
-        room = tl.maximum(room, 0)
-        last = _last_to_enter(
-            epochs_at,
-            asks_at,
-            edge_at,
-            gates_at,
-            histograms_at,
-            room,
-            n,
-            programs,
-            0,
-            8,
-            BLOCK,
-        )
-        start = tl.program_id(0) * BLOCK
-        while start < n:
-            rows = start + tl.arange(0, BLOCK).to(tl.int64)
-            key, asks = _key(epochs_at, asks_at, edge_at, rows, n, 0, 8)
-            _hold_back(
-                state_at,
+    """Arbitrate the capacities in their order; whom one refuses does not ask the next.
+
+    The rows that ask stand in one list for each lane of each of the `askers`, the programs of the
+    launch before. An item is one row of each lane of one of them; a program has the same items in
+    all passes.
+    """
+    asker = tl.arange(0, ASKERS)
+    longest = tl.load(counts_at + 4 * askers + asker, mask=asker < askers, other=0)
+    inside_0 = tl.load(counts_at + 0 * askers + asker, mask=asker < askers, other=0)
+    asks_0 = tl.load(counts_at + 1 * askers + asker, mask=asker < askers, other=0)
+    inside_1 = tl.load(counts_at + 2 * askers + asker, mask=asker < askers, other=0)
+    asks_1 = tl.load(counts_at + 3 * askers + asker, mask=asker < askers, other=0)
+    depth = tl.max(longest)
+    items = depth * askers
+    if items > 0:
+        tick = tl.load(tick_at).to(tl.int32)
+        # training
+        asking = tl.sum(asks_0)
+        room = tl.load(limit_training_at).to(tl.int32) - tl.sum(inside_0)
+        if asking > room:
+            lowest, last = _last_to_enter(
                 epochs_at,
-                tick,
-                asks_at,
-                counts_at,
-                new_state_at,
-                new_epochs_at,
                 edge_at,
-                refused_at,
-                rows,
-                asks & (key < last),
+                lengths_at,
+                asking_at,
+                control_at + 0,
+                tl.maximum(room, 0),
+                segment,
+                depth,
+                items,
+                n,
+                row_bits,
                 0,
+                BLOCK,
             )
-            start += programs * BLOCK
-        _meet(gates_at + 8, programs)
-    # cohort
-    inside = tl.load(counts_at + 2)
-    asking = tl.load(counts_at + 3, volatile=True)
-    room = tl.load(limit_cohort_at).to(tl.int32) - inside
-    if asking > room:
-        room = tl.maximum(room, 0)
-        last = _last_to_enter(
-            epochs_at,
-            asks_at,
-            edge_at,
-            gates_at,
-            histograms_at,
-            room,
-            n,
-            programs,
-            1,
-            8,
-            BLOCK,
-        )
-        start = tl.program_id(0) * BLOCK
-        while start < n:
-            rows = start + tl.arange(0, BLOCK).to(tl.int64)
-            key, asks = _key(epochs_at, asks_at, edge_at, rows, n, 1, 8)
-            _hold_back(
-                state_at,
+            item = tl.program_id(0)
+            while item < items:
+                rows = _rows(item, depth, lengths_at, asking_at, segment, BLOCK)
+                rank, asks = _ranked(
+                    epochs_at,
+                    edge_at,
+                    rows,
+                    0,
+                )
+                key = ((rank.to(tl.int64) - lowest) << row_bits) + (n - 1 - rows)
+                late = asks & (key < last)
+                epochs = tl.load(epochs_at + rows, mask=late, other=0)
+                counted = epochs + tl.where(epochs < 32767, tick, 0)
+                tl.store(epochs_at + rows, counted.to(epochs.dtype), mask=late)
+                tl.store(edge_at + rows, -2, mask=late)
+                item += tl.num_programs(0)
+            tl.debug_barrier()
+        # cohort
+        asking = tl.sum(asks_1)
+        room = tl.load(limit_cohort_at).to(tl.int32) - tl.sum(inside_1)
+        if asking > room:
+            lowest, last = _last_to_enter(
                 epochs_at,
-                tick,
-                asks_at,
-                counts_at,
-                new_state_at,
-                new_epochs_at,
                 edge_at,
-                refused_at,
-                rows,
-                asks & (key < last),
+                lengths_at,
+                asking_at,
+                control_at + 2064,
+                tl.maximum(room, 0),
+                segment,
+                depth,
+                items,
+                n,
+                row_bits,
                 1,
+                BLOCK,
             )
-            start += programs * BLOCK
-        _meet(gates_at + 17, programs)
+            item = tl.program_id(0)
+            while item < items:
+                rows = _rows(item, depth, lengths_at, asking_at, segment, BLOCK)
+                rank, asks = _ranked(
+                    epochs_at,
+                    edge_at,
+                    rows,
+                    1,
+                )
+                key = ((rank.to(tl.int64) - lowest) << row_bits) + (n - 1 - rows)
+                late = asks & (key < last)
+                epochs = tl.load(epochs_at + rows, mask=late, other=0)
+                counted = epochs + tl.where(epochs < 32767, tick, 0)
+                tl.store(epochs_at + rows, counted.to(epochs.dtype), mask=late)
+                tl.store(edge_at + rows, -2, mask=late)
+                item += tl.num_programs(0)
+            tl.debug_barrier()
+        # Whoever still wants an edge takes it.
+        item = tl.program_id(0)
+        while item < items:
+            rows = _rows(item, depth, lengths_at, asking_at, segment, BLOCK)
+            edge = tl.load(edge_at + rows, mask=rows >= 0, other=-1).to(tl.int32)
+            moves = edge >= 0
+            before = tl.load(state_at + rows, mask=moves, other=0).to(tl.int32)
+            target = before
+            target = tl.where(edge == 6, 2, target)
+            target = tl.where(edge == 10, 3, target)
+            tl.store(state_at + rows, target.to(tl.int8), mask=moves)
+            tl.store(epochs_at + rows, 0, mask=moves)
+            if RECORD:
+                recycled = (edge >= 27) & (edge <= 29)
+                leave(
+                    rows,
+                    moves,
+                    moves & recycled,
+                    before,
+                    parent_at,
+                    generation_at,
+                    history_at,
+                    history_count_at,
+                    column_blueprint_id_at,
+                    column_grafting_strategy_at,
+                    column_checkpoint_id_at,
+                    column_evaluation_score_at,
+                    column_error_count_at,
+                    column_blueprint_slot_at,
+                    column_alpha_at,
+                    column_ramp_steps_at,
+                    column_metrics_at,
+                )
+            item += tl.num_programs(0)
 
 
 @triton.jit
-def _key(rank_at, asks_at, edge_at, rows, n, CAPACITY: tl.constexpr, DIGITS: tl.constexpr):
-    """Return the key of each row, the largest enters first, and whether the row asks."""
-    here = rows < n
-    edge = tl.load(edge_at + rows, mask=here, other=-1)
-    asks = tl.load(asks_at + CAPACITY * 31 + 1 + edge) != 0
-    key = 0x3FFFFFFF - rows
-    if DIGITS == 8:
-        rank = tl.load(rank_at + rows, mask=here & asks, other=0).to(tl.int64)
-        key += (rank + 0x80000000) << 30
-    return key, here & asks
+def _rows(item, depth, lengths_at, asking_at, segment, BLOCK: tl.constexpr):
+    """Return the rows of an item, -1 where a lane's list is shorter."""
+    asker = item // depth
+    lane = tl.arange(0, BLOCK)
+    list_at = asking_at + asker.to(tl.int64) * segment + item % depth * BLOCK
+    length = tl.load(lengths_at + asker * BLOCK + lane)
+    return tl.where(item % depth < length, tl.load(list_at + lane), -1)
+
+
+@triton.jit
+def _ranked(
+    epochs_at,
+    edge_at,
+    rows,
+    CAPACITY: tl.constexpr,
+):
+    """Return what the rows that ask for a capacity are ranked by, and which these are."""
+    edge = tl.load(edge_at + rows, mask=rows >= 0, other=-1).to(tl.int32)
+    if CAPACITY == 0:  # training, by epochs
+        asks = edge == 6
+        rank = tl.load(epochs_at + rows, mask=asks, other=0).to(tl.int32)
+    if CAPACITY == 1:  # cohort, by epochs
+        asks = edge == 10
+        rank = tl.load(epochs_at + rows, mask=asks, other=0).to(tl.int32)
+    return rank, asks
 
 
 @triton.jit
 def _last_to_enter(
-    rank_at,
-    asks_at,
+    epochs_at,
     edge_at,
-    gates_at,
-    histograms_at,
+    lengths_at,
+    asking_at,
+    control_at,
     room,
+    segment,
+    depth,
+    items,
     n,
-    programs,
+    row_bits,
     CAPACITY: tl.constexpr,
-    DIGITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Return the `room`-th largest key of those that ask; one beyond all keys for no room."""
-    digits = tl.arange(0, 256)
+    """Return the lowest rank, and the `room`-th largest key; one beyond all keys for no room."""
+    low = tl.full((BLOCK,), 2147483647, tl.int32)
+    high = tl.full((BLOCK,), -2147483648, tl.int32)
+    item = tl.program_id(0)
+    while item < items:
+        rows = _rows(item, depth, lengths_at, asking_at, segment, BLOCK)
+        rank, asks = _ranked(
+            epochs_at,
+            edge_at,
+            rows,
+            CAPACITY,
+        )
+        low = tl.where(asks, tl.minimum(low, rank), low)
+        high = tl.where(asks, tl.maximum(high, rank), high)
+        item += tl.num_programs(0)
+    tl.atomic_min(control_at + 9, tl.min(low))
+    tl.atomic_max(control_at + 10, tl.max(high))
+    _meet(control_at + 8)
+    lowest = tl.load(control_at + 9, volatile=True).to(tl.int64)
+    span = ((tl.load(control_at + 10, volatile=True) - lowest + 1) << row_bits) - 1
+    digits = tl.zeros((), tl.int32)
+    while span > 0:
+        span >>= 8
+        digits += 1
     found = tl.zeros((), tl.int64)  # the bytes of the key so far
     left = room
-    for place in range(DIGITS):
-        shift = 8 * (DIGITS - 1 - place)
+    while digits > 0:
+        digits -= 1
         counts = tl.zeros((256,), tl.int32)
-        start = tl.program_id(0) * BLOCK
-        while start < n:
-            rows = start + tl.arange(0, BLOCK).to(tl.int64)
-            key, asks = _key(rank_at, asks_at, edge_at, rows, n, CAPACITY, DIGITS)
-            begins = asks & (((key >> shift) >> 8) == found)
-            counts += tl.histogram(((key >> shift) & 255).to(tl.int32), 256, mask=begins)
-            start += programs * BLOCK
-        histogram_at = histograms_at + (CAPACITY * 8 + place) * 256 + digits
+        item = tl.program_id(0)
+        while item < items:
+            rows = _rows(item, depth, lengths_at, asking_at, segment, BLOCK)
+            rank, asks = _ranked(
+                epochs_at,
+                edge_at,
+                rows,
+                CAPACITY,
+            )
+            key = ((rank.to(tl.int64) - lowest) << row_bits) + (n - 1 - rows)
+            begins = asks & (((key >> (8 * digits)) >> 8) == found)
+            counts += tl.histogram(((key >> (8 * digits)) & 255).to(tl.int32), 256, mask=begins)
+            item += tl.num_programs(0)
+        values = tl.arange(0, 256)
+        histogram_at = control_at + 16 + digits * 256 + values
         tl.atomic_add(histogram_at, counts, mask=counts > 0)
-        _meet(gates_at + CAPACITY * 9 + place, programs)
+        _meet(control_at + digits)
         counts = tl.load(histogram_at, volatile=True)
         at_least = tl.sum(counts) - tl.cumsum(counts) + counts
         digit = tl.sum((at_least >= left).to(tl.int32)) - 1
-        left -= tl.sum(tl.where(digits > digit, counts, 0))
+        left -= tl.sum(tl.where(values > digit, counts, 0))
         found = found * 256 + digit
-    return tl.where(room > 0, found, 1 << 62)
+    return lowest, tl.where(room > 0, found, 1 << 62)
 
 
 @triton.jit
-def _hold_back(
-    state_at,
-    epochs_at,
-    tick,
-    asks_at,
-    counts_at,
-    new_state_at,
-    new_epochs_at,
-    edge_at,
-    refused_at,
-    rows,
-    late,
-    CAPACITY: tl.constexpr,
-):
-    """Let the late rows stay where they are; they ask no later capacity."""
-    edge = tl.load(edge_at + rows, mask=late, other=-1)
-    for later in tl.static_range(CAPACITY + 1, 2):
-        asked = tl.load(asks_at + later * 31 + 1 + edge).to(tl.int32)
-        tl.atomic_add(counts_at + 2 * later + 1, -tl.sum(asked))
-    state = tl.load(state_at + rows, mask=late)
-    epochs = tl.load(epochs_at + rows, mask=late, other=0)
-    counted = epochs + tl.where(epochs < 32767, tick, 0)
-    tl.store(new_state_at + rows, state, mask=late)
-    tl.store(new_epochs_at + rows, counted.to(epochs.dtype), mask=late)
-    tl.store(edge_at + rows, -1, mask=late)
-    tl.store(refused_at + rows, late, mask=late)
-
-
-@triton.jit
-def _meet(gate_at, programs):
+def _meet(gate_at):
     """Wait until all programs have come here, and see what they wrote before."""
     tl.debug_barrier()
     arrived = tl.atomic_add(gate_at, 1) + 1
-    while arrived < programs:
+    while arrived < tl.num_programs(0):
         arrived = tl.atomic_add(gate_at, 0)
     tl.debug_barrier()

@@ -2,98 +2,53 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/record.py.jinja
-# body: 15334474d01be942524bfc74db6daa26
+# body: a062c8a738319a89adba21a21258f1ea
 
 """What follows from the transitions alone: parent, generation and the ring of states left."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from .. import tables
-from .launch import OPTIONS, block_of, check_contiguous, check_rows
-
-_RECYCLES: dict[torch.device, Tensor] = {}
 
 
-def record(
-    edge: Tensor,
-    before: Tensor,
-    parent: Tensor,
-    generation: Tensor,
-    history: Tensor,
-    history_count: Tensor,
-) -> None:
-    """Write into the columns of N rows what a step's edges leave behind; one launch.
-
-    Args:
-        edge: int32 [N], of the step's `Decision`.
-        before: int8 [N], the states before the step.
-        parent: int8 [N]; The code of the state before this one; -1 for none.
-        generation: int32 [N]; How often the slot was re-armed; saturates.
-        history: int8 [N, 10]; The last states left, the oldest overwritten first.
-        history_count: int16 [N]; Transitions so far; saturates.
-
-    Raises:
-        ValueError: A column has too few rows, is elsewhere, or is not contiguous.
-    """
-    columns = {
-        "parent": parent,
-        "generation": generation,
-        "history": history,
-        "history_count": history_count,
-    }
-    check_rows(before, {"edge": edge, **columns})
-    check_contiguous({"edge": edge, "before": before, **columns})
-    n = len(edge)
-    block = block_of(n)
-    with torch.cuda.device_of(edge):
-        _record_rows[(triton.cdiv(n, block),)](
-            edge,
-            before,
-            parent,
-            generation,
-            history,
-            history_count,
-            _recycles(edge.device),
-            n,
-            BLOCK=block,
-            **OPTIONS,
-        )
-
-
-def _recycles(device: torch.device) -> Tensor:
-    if device not in _RECYCLES:
-        _RECYCLES[device] = torch.as_tensor(tables.EDGE_EVENT < 0, device=device)
-    return _RECYCLES[device]
-
-
-@triton.jit(do_not_specialize=["n"])
-def _record_rows(
-    edge_at,
-    before_at,
+@triton.jit
+def leave(
+    rows,
+    moved,
+    recycled,
+    before,
     parent_at,
     generation_at,
     history_at,
     history_count_at,
-    recycles_at,
-    n,
-    BLOCK: tl.constexpr,
+    column_blueprint_id_at,
+    column_grafting_strategy_at,
+    column_checkpoint_id_at,
+    column_evaluation_score_at,
+    column_error_count_at,
+    column_blueprint_slot_at,
+    column_alpha_at,
+    column_ramp_steps_at,
+    column_metrics_at,
 ):
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    edge = tl.load(edge_at + rows, mask=rows < n, other=-1)
-    moved = edge >= 0
-    before = tl.load(before_at + rows, mask=moved, other=0).to(tl.int32)
-    recycled = tl.load(recycles_at + edge, mask=moved, other=0) != 0
+    """Record that rows leave the states `before`; recycled ones begin a generation."""
     tl.store(parent_at + rows, tl.where(recycled, -1, before).to(tl.int8), mask=moved)
     count = tl.load(generation_at + rows, mask=recycled, other=0)
     count = tl.where(count < 2147483647, count + 1, count)
     tl.store(generation_at + rows, count, mask=recycled)
     turn = tl.load(history_count_at + rows, mask=moved, other=0)
-    place = rows * 10 + turn % 10
+    place = rows.to(tl.int64) * 10 + turn % 10
     tl.store(history_at + place, before.to(tl.int8), mask=moved)
     turn = tl.where(turn + 1 == 32760, 32750, turn + 1)
     tl.store(history_count_at + rows, turn.to(tl.int16), mask=moved)
+    tl.store(column_blueprint_id_at + rows, -1, mask=recycled)
+    tl.store(column_grafting_strategy_at + rows, 0, mask=recycled)
+    tl.store(column_checkpoint_id_at + rows, -1, mask=recycled)
+    tl.store(column_evaluation_score_at + rows, 0.0, mask=recycled)
+    tl.store(column_error_count_at + rows, 0, mask=recycled)
+    tl.store(column_blueprint_slot_at + rows, -1, mask=recycled)
+    tl.store(column_alpha_at + rows, 0.0, mask=recycled)
+    tl.store(column_ramp_steps_at + rows, 0, mask=recycled)
+    for place in tl.static_range(4):
+        tl.store(column_metrics_at + rows.to(tl.int64) * 4 + place, 0.0, mask=recycled)

@@ -2,25 +2,42 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/step.py.jinja
-# body: d17c0630ec9a4b8c350014dbb3a2cc18
+# body: 527a5162f0750e9164cb1d04b6bb7106
 
 """One synchronous step of any number of rows of lifecycle, in Triton."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import tables
 from ..vector import Decision, VectorContext, VectorLimits
-from .capacity import Workspace, arbitrate
-from .launch import OPTIONS, block_of, check_rows, on_device
+from .capacity import arbitrate
+from .launch import Workspace, check_contiguous, check_rows, on_device
+from .record import leave
 
-_MOST_ROWS = 2**30  # so that int32 can count them, and the blocks of them
+# The columns that a step writes; state and epochs come first.
+COLUMNS = (
+    "lifecycle_state",
+    "epochs_in_state",
+    "parent_state",
+    "generation",
+    "history",
+    "history_count",
+    "blueprint_id",
+    "grafting_strategy",
+    "checkpoint_id",
+    "evaluation_score",
+    "error_count",
+    "blueprint_slot",
+    "alpha",
+    "ramp_steps",
+    "metrics",
+)
 _FAULTS = [
     "row {row}: {code} is the code of no state",
     "context field 'alpha', row {row}: infinity is refused by the spec",
@@ -30,6 +47,64 @@ _DECLARED = [
     "declared at lifecycle.yaml:102:3",
     "declared at lifecycle.yaml:105:3",
 ]
+
+
+def advance(
+    columns: Mapping[str, Tensor],
+    events: Tensor,
+    context: VectorContext,
+    limits: VectorLimits,
+    tick: bool | Tensor,
+    work: Workspace,
+) -> None:
+    """Move every row along at most one edge, in its columns; for CUDA graphs too.
+
+    One launch, a second one for capacities; nothing is allocated or read back. What a step of
+    `vector` refuses is reported in `work.faults`: such a measurement is NaN to the guards, and a
+    row with the code of no state stays where it is.
+
+    Args:
+        columns: The columns of N rows by name, those of `COLUMNS` at least; written.
+        events: int32 [N], the commands as bits of `Event`.
+        context: The measurements, [N] each; their dtypes are those of the spec.
+        limits: The limits in force.
+        tick: Whether an epoch ends; a graph that is to follow it needs it as a tensor on the device.
+        work: Made for these rows; `work.edge` tells what became of each of them.
+
+    Raises:
+        ValueError: Inputs that do not fit.
+        KeyError: A column is missing.
+    """
+    for name in COLUMNS:
+        if name not in columns:
+            raise KeyError(f"the column {name!r} is missing; a step writes {', '.join(COLUMNS)}")
+    written = {name: columns[name] for name in COLUMNS}
+    state, epochs, *record = written.values()
+    check_contiguous(written)
+    check_rows(state, written)
+    _step(state, epochs, events, context, limits, tick, work, record)
+
+
+def check(state: Tensor, work: Workspace) -> None:
+    """Raise for what steps have refused since this was asked last; waits for them.
+
+    Raises:
+        ValueError: A measurement that the spec refuses, with field and row.
+        IndexError: A code that no state has.
+    """
+    faults = work.faults.tolist()
+    if any(faults):
+        work.faults.zero_()
+    for fault, found in enumerate(faults):
+        if found:
+            row = len(state) - found
+            code = int(state[row])
+            message = _FAULTS[fault].format(row=row, code=code)
+            if fault == 0:
+                raise IndexError(message)
+            error = ValueError(message)
+            error.add_note(_DECLARED[fault - 1])
+            raise error
 
 
 def step(
@@ -42,18 +117,17 @@ def step(
 ) -> Decision:
     """Move every row along at most one edge; arguments and results are those of `vector.step`.
 
-    One launch, a second one for capacities; reads back only whether an input was refused.
+    As `advance` does, but on copies; reads back only whether an input was refused.
 
     Raises:
         ValueError: A measurement that the spec refuses, with field and row; inputs that do not fit.
         IndexError: A code that no state has.
     """
-    work = Workspace(state)
-    decision = _launch(state, epochs, events, context, limits, tick, work.faults, work)
-    asks = _tables(state.device).asks
-    arbitrate(decision, state, epochs, asks, limits, on_device(tick, state.device), work)
-    _raise_first(work.faults, state)
-    return decision
+    work = Workspace(state, torch.int32)
+    after, counted = _copied(state), _copied(epochs)
+    _step(after, counted, events, context, limits, tick, work)
+    check(state, work)
+    return Decision(after, counted, work.edge.clamp(min=-1), work.edge < -1)
 
 
 def decide(
@@ -69,22 +143,28 @@ def decide(
     One launch; reads nothing back. What the spec refuses is NaN here, and a row with a code that no
     state has stays where it is.
     """
-    work = Workspace(state)
-    return _launch(state, epochs, events, context, limits, tick, work.faults, work)
+    work = Workspace(state, torch.int32)
+    after, counted = _copied(state), _copied(epochs)
+    _launch(after, counted, events, context, limits, tick, work, None, arbitrated=False)
+    return Decision(after, counted, work.edge, torch.zeros_like(state, dtype=torch.bool))
 
 
-def _raise_first(faults: Tensor, state: Tensor) -> None:
-    """Raise for the first kind of fault that was met, with the lowest row that has it."""
-    for fault, found in enumerate(faults.tolist()):
-        if found:
-            row = len(state) - found
-            code = int(state[row])
-            message = _FAULTS[fault].format(row=row, code=code)
-            if fault == 0:
-                raise IndexError(message)
-            error = ValueError(message)
-            error.add_note(_DECLARED[fault - 1])
-            raise error
+def _copied(column: Tensor) -> Tensor:
+    return column.clone(memory_format=torch.contiguous_format)
+
+
+def _step(
+    state: Tensor,
+    epochs: Tensor,
+    events: Tensor,
+    context: VectorContext,
+    limits: VectorLimits,
+    tick: bool | Tensor,
+    work: Workspace,
+    record: Sequence[Tensor] | None = None,
+) -> None:
+    _launch(state, epochs, events, context, limits, tick, work, record)
+    arbitrate(state, epochs, context, limits, on_device(tick, state.device), work, record)
 
 
 def _launch(
@@ -94,26 +174,20 @@ def _launch(
     context: VectorContext,
     limits: VectorLimits,
     tick: bool | Tensor,
-    faults: Tensor,
     work: Workspace,
-) -> Decision:
+    record: Sequence[Tensor] | None,
+    arbitrated: bool = True,
+) -> None:
     n = len(state)
-    if n > _MOST_ROWS:
-        raise ValueError(f"{n} rows at once; a step takes at most {_MOST_ROWS}")
-    inputs = {"state": state, "epochs": epochs, "events": events, **context._asdict()}
-    check_rows(state, inputs)
-    decision = Decision(
-        state=torch.empty_like(state, memory_format=torch.contiguous_format),
-        epochs=torch.empty_like(epochs, memory_format=torch.contiguous_format),
-        edge=torch.empty(n, dtype=torch.int32, device=state.device),
-        refused=torch.empty(n, dtype=torch.bool, device=state.device),
-    )
-    known = _tables(state.device)
-    block = block_of(n)
+    check_rows(state, {"epochs": epochs, "events": events, **context._asdict()})
+    if work.n != n:
+        raise ValueError(f"the workspace is for {work.n} rows, and there are {n}")
+    if n == 0:
+        return
     with torch.cuda.device_of(state):
-        _decide_rows[(triton.cdiv(n, block),)](
-            state.contiguous(),
-            epochs.contiguous(),
+        _step_rows[(work.shape.programs,)](
+            state,
+            epochs,
             events.contiguous(),
             context.reconstruction_loss.contiguous(),
             context.validation_gain.contiguous(),
@@ -130,23 +204,26 @@ def _launch(
             limits.min_evaluation_score,
             limits.min_improvement,
             on_device(tick, state.device),
-            known.starts,
-            known.decisions,
-            known.masks,
-            known.asks,
-            known.inside,
+            *(record or [None] * 13),
+            work.edge,
+            work.faults,
+            work.stash,
             work.counts,
-            *decision,
-            faults,
+            work.asking,
+            work.lengths,
+            work.control,
+            work.shape.room(n),
             n,
-            BLOCK=block,
-            **OPTIONS,
+            RECORD=record is not None,
+            ARBITRATED=arbitrated,
+            TILE=work.shape.tile,
+            CHUNK=work.shape.chunk,
+            **work.shape.options(),
         )
-    return decision
 
 
-@triton.jit(do_not_specialize=["n"])
-def _decide_rows(
+@triton.jit(do_not_specialize=["segment", "n"])
+def _step_rows(
     state_at,
     epochs_at,
     events_at,
@@ -165,35 +242,268 @@ def _decide_rows(
     limit_min_evaluation_score_at,
     limit_min_improvement_at,
     tick_at,
-    starts_at,
-    decisions_at,
-    masks_at,
-    asks_at,
-    inside_at,
-    counts_at,
-    new_state_at,
-    new_epochs_at,
+    parent_at,
+    generation_at,
+    history_at,
+    history_count_at,
+    column_blueprint_id_at,
+    column_grafting_strategy_at,
+    column_checkpoint_id_at,
+    column_evaluation_score_at,
+    column_error_count_at,
+    column_blueprint_slot_at,
+    column_alpha_at,
+    column_ramp_steps_at,
+    column_metrics_at,
     edge_at,
-    refused_at,
     faults_at,
+    stash_at,
+    counts_at,
+    asking_at,
+    lengths_at,
+    control_at,
+    segment,
     n,
-    BLOCK: tl.constexpr,
+    RECORD: tl.constexpr,
+    ARBITRATED: tl.constexpr,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    """Decide for BLOCK rows a program, and count who asks for room."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = rows < n
-    faults_at += tl.zeros((BLOCK,), tl.int32)  # all rows write to the same places
-    fault = (n - rows).to(tl.int32)  # the largest is that of the lowest row
-    state = tl.load(state_at + rows, mask=here, other=0).to(tl.int32)
-    epochs = tl.load(epochs_at + rows, mask=here, other=0)
-    events = tl.load(events_at + rows, mask=here, other=0)
-    tick = tl.load(tick_at).to(tl.int32)
-    known = (state >= 0) & (state < 11)
-    tl.atomic_max(faults_at, fault, mask=here & (known == 0))
-    code = tl.where(known, state, 0)
+    """Step the rows of every so many tiles; those that ask for room are left to the next launch.
 
-    # The measurements as guards see them.
-    raw = tl.load(field_reconstruction_loss_at + rows, mask=here, other=0)
+    Most rows wait for nothing. The others are put into a stash, and decided when that holds enough
+    of them for every thread, so that only they cost the reading of measurements and the trying of
+    edges.
+    """
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    stash_at += program * (2 * (TILE + CHUNK))
+    tick = tl.load(tick_at).to(tl.int32)
+    limit_max_reconstruction_loss = tl.load(limit_max_reconstruction_loss_at).to(tl.float32)
+    limit_min_validation_gain = tl.load(limit_min_validation_gain_at).to(tl.float32)
+    limit_training_patience = tl.load(limit_training_patience_at).to(tl.int32)
+    limit_hopeless_epochs = tl.load(limit_hopeless_epochs_at).to(tl.int32)
+    limit_min_stability = tl.load(limit_min_stability_at).to(tl.float32)
+    limit_min_evaluation_score = tl.load(limit_min_evaluation_score_at).to(tl.float32)
+    limit_min_improvement = tl.load(limit_min_improvement_at).to(tl.float32)
+    fault_0 = tl.zeros((CHUNK,), tl.int32)  # n less the first row that has it
+    fault_1 = tl.zeros((CHUNK,), tl.int32)  # n less the first row that has it
+    fault_2 = tl.zeros((CHUNK,), tl.int32)  # n less the first row that has it
+    lane = tl.arange(0, CHUNK)
+    asking_at += program.to(tl.int64) * segment + lane
+    asking = tl.zeros((CHUNK,), tl.int32)  # each lane has a list of its own
+    inside_0 = tl.zeros((CHUNK,), tl.int32)
+    asks_0 = tl.zeros((CHUNK,), tl.int32)
+    inside_1 = tl.zeros((CHUNK,), tl.int32)
+    asks_1 = tl.zeros((CHUNK,), tl.int32)
+    held = tl.zeros((), tl.int32)  # rows in the stash
+    start = program * TILE
+    while start < n:
+        count = tl.minimum(n - start, TILE)
+        epochs, awake = _sift(
+            state_at, epochs_at, events_at, field_alpha_at, field_stability_at, start, count, TILE
+        )
+        held = _stash(
+            epochs, awake, epochs_at, edge_at, stash_at, held, tick, start, count, TILE, CHUNK
+        )
+        start += programs * TILE
+        tl.debug_barrier()  # what follows reads and overwrites what other threads have written
+        least = tl.where(start < n, CHUNK, 1)
+        while held >= least:
+            first = tl.maximum(held - CHUNK, 0)
+            place = first + tl.arange(0, CHUNK)
+            here = place < held
+            rows = tl.load(stash_at + place, mask=here, other=0)
+            ticks = tl.load(stash_at + (TILE + CHUNK) + place, mask=here, other=0)
+            code = tl.load(state_at + rows, mask=here, other=0).to(tl.int32)
+            edge, target, refused_0, refused_1, refused_2 = _wanted(
+                code,
+                ticks,
+                tick,
+                rows,
+                here,
+                events_at,
+                field_reconstruction_loss_at,
+                field_validation_gain_at,
+                field_stale_epochs_at,
+                field_alpha_at,
+                field_stability_at,
+                field_evaluation_score_at,
+                field_improvement_at,
+                limit_max_reconstruction_loss,
+                limit_min_validation_gain,
+                limit_training_patience,
+                limit_hopeless_epochs,
+                limit_min_stability,
+                limit_min_evaluation_score,
+                limit_min_improvement,
+            )
+            fault_0 = tl.maximum(fault_0, tl.where(here & refused_0, n - rows, 0))
+            fault_1 = tl.maximum(fault_1, tl.where(here & refused_1, n - rows, 0))
+            fault_2 = tl.maximum(fault_2, tl.where(here & refused_2, n - rows, 0))
+            moves = here & (edge >= 0)
+            tl.store(edge_at + rows, edge.to(edge_at.dtype.element_ty), mask=moves)
+            if ARBITRATED:
+                # training
+                inside = code == 2
+                inside_0 += (here & inside).to(tl.int32)
+                asks = edge == 6
+                asks_0 += (moves & asks).to(tl.int32)
+                waits = moves & asks
+                # cohort
+                inside = (code >= 3) & (code <= 6)
+                inside_1 += (here & inside).to(tl.int32)
+                asks = edge == 10
+                asks_1 += (moves & asks).to(tl.int32)
+                waits |= moves & asks
+                tl.store(asking_at + asking * CHUNK, rows, mask=waits)
+                asking += waits.to(tl.int32)
+                tl.store(epochs_at + rows, ticks.to(epochs_at.dtype.element_ty), mask=waits)
+                moves &= waits == 0
+            tl.store(state_at + rows, target.to(tl.int8), mask=moves)
+            tl.store(epochs_at + rows, 0, mask=moves)
+            if RECORD:
+                recycled = (edge >= 27) & (edge <= 29)
+                leave(
+                    rows,
+                    moves,
+                    moves & recycled,
+                    code,
+                    parent_at,
+                    generation_at,
+                    history_at,
+                    history_count_at,
+                    column_blueprint_id_at,
+                    column_grafting_strategy_at,
+                    column_checkpoint_id_at,
+                    column_evaluation_score_at,
+                    column_error_count_at,
+                    column_blueprint_slot_at,
+                    column_alpha_at,
+                    column_ramp_steps_at,
+                    column_metrics_at,
+                )
+            held = first
+        tl.debug_barrier()  # the places in the stash are filled anew
+    found = tl.max(fault_0)
+    tl.atomic_max(faults_at + 0, found, mask=found > 0)
+    found = tl.max(fault_1)
+    tl.atomic_max(faults_at + 1, found, mask=found > 0)
+    found = tl.max(fault_2)
+    tl.atomic_max(faults_at + 2, found, mask=found > 0)
+    if ARBITRATED:
+        counts_at += program
+        tl.store(counts_at + 0 * programs, tl.sum(inside_0))
+        tl.store(counts_at + 1 * programs, tl.sum(asks_0))
+        tl.store(counts_at + 2 * programs, tl.sum(inside_1))
+        tl.store(counts_at + 3 * programs, tl.sum(asks_1))
+        tl.store(counts_at + 4 * programs, tl.max(asking))
+        tl.store(lengths_at + program * CHUNK + lane, asking)
+        if program == 0:
+            place = tl.arange(0, 8192)
+            which = place % 2064
+            begin = tl.where(which == 9, 2147483647, tl.where(which == 10, -2147483648, 0))
+            tl.store(control_at + place, begin, mask=place < 4128)
+
+
+@triton.jit
+def _sift(
+    state_at,
+    epochs_at,
+    events_at,
+    field_alpha_at,
+    field_stability_at,
+    start,
+    count,
+    TILE: tl.constexpr,
+):
+    """Return the epochs of the rows of a tile, and which of them an edge may move."""
+    place = tl.arange(0, TILE)
+    if count == TILE:  # without a mask loads are wider
+        state = tl.load(state_at + start + place)
+        epochs = tl.load(epochs_at + start + place)
+        events = tl.load(events_at + start + place)
+        field_alpha = tl.load(field_alpha_at + start + place)
+        field_stability = tl.load(field_stability_at + start + place)
+    else:
+        state = tl.load(state_at + start + place, mask=place < count, other=0)
+        epochs = tl.load(epochs_at + start + place, mask=place < count, other=0)
+        events = tl.load(events_at + start + place, mask=place < count, other=0)
+        field_alpha = tl.load(field_alpha_at + start + place, mask=place < count, other=0)
+        field_stability = tl.load(field_stability_at + start + place, mask=place < count, other=0)
+    code = state.to(tl.int32)
+    quiet = code == 0
+    quiet |= code == 7
+    quiet &= (events & 0x7) == 0
+    raw = field_alpha.to(tl.float32)
+    quiet &= (tl.abs(raw) == float("inf")) == 0
+    raw = field_stability.to(tl.float32)
+    quiet &= (tl.abs(raw) == float("inf")) == 0
+    return epochs, (place < count) & (quiet == 0)
+
+
+@triton.jit
+def _stash(
+    epochs,
+    awake,
+    epochs_at,
+    edge_at,
+    stash_at,
+    held,
+    tick,
+    start,
+    count,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Count an epoch for all rows of a tile, add those awake to the stash; return what it holds."""
+    place = tl.arange(0, TILE)
+    # The hint keeps each thread's rows with it: what it claims of places is not so, but a masked
+    # store writes element by element. Without it all rows change threads before they are stored.
+    behind = held - 1 + tl.cumsum(awake.to(tl.int32), 0)
+    behind = tl.max_contiguous(tl.multiple_of(behind, 8), 8)
+    tl.store(stash_at + behind, start + place, mask=awake)
+    tl.store(stash_at + (TILE + CHUNK) + behind, epochs.to(tl.int32), mask=awake)
+    counted = (epochs + tl.where(epochs < 32767, tick, 0)).to(epochs.dtype)
+    if count == TILE:
+        tl.store(epochs_at + start + place, counted)
+        tl.store(edge_at + start + place, tl.full((TILE,), -1, edge_at.dtype.element_ty))
+    else:
+        tl.store(epochs_at + start + place, counted, mask=place < count)
+        tl.store(edge_at + start + place, -1, mask=place < count)
+    return held + tl.sum(awake.to(tl.int32))
+
+
+@triton.jit
+def _wanted(
+    code,
+    ticks,
+    tick,
+    rows,
+    here,
+    events_at,
+    field_reconstruction_loss_at,
+    field_validation_gain_at,
+    field_stale_epochs_at,
+    field_alpha_at,
+    field_stability_at,
+    field_evaluation_score_at,
+    field_improvement_at,
+    limit_max_reconstruction_loss,
+    limit_min_validation_gain,
+    limit_training_patience,
+    limit_hopeless_epochs,
+    limit_min_stability,
+    limit_min_evaluation_score,
+    limit_min_improvement,
+):
+    """Return edge and target of each row, the edge is negative where it stays; and each fault."""
+    refused_0 = (code < 0) | (code >= 11)
+    events = tl.load(events_at + rows, mask=here, other=0)
+
+    # The measurements as guards see them, where a guard of the row's state reads them.
+    reads = code == 2
+    raw = tl.load(field_reconstruction_loss_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_reconstruction_loss = raw
     field_reconstruction_loss = tl.where(
@@ -202,14 +512,16 @@ def _decide_rows(
     field_reconstruction_loss = tl.where(
         tl.abs(raw) <= float("inf"), field_reconstruction_loss, float("inf")
     )
-    raw = tl.load(field_validation_gain_at + rows, mask=here, other=0)
+    reads = code == 2
+    raw = tl.load(field_validation_gain_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_validation_gain = raw
     field_validation_gain = tl.where(field_validation_gain > 1.0, 1.0, field_validation_gain)
     field_validation_gain = tl.where(
         tl.abs(raw) <= float("inf"), field_validation_gain, -float("inf")
     )
-    raw = tl.load(field_stale_epochs_at + rows, mask=here, other=0)
+    reads = code == 2
+    raw = tl.load(field_stale_epochs_at + rows, mask=here & reads, other=0)
     field_stale_epochs = raw.to(tl.int32)
     field_stale_epochs = tl.where(field_stale_epochs < 0, 0, field_stale_epochs)
     field_stale_epochs = tl.where(field_stale_epochs > 1000000, 1000000, field_stale_epochs)
@@ -220,7 +532,7 @@ def _decide_rows(
     field_alpha = tl.where(field_alpha > 1.0, 1.0, field_alpha)
     field_alpha = tl.where(tl.abs(raw) == float("inf"), float("nan"), field_alpha)
     field_alpha = tl.where(tl.abs(raw) <= float("inf"), field_alpha, 0.0)
-    tl.atomic_max(faults_at + 1, fault, mask=here & (tl.abs(raw) == float("inf")))
+    refused_1 = tl.abs(raw) == float("inf")
     raw = tl.load(field_stability_at + rows, mask=here, other=0)
     raw = raw.to(tl.float32)
     field_stability = raw
@@ -228,91 +540,76 @@ def _decide_rows(
     field_stability = tl.where(field_stability > 1.0, 1.0, field_stability)
     field_stability = tl.where(tl.abs(raw) == float("inf"), float("nan"), field_stability)
     field_stability = tl.where(tl.abs(raw) <= float("inf"), field_stability, 0.0)
-    tl.atomic_max(faults_at + 2, fault, mask=here & (tl.abs(raw) == float("inf")))
-    raw = tl.load(field_evaluation_score_at + rows, mask=here, other=0)
+    refused_2 = tl.abs(raw) == float("inf")
+    reads = code == 5
+    raw = tl.load(field_evaluation_score_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_evaluation_score = raw
     field_evaluation_score = tl.where(
         tl.abs(raw) <= float("inf"), field_evaluation_score, -float("inf")
     )
-    raw = tl.load(field_improvement_at + rows, mask=here, other=0)
+    reads = code == 6
+    raw = tl.load(field_improvement_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_improvement = raw
     field_improvement = tl.where(tl.abs(raw) <= float("inf"), field_improvement, -float("inf"))
-    limit_max_reconstruction_loss = tl.load(limit_max_reconstruction_loss_at).to(tl.float32)
-    limit_min_validation_gain = tl.load(limit_min_validation_gain_at).to(tl.float32)
-    limit_training_patience = tl.load(limit_training_patience_at).to(tl.int32)
-    limit_hopeless_epochs = tl.load(limit_hopeless_epochs_at).to(tl.int32)
-    limit_min_stability = tl.load(limit_min_stability_at).to(tl.float32)
-    limit_min_evaluation_score = tl.load(limit_min_evaluation_score_at).to(tl.float32)
-    limit_min_improvement = tl.load(limit_min_improvement_at).to(tl.float32)
+    test_0 = ticks >= 20
+    test_1 = ticks >= 2
+    test_2 = ticks >= 32
+    test_3 = field_stale_epochs >= limit_hopeless_epochs
+    test_4 = field_reconstruction_loss > limit_max_reconstruction_loss
+    test_5 = field_validation_gain < limit_min_validation_gain
+    test_6 = field_reconstruction_loss <= limit_max_reconstruction_loss
+    test_7 = field_validation_gain >= limit_min_validation_gain
+    test_8 = field_stale_epochs >= limit_training_patience
+    test_9 = ticks >= 31
+    test_10 = ticks >= 1
+    test_11 = field_alpha >= 1.0
+    test_12 = ticks >= 12
+    test_13 = field_stability >= limit_min_stability
+    test_14 = ticks >= 6
+    test_15 = field_evaluation_score > limit_min_evaluation_score
+    test_16 = ticks >= 4
+    test_17 = field_evaluation_score <= limit_min_evaluation_score
+    test_18 = field_improvement > limit_min_improvement
+    test_19 = ticks >= 3
+    test_20 = field_alpha <= 0.0
 
-    # Gather what the guards ask for; the legend of the bits is in tables.py.
-    bits = tl.zeros((BLOCK,), tl.int32)
-    bits |= (events & 0x7).to(tl.int32)
-    bits |= tl.where(field_validation_gain < limit_min_validation_gain, 0x8, 0)
-    bits |= tl.where(field_reconstruction_loss <= limit_max_reconstruction_loss, 0x10, 0)
-    bits |= tl.where(field_validation_gain >= limit_min_validation_gain, 0x20, 0)
-    bits |= tl.where(field_stale_epochs >= limit_training_patience, 0x40, 0)
-    bits |= tl.where(field_stale_epochs >= limit_hopeless_epochs, 0x80, 0)
-    bits |= tl.where(field_alpha >= 1.0, 0x200, 0)
-    bits |= tl.where(field_stability >= limit_min_stability, 0x800, 0)
-    bits |= tl.where(field_evaluation_score > limit_min_evaluation_score, 0x2000, 0)
-    bits |= tl.where(field_improvement > limit_min_improvement, 0x8000, 0)
-    bits |= tl.where(field_alpha <= 0.0, 0x20000, 0)
-    bits |= tl.where(field_reconstruction_loss > limit_max_reconstruction_loss, 0x100, 0)
-    bits |= tl.where(field_evaluation_score <= limit_min_evaluation_score, 0x400, 0)
-    bits &= tl.load(masks_at + code)
-    shared = bits >> 7
-    shared |= shared >> 8
-    shared |= shared >> 4
-    shared |= shared >> 2
-    bits = (bits & 0x7F) + ((shared & 0x3) << 7)
-    # Look up where the words of the row's state begin, then what its word decides.
-    clock = tl.where(epochs < 0, 0, epochs).to(tl.int32)
-    clock = tl.where(clock > 33, 33, clock)
-    start = tl.load(starts_at + code * 34 + clock)
-    start += tick * 45056
-    packed = tl.load(decisions_at + start + bits)
-    edge = tl.where(known, packed >> 8, -1)
-    target = tl.where(edge < 0, state, packed & 255)
-    counted = epochs + tl.where(epochs < 32767, tick, 0)
-    tl.store(new_state_at + rows, target.to(tl.int8), mask=here)
-    tl.store(new_epochs_at + rows, tl.where(edge < 0, counted, 0).to(epochs.dtype), mask=here)
-    tl.store(edge_at + rows, edge, mask=here)
-    tl.store(refused_at + rows, rows < 0, mask=here)
-
-    # Who is in each capacity, who asks for its room, and what the requesters are ranked by.
-    # training
-    inside = tl.load(inside_at + 0 + code).to(tl.int32)
-    asks = tl.load(asks_at + 1 + edge).to(tl.int32)
-    tl.atomic_add(counts_at + 0, tl.sum(tl.where(here & known, inside, 0)))
-    tl.atomic_add(counts_at + 1, tl.sum(tl.where(here, asks, 0)))
-    # cohort
-    inside = tl.load(inside_at + 11 + code).to(tl.int32)
-    asks = tl.load(asks_at + 32 + edge).to(tl.int32)
-    tl.atomic_add(counts_at + 2, tl.sum(tl.where(here & known, inside, 0)))
-    tl.atomic_add(counts_at + 3, tl.sum(tl.where(here, asks, 0)))
-
-
-class _Tables(NamedTuple):
-    starts: Tensor
-    decisions: Tensor
-    masks: Tensor
-    asks: Tensor
-    inside: Tensor
-
-
-_ON_DEVICE: dict[torch.device, _Tables] = {}
-
-
-def _tables(device: torch.device) -> _Tables:
-    if device not in _ON_DEVICE:
-        _ON_DEVICE[device] = _Tables(
-            starts=torch.tensor(tables.WORD_STARTS, device=device),
-            decisions=torch.tensor(tables.WORD_DECISIONS, device=device),
-            masks=torch.tensor(tables.WORD_MASKS, device=device),
-            asks=torch.tensor(tables.CAPACITY_ASKS, device=device),
-            inside=torch.tensor(tables.CAPACITY_STATES, device=device),
-        )
-    return _ON_DEVICE[device]
+    # Try the edges, those that come first last.
+    ticking = tick != 0
+    packed = code - 256
+    packed = tl.where((code == 10) & ticking & test_19 & test_20, 7424, packed)
+    packed = tl.where((code == 9) & ticking & test_19 & test_20, 7168, packed)
+    packed = tl.where((code == 8) & ticking & test_19 & test_20, 6912, packed)
+    packed = tl.where((code == 6) & ticking & test_10 & test_12, 6664, packed)
+    packed = tl.where((code == 6) & ticking & test_10 & test_18, 6407, packed)
+    packed = tl.where((code == 6) & ((events & 0x2) != 0), 6153, packed)
+    packed = tl.where((code == 6) & ((events & 0x1) != 0), 5898, packed)
+    packed = tl.where((code == 5) & ticking & (test_16 | test_17), 5640, packed)
+    packed = tl.where((code == 5) & ticking & test_15, 5382, packed)
+    packed = tl.where((code == 5) & ((events & 0x2) != 0), 5129, packed)
+    packed = tl.where((code == 5) & ((events & 0x1) != 0), 4874, packed)
+    packed = tl.where((code == 4) & ticking & test_10 & test_14, 4618, packed)
+    packed = tl.where((code == 4) & ticking & test_10 & test_13, 4357, packed)
+    packed = tl.where((code == 4) & ((events & 0x2) != 0), 4105, packed)
+    packed = tl.where((code == 4) & ((events & 0x1) != 0), 3850, packed)
+    packed = tl.where((code == 3) & ticking & test_10 & test_12, 3594, packed)
+    packed = tl.where((code == 3) & ticking & test_10 & test_11, 3332, packed)
+    packed = tl.where((code == 3) & ((events & 0x2) != 0), 3081, packed)
+    packed = tl.where((code == 3) & ((events & 0x1) != 0), 2826, packed)
+    packed = tl.where(
+        (code == 2) & ticking & test_1 & (test_6 | test_7) & (test_8 | test_9), 2563, packed
+    )
+    packed = tl.where(
+        (code == 2) & ticking & test_1 & (test_2 | (test_3 & test_4 & test_5)), 2312, packed
+    )
+    packed = tl.where((code == 2) & ((events & 0x2) != 0), 2057, packed)
+    packed = tl.where((code == 2) & ((events & 0x1) != 0), 1802, packed)
+    packed = tl.where((code == 1) & ticking, 1538, packed)
+    packed = tl.where((code == 1) & ticking & test_0, 1289, packed)
+    packed = tl.where((code == 1) & ((events & 0x2) != 0), 1033, packed)
+    packed = tl.where((code == 1) & ((events & 0x1) != 0), 778, packed)
+    packed = tl.where((code == 0) & ((events & 0x4) != 0), 513, packed)
+    packed = tl.where((code == 0) & ((events & 0x2) != 0), 265, packed)
+    packed = tl.where((code == 0) & ((events & 0x1) != 0), 10, packed)
+    return packed >> 8, packed & 255, refused_0, refused_1, refused_2

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: source_map.py.jinja
-# body: 0c38c0ea30a1d4b6f2c2a66731dc8a5a
+# body: 2dad46b31fc1859bf9baadf50b248e36
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -20,6 +20,7 @@ FILES: tuple[str, ...] = (
     "kernels/__init__.py",
     "kernels/launch.py",
     "kernels/step.py",
+    "kernels/record.py",
     "testing/__init__.py",
     "testing/regions.py",
     "testing/sequential.py",
@@ -160,7 +161,7 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (45, 53, "state_v1.yaml", 9, 3),
         (54, 62, "state_v1.yaml", 10, 3),
     ),
-    "kernels/step.py": ((28, 28, "lifecycle_v1.yaml", 72, 3),),
+    "kernels/step.py": ((34, 34, "lifecycle_v1.yaml", 72, 3),),
     "lifecycle.md": (
         (36, 41, "lifecycle_v1.yaml", 15, 3),
         (42, 45, "lifecycle_v1.yaml", 23, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from kasmina_generator.emit.layout import call, hexadecimal
@@ -13,7 +13,6 @@ from kasmina_generator.emit.triton import (
     triton_literal,
     triton_normalised,
 )
-from kasmina_generator.emit.words import Test, Words, plan_words
 from kasmina_generator.expression import (
     All,
     Any,
@@ -31,6 +30,8 @@ from kasmina_generator.expression import (
 from kasmina_generator.model import Capacity, Column, ContextField, Edge, Limit, Spec
 from kasmina_generator.number import integer_range
 
+_CONTROL = 2064  # integers: gates, bounds and a count, and eight histograms of a byte each
+
 
 @dataclass(frozen=True, slots=True)
 class KernelField:
@@ -39,6 +40,7 @@ class KernelField:
     name: str
     statements: list[str]  # what makes of `raw` the field as guards see it
     refusals: list[tuple[int, str]]  # number of the fault, and its test of `raw`
+    readers: list[str]  # what says in `reads` whether a guard of the state `code` reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,23 @@ class KernelLimit:
 
 @dataclass(frozen=True, slots=True)
 class KernelCapacity:
-    """A capacity and where the kernel finds what its requesters are ranked by."""
+    """A capacity, who is in it, and who asks for its room."""
 
     capacity: Capacity
-    rank: str  # source of the pointer to the ranks
-    digits: int  # bytes of the key that tells requesters apart
-    stored: str  # source of the rank that the first kernel stores; "" for none
+    inside: list[str]  # what says in `inside` whether the state `code` is one of its own
+    asks: list[str]  # what says in `asks` whether `edge` enters it
+    rank: list[str]  # what finds the `rank` of `rows` that ask
+    before: list[int]  # later capacities that an edge into this one asks as well
+    after: bool  # an earlier one has edges in common with this one
 
 
 @dataclass(frozen=True, slots=True)
 class RecordColumn:
     """A column that follows from the transitions alone."""
 
-    role: str
-    shape: str
-    meaning: str
-    statements: list[str]  # that write it, given `edge`, `moved`, `recycled` and `before`
+    name: str
+    pointer: str
+    statements: list[str]  # that write it, given `rows`, `moved`, `recycled` and `before`
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,42 +77,116 @@ class KernelView:
     """All that the kernels' templates read besides the package's view."""
 
     states: int  # codes, those that no state has included
+    columns: list[str]  # that a step writes
     fields: list[KernelField]
     limits: list[KernelLimit]
     capacities: list[KernelCapacity]
     ranks: list[str]  # context fields that capacities rank by
     float_ranks: bool  # one of them is a float
+    entering: list[tuple[int, int]]  # the edges that ask for room, and the codes they lead to
     records: list[RecordColumn]
+    recycled: list[str]  # what says in `recycled` whether `edge` re-arms a slot
     refusals: list[tuple[str, str]]  # field and what of it is refused; fault 0 is an unknown state
-    gather: list[str]  # the statements that gather the bits of the word
-    scan: list[str]  # those that try one edge after the other, the first one last
-    commands: bool  # there is an event that waits for a command
-    epochs: bool  # some guard compares the epochs itself
+    quiet: list[str]  # what says in `quiet` whether the state `code` waits for commands at most
+    tests: list[str]  # the statements that test what guards ask
+    scan: list[str]  # the statements that try one edge after the other, the first one last
+    commands: str  # mask of the events that wait for a command; "" for none
+    edge_dtype: str
+    control: int = _CONTROL
+
+    @property
+    def faults(self) -> int:
+        """Return how many kinds of fault there are."""
+        return len(self.refusals) + 1
+
+    @property
+    def sifted(self) -> list[str]:
+        """Return the names of what is read of all rows."""
+        events = ["events"] if self.commands else []
+        refused = [f"field_{field.name}" for field in self.fields if field.refusals]
+        return ["state", "epochs", *events, *refused]
+
+    @property
+    def sifted_at(self) -> list[str]:
+        """Return the pointers to what is read of all rows."""
+        return [f"{name}_at" for name in self.sifted]
+
+    @property
+    def record_pointers(self) -> list[str]:
+        """Return the parameters of all columns besides state and epochs."""
+        return [row.pointer for row in self.records]
+
+    @property
+    def control_block(self) -> int:
+        """Return the least power of two that covers the control of all capacities."""
+        return 1 << (self.control * len(self.capacities) - 1).bit_length()
 
 
 def kernel_view(spec: Spec) -> KernelView:
     """Return what the kernels' templates fill in."""
-    plan = plan_words(spec)
     read = {name for edge in spec.edges for name in _names(edge.guard)}
     dtypes = {field.name: field.dtype for field in spec.context}
     ranked = {capacity.order for capacity in spec.capacities}
-    fields = [field for field in spec.context if field.name in read | ranked or _refused(field)]
+    fields = [field for field in spec.context if field.name in read or _refused(field)]
     refusals = [(field.name, what) for field in fields for what, _ in _refused(field)]
-    tested = {name for test in plan.tests() for name in _names(test)} if plan else read
+    records = _records(spec)
     return KernelView(
         states=max(state.code for state in spec.states) + 1,
-        fields=[_field(field, refusals) for field in fields],
+        columns=[*_stepped(spec), *(row.name for row in records)],
+        fields=[_field(spec, field, refusals) for field in fields],
         limits=[_limit(limit) for limit in spec.limits if limit.name in read],
-        capacities=[_capacity(capacity, dtypes) for capacity in spec.capacities],
+        capacities=[_capacity(spec, capacity) for capacity in spec.capacities],
         ranks=sorted(ranked & dtypes.keys()),
         float_ranks=any(dtypes.get(name) == "float32" for name in ranked),
-        records=_records(spec),
+        entering=_entering(spec),
+        records=records,
+        recycled=_among("recycled", "edge", [edge.index for edge in spec.edges if edge.recycle]),
         refusals=refusals,
-        gather=_gather(spec, plan) if plan else [],
-        scan=[] if plan else _scan(spec),
-        commands=any(event.kind == "command" for event in spec.events),
-        epochs="epochs" in tested,
+        quiet=_quiet(spec),
+        tests=_tested(spec),
+        scan=_scan(spec),
+        commands=_commands(spec),
+        edge_dtype="int8" if len(spec.edges) <= integer_range("int8")[1] else "int16",
     )
+
+
+def _among(name: str, value: str, numbers: Iterable[int]) -> list[str]:
+    """Return the statements that say in `name` whether a value is one of some numbers."""
+    tests = [
+        f"{value} == {first}" if first == last else f"({value} >= {first}) & ({value} <= {last})"
+        for first, last in _ranges(sorted(numbers))
+    ]
+    if not tests:
+        return [f"{name} = tl.zeros_like({value}) != 0"]
+    first, *others = tests
+    return [f"{name} = {first}", *(f"{name} |= {test}" for test in others)]
+
+
+def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return the first and last of each run of numbers without a gap."""
+    firsts = [number for number in numbers if number - 1 not in numbers]
+    lasts = [number for number in numbers if number + 1 not in numbers]
+    return list(zip(firsts, lasts, strict=True))
+
+
+def _codes(spec: Spec, names: Iterable[str]) -> list[int]:
+    wanted = set(names)
+    return [state.code for state in spec.states if state.name in wanted]
+
+
+def _quiet(spec: Spec) -> list[str]:
+    """A state is quiet that no edge leaves by itself and that no capacity counts."""
+    commands = {event.name for event in spec.events if event.kind == "command"}
+    waking = {edge.source for edge in spec.edges if edge.recycle or edge.event not in commands}
+    waking |= {name for capacity in spec.capacities for name in capacity.states}
+    return _among(
+        "quiet", "code", (state.code for state in spec.states if state.name not in waking)
+    )
+
+
+def _commands(spec: Spec) -> str:
+    bits = [1 << event.bit for event in spec.events if event.kind == "command"]
+    return hexadecimal(sum(bits)) if bits else ""
 
 
 def kernel_modules(kernel: KernelView) -> list[str]:
@@ -124,9 +201,11 @@ def _limit(limit: Limit) -> KernelLimit:
     return KernelLimit(limit.name, "int1" if limit.dtype == "bool" else limit.dtype)
 
 
-def _field(field: ContextField, refusals: list[tuple[str, str]]) -> KernelField:
+def _field(spec: Spec, field: ContextField, refusals: list[tuple[str, str]]) -> KernelField:
     numbered = [(refusals.index((field.name, what)) + 1, test) for what, test in _refused(field)]
-    return KernelField(field.name, triton_normalised(field), numbered)
+    reading = {edge.source for edge in spec.edges if field.name in _names(edge.guard)}
+    readers = [] if numbered else _among("reads", "code", _codes(spec, reading))
+    return KernelField(field.name, triton_normalised(field), numbered, readers)
 
 
 def _refused(field: ContextField) -> list[tuple[str, str]]:
@@ -137,28 +216,81 @@ def _refused(field: ContextField) -> list[tuple[str, str]]:
     return [(what, test) for what, policy, test in tests if policy == "refuse"]
 
 
-def _capacity(capacity: Capacity, dtypes: dict[str, str]) -> KernelCapacity:
-    order = capacity.order
-    if order not in dtypes:
-        return KernelCapacity(capacity, "epochs_at", 4 if order == "slot" else 8, "")
+def _asks(spec: Spec, capacity: Capacity) -> set[int]:
+    """Return the edges that enter a capacity from outside."""
+    inside = capacity.states
+    return {e.index for e in spec.edges if e.target in inside and e.source not in inside}
+
+
+def _capacity(spec: Spec, capacity: Capacity) -> KernelCapacity:
+    asks = _asks(spec, capacity)
+    common = [bool(asks & _asks(spec, other)) for other in spec.capacities]
+    number = spec.capacities.index(capacity)
+    return KernelCapacity(
+        capacity=capacity,
+        inside=_among("inside", "code", _codes(spec, capacity.states)),
+        asks=_among("asks", "edge", asks),
+        rank=_rank(spec, capacity.order),
+        before=[place for place, meet in enumerate(common) if meet and place > number],
+        after=any(common[:number]),
+    )
+
+
+def _rank(spec: Spec, order: str) -> list[str]:
+    if order == "slot":
+        return ["rank = tl.zeros_like(rows)"]
+    if order == "epochs":
+        return ["rank = tl.load(epochs_at + rows, mask=asks, other=0).to(tl.int32)"]
+    field = next(field for field in spec.context if field.name == order)
     value = f"field_{order}"
-    stored = f"_ordered({value})" if dtypes[order] == "float32" else f"{value}.to(tl.int32)"
-    return KernelCapacity(capacity, f"rank_{order}_at", 8, stored)
+    return [
+        f"raw = tl.load({value}_at + rows, mask=asks, other=0)",
+        *triton_normalised(field, 2),
+        f"rank = _ordered({value})" if field.dtype == "float32" else f"rank = {value}.to(tl.int32)",
+    ]
+
+
+def _entering(spec: Spec) -> list[tuple[int, int]]:
+    """Return number and target's code of each edge that asks for room."""
+    asking = set().union(*(_asks(spec, capacity) for capacity in spec.capacities))
+    codes = {state.name: state.code for state in spec.states}
+    return [(edge.index, codes[edge.target]) for edge in spec.edges if edge.index in asking]
+
+
+def _stepped(spec: Spec) -> list[str]:
+    """Return the names of the columns of state and epochs, by role where nothing is declared."""
+    names = {column.role: column.name for column in _columns(spec)}
+    return [names.get(role, role) for role in ("state", "epochs")]
+
+
+def _columns(spec: Spec) -> tuple[Column, ...]:
+    return spec.columns.columns if spec.columns else ()
 
 
 def _records(spec: Spec) -> list[RecordColumn]:
-    columns = spec.columns.columns if spec.columns else ()
-    found = {column.role: column for column in columns if column.role in _WRITTEN}
-    return [
-        RecordColumn(
-            role=role,
-            shape=f"{found[role].dtype} [N{f', {found[role].length}' if role == 'history' else ''}]",
-            meaning=found[role].meaning,
-            statements=_WRITTEN[role](found),
-        )
-        for role in _WRITTEN
+    """Return the columns that transitions write, those that a new generation resets last."""
+    found = {column.role: column for column in _columns(spec) if column.role in _WRITTEN}
+    records = [
+        RecordColumn(found[role].name, f"{role}_at", write(found))
+        for role, write in _WRITTEN.items()
         if role in found
     ]
+    if any(edge.recycle for edge in spec.edges):
+        records += [_reset(column) for column in _columns(spec) if column.role is None]
+    return records
+
+
+def _reset(column: Column) -> RecordColumn:
+    pointer, length = f"column_{column.name}_at", column.length
+    value = f"{triton_literal(column.default)}, mask=recycled)"
+    if length == 1:
+        return RecordColumn(column.name, pointer, [f"tl.store({pointer} + rows, {value}"])
+    places = f"rows.to(tl.int64) * {length} + place"
+    loop = [
+        f"for place in tl.static_range({length}):",
+        f"    tl.store({pointer} + {places}, {value}",
+    ]
+    return RecordColumn(column.name, pointer, loop)
 
 
 def _parent(found: Columns) -> list[str]:
@@ -179,7 +311,7 @@ def _history(found: Columns) -> list[str]:
     length = found["history"].length
     return [
         "turn = tl.load(history_count_at + rows, mask=moved, other=0)",
-        f"place = rows * {length} + turn % {length}",
+        f"place = rows.to(tl.int64) * {length} + turn % {length}",
         f"tl.store(history_at + place, before.to(tl.{found['history'].dtype}), mask=moved)",
     ]
 
@@ -203,50 +335,68 @@ _WRITTEN: dict[str, Callable[[Columns], list[str]]] = {
 }
 
 
-def _gather(spec: Spec, plan: Words) -> list[str]:
-    """Return the statements that gather the bits of `plan`, and lay the layers onto each other."""
-    bits = {event.name: event.bit for event in spec.events}
-    lines = [f"bits = tl.zeros((BLOCK,), tl.{plan.dtype})"]
-    for mask, shift in plan.command_masks(bits):
-        moved = f" << {shift}" if shift > 0 else f" >> {-shift}" if shift else ""
-        lines.append(f"bits |= (events & {hexadecimal(mask)}).to(tl.{plan.dtype}){moved}")
-    lines += [_added(test, plan.position(test)) for test in plan.tests()]
-    if plan.folds:
-        single, shared = (hexadecimal((1 << count) - 1) for count in (plan.single, plan.shared))
-        lines += [
-            "bits &= tl.load(masks_at + code)",
-            f"shared = bits >> {plan.single}",
-            *(f"shared |= shared >> {shift}" for shift in plan.folds),
-            f"bits = (bits & {single}) + ((shared & {shared}) << {plan.single})",
-        ]
+def _tests(spec: Spec) -> dict[Expression, str]:
+    """Return the name of each comparison and flag that guards test."""
+    found = dict.fromkeys(leaf for edge in spec.edges for leaf in _leaves(edge.guard))
+    return {leaf: f"test_{number}" for number, leaf in enumerate(found)}
+
+
+def _leaves(guard: Expression) -> Iterator[Expression]:
+    match guard:
+        case All(operands=operands) | Any(operands=operands):
+            for operand in operands:
+                yield from _leaves(operand)
+        case Comparison() | Flag():
+            yield guard
+
+
+def _tested(spec: Spec) -> list[str]:
+    """Return the statements that test what guards ask."""
+    lines = []
+    for leaf, name in _tests(spec).items():
+        text = triton_condition(leaf)
+        lines.append(f"{name} = {text[1:-1] if text.startswith('(') else text}")
     return lines
-
-
-def _added(test: Test, position: int) -> str:
-    condition = triton_condition(test)
-    bare = condition[1:-1] if isinstance(test, Comparison) else condition
-    return call("bits |= tl.where", [bare, hexadecimal(1 << position), "0"], 1)
 
 
 def _scan(spec: Spec) -> list[str]:
     codes = {state.name: state.code for state in spec.states}
+    tests = _tests(spec)
     return [
         call(
             "packed = tl.where",
-            [_taken(spec, edge, codes), str(edge.index * 256 + codes[edge.target]), "packed"],
+            [
+                _taken(spec, edge, codes, tests),
+                str(edge.index * 256 + codes[edge.target]),
+                "packed",
+            ],
             1,
         )
         for edge in reversed(spec.edges)
     ]
 
 
-def _taken(spec: Spec, edge: Edge, codes: dict[str, int]) -> str:
+def _taken(spec: Spec, edge: Edge, codes: dict[str, int], tests: dict[Expression, str]) -> str:
     """Return when an edge is taken if no earlier one is."""
     commands = {event.name: event.bit for event in spec.events if event.kind == "command"}
     bit = None if edge.recycle else commands.get(edge.event)
     asked = "ticking" if bit is None else f"((events & {hexadecimal(1 << bit)}) != 0)"
-    guard = [] if edge.guard == Truth(True) else [triton_condition(edge.guard)]
-    return " & ".join([f"(code == {codes[edge.source]})", asked, *guard])
+    guard = edge.guard
+    parts = guard.operands if isinstance(guard, All) else () if guard == Truth(True) else (guard,)
+    held = [_holds(part, tests) for part in parts]
+    return " & ".join([f"(code == {codes[edge.source]})", asked, *held])
+
+
+def _holds(guard: Expression, tests: dict[Expression, str]) -> str:
+    """Return a guard over the names of its tests."""
+    match guard:
+        case All(operands=operands):
+            return "(" + " & ".join(_holds(operand, tests) for operand in operands) + ")"
+        case Any(operands=operands):
+            return "(" + " | ".join(_holds(operand, tests) for operand in operands) + ")"
+        case Truth():
+            return triton_condition(guard)
+    return tests[guard]
 
 
 def _names(guard: Expression) -> set[str]:

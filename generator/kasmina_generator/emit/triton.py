@@ -73,34 +73,39 @@ def triton_literal(value: float | bool) -> str:
     return repr(value)
 
 
-def triton_normalised(field: ContextField) -> list[str]:
-    """Return the statements that turn `raw`, as loaded, into the field as guards see it."""
+def triton_normalised(field: ContextField, depth: int = 1) -> list[str]:
+    """Return the statements that turn `raw`, as loaded, into the field as guards see it.
+
+    Args:
+        field: Whose values they are.
+        depth: Levels of indentation of the statements, which the caller writes.
+    """
     name = f"field_{field.name}"
     if field.dtype == "bool":
         return [f"{name} = raw != 0"]
     if field.dtype == "int32":
-        return [f"{name} = raw.to(tl.int32)", *_clamped(name, field)]
-    return ["raw = raw.to(tl.float32)", f"{name} = raw", *_special(name, field)]
+        return [f"{name} = raw.to(tl.int32)", *_clamped(name, field, depth)]
+    return ["raw = raw.to(tl.float32)", f"{name} = raw", *_special(name, field, depth)]
 
 
-def _special(name: str, field: ContextField) -> list[str]:
+def _special(name: str, field: ContextField, depth: int) -> list[str]:
     """Return what puts the declared values for infinities and NaN; a NaN passes every clamp."""
-    lines = _clamped(name, field)
+    lines = _clamped(name, field, depth)
     if field.infinity != "allowed":
-        lines.append(_replaced(name, INFINITE, triton_literal(math.nan), name))
+        lines.append(_replaced(name, INFINITE, triton_literal(math.nan), name, depth))
     if isinstance(field.nan, float):
-        lines.append(_replaced(name, NO_NAN, name, triton_literal(field.nan)))
+        lines.append(_replaced(name, NO_NAN, name, triton_literal(field.nan), depth))
     return lines
 
 
-def _clamped(name: str, field: ContextField) -> list[str]:
+def _clamped(name: str, field: ContextField, depth: int) -> list[str]:
     ends = [("<", field.low), (">", field.high)]
     return [
-        _replaced(name, f"{name} {sign} {triton_literal(end)}", triton_literal(end), name)
+        _replaced(name, f"{name} {sign} {triton_literal(end)}", triton_literal(end), name, depth)
         for sign, end in ends
         if math.isfinite(end)
     ]
 
 
-def _replaced(name: str, condition: str, then: str, otherwise: str) -> str:
-    return call(f"{name} = tl.where", [condition, then, otherwise], 1)
+def _replaced(name: str, condition: str, then: str, otherwise: str, depth: int) -> str:
+    return call(f"{name} = tl.where", [condition, then, otherwise], depth)

@@ -2,13 +2,13 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/launch.py.jinja
-# body: b885dd3ba369f9cbd6c79787b4ba1fc2
+# body: e7d81a94d1e7d37d731966c057b783a3
 
-"""How the kernels are launched, on a GPU or in Triton's interpreter."""
+"""How the kernels are launched, on a GPU or in Triton's interpreter, and what launches share."""
 
 # mypy: allow-untyped-decorators
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -22,31 +22,83 @@ def _probe() -> None:
     tl.static_assert(True)
 
 
+_REGISTERS = 64  # of a thread; then 1024 threads, the least that a GPU runs, fit a processor
 # Triton decides when a kernel is defined: with TRITON_INTERPRET=1 kernels run on any machine, slowly.
 INTERPRETED = not isinstance(_probe, JITFunction)
 OPTIONS: dict[str, Any] = {} if INTERPRETED else {"num_warps": 4, "enable_fp_fusion": False}
-TOGETHER: dict[str, Any] = {} if INTERPRETED else {**OPTIONS, "launch_cooperative_grid": True}
-_GPU_BLOCK = 1024
-_INTERPRETER_BLOCK = 1 << 17  # the interpreter's cost is by program, hardly by row
+TOGETHER: dict[str, Any] = (
+    {} if INTERPRETED else {**OPTIONS, "launch_cooperative_grid": True, "maxnreg": _REGISTERS}
+)
+FAULTS = 2
+EDGES = torch.int8  # the least dtype that holds the number of every edge
+_MOST_ROWS = 2**30  # so that int32 can count them
+_INTERPRETER_TILE = 1 << 17  # the interpreter's cost is by program, hardly by row
 _TICKS: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+
+class Shape(NamedTuple):
+    """How N rows are cut up."""
+
+    tile: int  # rows that a program sifts at once
+    chunk: int  # rows of these that it decides at once
+    programs: int  # each takes one tile in so many
+    together: int  # programs of the launch that arbitrates; they wait for each other
+    warps: int = 4  # of a program
+    registers: int | None = None  # of a thread at most, so that enough programs run at once
+
+    def options(self) -> dict[str, Any]:
+        """Return what the compiler is told for this shape."""
+        if INTERPRETED:
+            return {}
+        return {**OPTIONS, "num_warps": self.warps, "maxnreg": self.registers}
+
+    def room(self, n: int) -> int:
+        """Return how many rows of one program can ask at most; each lane of a chunk has its list."""
+        tiles = -(-n // (self.tile * self.programs))
+        return tiles * self.tile + self.chunk
+
+
+def shape_of(n: int, device: torch.device) -> Shape:
+    """Return how N rows are cut up on a device."""
+    if INTERPRETED:
+        tile = min(_INTERPRETER_TILE, max(16, 1 << max(n - 1, 0).bit_length()))
+        return Shape(tile, tile, min(3, max(1, -(-n // tile))), 1)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    tile, chunk, warps, each = (128, 128, 4, 8) if n <= 1024 * processors else (1024, 256, 8, 4)
+    tiles = max(1, -(-n // tile))
+    programs, together = min(tiles, each * processors), min(tiles, 8 * processors)
+    return Shape(tile, chunk, programs, together, warps, _REGISTERS)
+
+
+class Workspace:
+    """What the launches of a step hand on, and what the step reports; made once for N rows.
+
+    `edge` [N] holds after a step the edge that each row took: -1 for none, -2 where one was wanted
+    and its capacity had no room. `faults` int32 tells of what was refused, see `check`; it stays
+    until it is read.
+    """
+
+    def __init__(self, state: Tensor, edges: torch.dtype = EDGES) -> None:
+        n, device = len(state), state.device
+        _check_device(device)
+        if n > _MOST_ROWS:
+            raise ValueError(f"{n} rows at once; a step takes at most {_MOST_ROWS}")
+        self.n = n
+        self.shape = shape_of(n, device)
+        programs = self.shape.programs
+        self.edge = torch.empty(n, dtype=edges, device=device)
+        self.faults = torch.zeros(FAULTS, dtype=torch.int32, device=device)
+        # By program: rows that an edge may move.
+        self.stash = _integers(programs * 2 * (self.shape.tile + self.shape.chunk), device)
+
+
+def _integers(count: int, device: torch.device) -> Tensor:
+    return torch.empty(count, dtype=torch.int32, device=device)
 
 
 def runs_on(device: torch.device) -> bool:
     """Whether kernels can be launched for rows on a device."""
     return INTERPRETED or device.type == "cuda"
-
-
-def block_of(n: int) -> int:
-    """Return how many rows a program takes."""
-    if not INTERPRETED:
-        return _GPU_BLOCK
-    return min(_INTERPRETER_BLOCK, 1 << max(n - 1, 0).bit_length())
-
-
-def programs_of(n: int, device: torch.device) -> int:
-    """Return how many programs can run at once, as those must that wait for each other."""
-    most = 1 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
-    return min(most, -(-n // block_of(n)))
 
 
 def on_device(tick: bool | Tensor, device: torch.device) -> Tensor:
@@ -65,17 +117,21 @@ def check_rows(state: Tensor, inputs: dict[str, Tensor]) -> None:
         ValueError: An input has not one value a row, or lies elsewhere than the states; or kernels
             are compiled here and the rows are on no GPU.
     """
-    if not runs_on(state.device):
-        raise ValueError(
-            f"the rows are on {state.device} and kernels run on a GPU; use vector.step, or set "
-            "TRITON_INTERPRET=1 before triton is imported"
-        )
+    _check_device(state.device)
     for name, values in inputs.items():
         if len(values) != len(state) or values.device != state.device:
             raise ValueError(
                 f"{name} has {len(values)} rows on {values.device}; it must be like the states: "
                 f"{len(state)} rows on {state.device}"
             )
+
+
+def _check_device(device: torch.device) -> None:
+    if not runs_on(device):
+        raise ValueError(
+            f"the rows are on {device} and kernels run on a GPU; use vector.step, or set "
+            "TRITON_INTERPRET=1 before triton is imported"
+        )
 
 
 def check_contiguous(columns: dict[str, Tensor]) -> None:

@@ -2,24 +2,30 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/step.py.jinja
-# body: ed6d3dd0ff0aefee602baab75bfdaa78
+# body: 6838c1f30df0e5efe737c16ea2fe128a
 
 """One synchronous step of any number of rows of lifecycle_v1, in Triton."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import tables
 from ..vector import Decision, VectorContext, VectorLimits
-from .launch import OPTIONS, block_of, check_rows, on_device
+from .launch import Workspace, check_contiguous, check_rows, on_device
+from .record import leave
 
-_MOST_ROWS = 2**30  # so that int32 can count them, and the blocks of them
+# The columns that a step writes; state and epochs come first.
+COLUMNS = (
+    "state",
+    "epochs",
+    "blueprint",
+    "strategy",
+)
 _FAULTS = [
     "row {row}: {code} is the code of no state",
     "context field 'alpha', row {row}: infinity is refused by the spec",
@@ -27,6 +33,64 @@ _FAULTS = [
 _DECLARED = [
     "declared at lifecycle_v1.yaml:72:3",
 ]
+
+
+def advance(
+    columns: Mapping[str, Tensor],
+    events: Tensor,
+    context: VectorContext,
+    limits: VectorLimits,
+    tick: bool | Tensor,
+    work: Workspace,
+) -> None:
+    """Move every row along at most one edge, in its columns; for CUDA graphs too.
+
+    One launch; nothing is allocated or read back. What a step of
+    `vector` refuses is reported in `work.faults`: such a measurement is NaN to the guards, and a
+    row with the code of no state stays where it is.
+
+    Args:
+        columns: The columns of N rows by name, those of `COLUMNS` at least; written.
+        events: int32 [N], the commands as bits of `Event`.
+        context: The measurements, [N] each; their dtypes are those of the spec.
+        limits: The limits in force.
+        tick: Whether an epoch ends; a graph that is to follow it needs it as a tensor on the device.
+        work: Made for these rows; `work.edge` tells what became of each of them.
+
+    Raises:
+        ValueError: Inputs that do not fit.
+        KeyError: A column is missing.
+    """
+    for name in COLUMNS:
+        if name not in columns:
+            raise KeyError(f"the column {name!r} is missing; a step writes {', '.join(COLUMNS)}")
+    written = {name: columns[name] for name in COLUMNS}
+    state, epochs, *record = written.values()
+    check_contiguous(written)
+    check_rows(state, written)
+    _step(state, epochs, events, context, limits, tick, work, record)
+
+
+def check(state: Tensor, work: Workspace) -> None:
+    """Raise for what steps have refused since this was asked last; waits for them.
+
+    Raises:
+        ValueError: A measurement that the spec refuses, with field and row.
+        IndexError: A code that no state has.
+    """
+    faults = work.faults.tolist()
+    if any(faults):
+        work.faults.zero_()
+    for fault, found in enumerate(faults):
+        if found:
+            row = len(state) - found
+            code = int(state[row])
+            message = _FAULTS[fault].format(row=row, code=code)
+            if fault == 0:
+                raise IndexError(message)
+            error = ValueError(message)
+            error.add_note(_DECLARED[fault - 1])
+            raise error
 
 
 def step(
@@ -39,16 +103,17 @@ def step(
 ) -> Decision:
     """Move every row along at most one edge; arguments and results are those of `vector.step`.
 
-    One launch; reads back only whether an input was refused.
+    As `advance` does, but on copies; reads back only whether an input was refused.
 
     Raises:
         ValueError: A measurement that the spec refuses, with field and row; inputs that do not fit.
         IndexError: A code that no state has.
     """
-    faults = torch.zeros(len(_FAULTS), dtype=torch.int32, device=state.device)
-    decision = _launch(state, epochs, events, context, limits, tick, faults)
-    _raise_first(faults, state)
-    return decision
+    work = Workspace(state, torch.int32)
+    after, counted = _copied(state), _copied(epochs)
+    _step(after, counted, events, context, limits, tick, work)
+    check(state, work)
+    return Decision(after, counted, work.edge.clamp(min=-1), work.edge < -1)
 
 
 def decide(
@@ -64,22 +129,27 @@ def decide(
     One launch; reads nothing back. What the spec refuses is NaN here, and a row with a code that no
     state has stays where it is.
     """
-    faults = torch.zeros(len(_FAULTS), dtype=torch.int32, device=state.device)
-    return _launch(state, epochs, events, context, limits, tick, faults)
+    work = Workspace(state, torch.int32)
+    after, counted = _copied(state), _copied(epochs)
+    _launch(after, counted, events, context, limits, tick, work, None)
+    return Decision(after, counted, work.edge, torch.zeros_like(state, dtype=torch.bool))
 
 
-def _raise_first(faults: Tensor, state: Tensor) -> None:
-    """Raise for the first kind of fault that was met, with the lowest row that has it."""
-    for fault, found in enumerate(faults.tolist()):
-        if found:
-            row = len(state) - found
-            code = int(state[row])
-            message = _FAULTS[fault].format(row=row, code=code)
-            if fault == 0:
-                raise IndexError(message)
-            error = ValueError(message)
-            error.add_note(_DECLARED[fault - 1])
-            raise error
+def _copied(column: Tensor) -> Tensor:
+    return column.clone(memory_format=torch.contiguous_format)
+
+
+def _step(
+    state: Tensor,
+    epochs: Tensor,
+    events: Tensor,
+    context: VectorContext,
+    limits: VectorLimits,
+    tick: bool | Tensor,
+    work: Workspace,
+    record: Sequence[Tensor] | None = None,
+) -> None:
+    _launch(state, epochs, events, context, limits, tick, work, record)
 
 
 def _launch(
@@ -89,25 +159,19 @@ def _launch(
     context: VectorContext,
     limits: VectorLimits,
     tick: bool | Tensor,
-    faults: Tensor,
-) -> Decision:
+    work: Workspace,
+    record: Sequence[Tensor] | None,
+) -> None:
     n = len(state)
-    if n > _MOST_ROWS:
-        raise ValueError(f"{n} rows at once; a step takes at most {_MOST_ROWS}")
-    inputs = {"state": state, "epochs": epochs, "events": events, **context._asdict()}
-    check_rows(state, inputs)
-    decision = Decision(
-        state=torch.empty_like(state, memory_format=torch.contiguous_format),
-        epochs=torch.empty_like(epochs, memory_format=torch.contiguous_format),
-        edge=torch.empty(n, dtype=torch.int32, device=state.device),
-        refused=torch.empty(n, dtype=torch.bool, device=state.device),
-    )
-    known = _tables(state.device)
-    block = block_of(n)
+    check_rows(state, {"epochs": epochs, "events": events, **context._asdict()})
+    if work.n != n:
+        raise ValueError(f"the workspace is for {work.n} rows, and there are {n}")
+    if n == 0:
+        return
     with torch.cuda.device_of(state):
-        _decide_rows[(triton.cdiv(n, block),)](
-            state.contiguous(),
-            epochs.contiguous(),
+        _step_rows[(work.shape.programs,)](
+            state,
+            epochs,
             events.contiguous(),
             context.reconstruction_loss.contiguous(),
             context.validation_gain.contiguous(),
@@ -117,20 +181,20 @@ def _launch(
             limits.min_validation_gain,
             limits.min_improvement,
             on_device(tick, state.device),
-            known.starts,
-            known.decisions,
-            known.masks,
-            *decision,
-            faults,
+            *(record or [None] * 2),
+            work.edge,
+            work.faults,
+            work.stash,
             n,
-            BLOCK=block,
-            **OPTIONS,
+            RECORD=record is not None,
+            TILE=work.shape.tile,
+            CHUNK=work.shape.chunk,
+            **work.shape.options(),
         )
-    return decision
 
 
 @triton.jit(do_not_specialize=["n"])
-def _decide_rows(
+def _step_rows(
     state_at,
     epochs_at,
     events_at,
@@ -142,32 +206,166 @@ def _decide_rows(
     limit_min_validation_gain_at,
     limit_min_improvement_at,
     tick_at,
-    starts_at,
-    decisions_at,
-    masks_at,
-    new_state_at,
-    new_epochs_at,
+    column_blueprint_at,
+    column_strategy_at,
     edge_at,
-    refused_at,
     faults_at,
+    stash_at,
     n,
-    BLOCK: tl.constexpr,
+    RECORD: tl.constexpr,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    """Decide for BLOCK rows a program."""
-    rows = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    here = rows < n
-    faults_at += tl.zeros((BLOCK,), tl.int32)  # all rows write to the same places
-    fault = (n - rows).to(tl.int32)  # the largest is that of the lowest row
-    state = tl.load(state_at + rows, mask=here, other=0).to(tl.int32)
-    epochs = tl.load(epochs_at + rows, mask=here, other=0)
-    events = tl.load(events_at + rows, mask=here, other=0)
-    tick = tl.load(tick_at).to(tl.int32)
-    known = (state >= 0) & (state < 5)
-    tl.atomic_max(faults_at, fault, mask=here & (known == 0))
-    code = tl.where(known, state, 0)
+    """Step the rows of every so many tiles.
 
-    # The measurements as guards see them.
-    raw = tl.load(field_reconstruction_loss_at + rows, mask=here, other=0)
+    Most rows wait for nothing. The others are put into a stash, and decided when that holds enough
+    of them for every thread, so that only they cost the reading of measurements and the trying of
+    edges.
+    """
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    stash_at += program * (2 * (TILE + CHUNK))
+    tick = tl.load(tick_at).to(tl.int32)
+    limit_max_reconstruction_loss = tl.load(limit_max_reconstruction_loss_at).to(tl.float32)
+    limit_min_validation_gain = tl.load(limit_min_validation_gain_at).to(tl.float32)
+    limit_min_improvement = tl.load(limit_min_improvement_at).to(tl.float32)
+    fault_0 = tl.zeros((CHUNK,), tl.int32)  # n less the first row that has it
+    fault_1 = tl.zeros((CHUNK,), tl.int32)  # n less the first row that has it
+    held = tl.zeros((), tl.int32)  # rows in the stash
+    start = program * TILE
+    while start < n:
+        count = tl.minimum(n - start, TILE)
+        epochs, awake = _sift(state_at, epochs_at, events_at, field_alpha_at, start, count, TILE)
+        held = _stash(
+            epochs, awake, epochs_at, edge_at, stash_at, held, tick, start, count, TILE, CHUNK
+        )
+        start += programs * TILE
+        tl.debug_barrier()  # what follows reads and overwrites what other threads have written
+        least = tl.where(start < n, CHUNK, 1)
+        while held >= least:
+            first = tl.maximum(held - CHUNK, 0)
+            place = first + tl.arange(0, CHUNK)
+            here = place < held
+            rows = tl.load(stash_at + place, mask=here, other=0)
+            ticks = tl.load(stash_at + (TILE + CHUNK) + place, mask=here, other=0)
+            code = tl.load(state_at + rows, mask=here, other=0).to(tl.int32)
+            edge, target, refused_0, refused_1 = _wanted(
+                code,
+                ticks,
+                tick,
+                rows,
+                here,
+                events_at,
+                field_reconstruction_loss_at,
+                field_validation_gain_at,
+                field_alpha_at,
+                field_improvement_at,
+                limit_max_reconstruction_loss,
+                limit_min_validation_gain,
+                limit_min_improvement,
+            )
+            fault_0 = tl.maximum(fault_0, tl.where(here & refused_0, n - rows, 0))
+            fault_1 = tl.maximum(fault_1, tl.where(here & refused_1, n - rows, 0))
+            moves = here & (edge >= 0)
+            tl.store(edge_at + rows, edge.to(edge_at.dtype.element_ty), mask=moves)
+            tl.store(state_at + rows, target.to(tl.int8), mask=moves)
+            tl.store(epochs_at + rows, 0, mask=moves)
+            if RECORD:
+                recycled = edge == 8
+                leave(
+                    rows,
+                    moves,
+                    moves & recycled,
+                    code,
+                    column_blueprint_at,
+                    column_strategy_at,
+                )
+            held = first
+        tl.debug_barrier()  # the places in the stash are filled anew
+    found = tl.max(fault_0)
+    tl.atomic_max(faults_at + 0, found, mask=found > 0)
+    found = tl.max(fault_1)
+    tl.atomic_max(faults_at + 1, found, mask=found > 0)
+
+
+@triton.jit
+def _sift(state_at, epochs_at, events_at, field_alpha_at, start, count, TILE: tl.constexpr):
+    """Return the epochs of the rows of a tile, and which of them an edge may move."""
+    place = tl.arange(0, TILE)
+    if count == TILE:  # without a mask loads are wider
+        state = tl.load(state_at + start + place)
+        epochs = tl.load(epochs_at + start + place)
+        events = tl.load(events_at + start + place)
+        field_alpha = tl.load(field_alpha_at + start + place)
+    else:
+        state = tl.load(state_at + start + place, mask=place < count, other=0)
+        epochs = tl.load(epochs_at + start + place, mask=place < count, other=0)
+        events = tl.load(events_at + start + place, mask=place < count, other=0)
+        field_alpha = tl.load(field_alpha_at + start + place, mask=place < count, other=0)
+    code = state.to(tl.int32)
+    quiet = code == 0
+    quiet |= code == 3
+    quiet &= (events & 0x3) == 0
+    raw = field_alpha.to(tl.float32)
+    quiet &= (tl.abs(raw) == float("inf")) == 0
+    return epochs, (place < count) & (quiet == 0)
+
+
+@triton.jit
+def _stash(
+    epochs,
+    awake,
+    epochs_at,
+    edge_at,
+    stash_at,
+    held,
+    tick,
+    start,
+    count,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Count an epoch for all rows of a tile, add those awake to the stash; return what it holds."""
+    place = tl.arange(0, TILE)
+    # The hint keeps each thread's rows with it: what it claims of places is not so, but a masked
+    # store writes element by element. Without it all rows change threads before they are stored.
+    behind = held - 1 + tl.cumsum(awake.to(tl.int32), 0)
+    behind = tl.max_contiguous(tl.multiple_of(behind, 8), 8)
+    tl.store(stash_at + behind, start + place, mask=awake)
+    tl.store(stash_at + (TILE + CHUNK) + behind, epochs.to(tl.int32), mask=awake)
+    counted = (epochs + tl.where(epochs < 32767, tick, 0)).to(epochs.dtype)
+    if count == TILE:
+        tl.store(epochs_at + start + place, counted)
+        tl.store(edge_at + start + place, tl.full((TILE,), -1, edge_at.dtype.element_ty))
+    else:
+        tl.store(epochs_at + start + place, counted, mask=place < count)
+        tl.store(edge_at + start + place, -1, mask=place < count)
+    return held + tl.sum(awake.to(tl.int32))
+
+
+@triton.jit
+def _wanted(
+    code,
+    ticks,
+    tick,
+    rows,
+    here,
+    events_at,
+    field_reconstruction_loss_at,
+    field_validation_gain_at,
+    field_alpha_at,
+    field_improvement_at,
+    limit_max_reconstruction_loss,
+    limit_min_validation_gain,
+    limit_min_improvement,
+):
+    """Return edge and target of each row, the edge is negative where it stays; and each fault."""
+    refused_0 = (code < 0) | (code >= 5)
+    events = tl.load(events_at + rows, mask=here, other=0)
+
+    # The measurements as guards see them, where a guard of the row's state reads them.
+    reads = code == 1
+    raw = tl.load(field_reconstruction_loss_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_reconstruction_loss = raw
     field_reconstruction_loss = tl.where(
@@ -176,7 +374,8 @@ def _decide_rows(
     field_reconstruction_loss = tl.where(
         tl.abs(raw) <= float("inf"), field_reconstruction_loss, float("inf")
     )
-    raw = tl.load(field_validation_gain_at + rows, mask=here, other=0)
+    reads = code == 1
+    raw = tl.load(field_validation_gain_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_validation_gain = raw
     field_validation_gain = tl.where(field_validation_gain > 1.0, 1.0, field_validation_gain)
@@ -190,57 +389,33 @@ def _decide_rows(
     field_alpha = tl.where(field_alpha > 1.0, 1.0, field_alpha)
     field_alpha = tl.where(tl.abs(raw) == float("inf"), float("nan"), field_alpha)
     field_alpha = tl.where(tl.abs(raw) <= float("inf"), field_alpha, 0.0)
-    tl.atomic_max(faults_at + 1, fault, mask=here & (tl.abs(raw) == float("inf")))
-    raw = tl.load(field_improvement_at + rows, mask=here, other=0)
+    refused_1 = tl.abs(raw) == float("inf")
+    reads = code == 2
+    raw = tl.load(field_improvement_at + rows, mask=here & reads, other=0)
     raw = raw.to(tl.float32)
     field_improvement = raw
     field_improvement = tl.where(tl.abs(raw) <= float("inf"), field_improvement, -float("inf"))
-    limit_max_reconstruction_loss = tl.load(limit_max_reconstruction_loss_at).to(tl.float32)
-    limit_min_validation_gain = tl.load(limit_min_validation_gain_at).to(tl.float32)
-    limit_min_improvement = tl.load(limit_min_improvement_at).to(tl.float32)
+    test_0 = ticks >= 2
+    test_1 = field_reconstruction_loss <= limit_max_reconstruction_loss
+    test_2 = field_validation_gain >= limit_min_validation_gain
+    test_3 = ticks >= 12
+    test_4 = ticks >= 1
+    test_5 = field_alpha >= 1.0
+    test_6 = field_improvement > limit_min_improvement
+    test_7 = ticks >= 24
+    test_8 = ticks >= 3
+    test_9 = field_alpha <= 0.0
 
-    # Gather what the guards ask for; the legend of the bits is in tables.py.
-    bits = tl.zeros((BLOCK,), tl.int32)
-    bits |= (events & 0x3).to(tl.int32)
-    bits |= tl.where(field_reconstruction_loss <= limit_max_reconstruction_loss, 0x4, 0)
-    bits |= tl.where(field_alpha >= 1.0, 0x10, 0)
-    bits |= tl.where(field_alpha <= 0.0, 0x40, 0)
-    bits |= tl.where(field_validation_gain >= limit_min_validation_gain, 0x8, 0)
-    bits |= tl.where(field_improvement > limit_min_improvement, 0x20, 0)
-    bits &= tl.load(masks_at + code)
-    shared = bits >> 2
-    shared |= shared >> 4
-    shared |= shared >> 2
-    bits = (bits & 0x3) + ((shared & 0x3) << 2)
-    # Look up where the words of the row's state begin, then what its word decides.
-    clock = tl.where(epochs < 0, 0, epochs).to(tl.int32)
-    clock = tl.where(clock > 25, 25, clock)
-    start = tl.load(starts_at + code * 26 + clock)
-    start += tick * 320
-    packed = tl.load(decisions_at + start + bits)
-    edge = tl.where(known, packed >> 8, -1)
-    target = tl.where(edge < 0, state, packed & 255)
-    counted = epochs + tl.where(epochs < 32767, tick, 0)
-    tl.store(new_state_at + rows, target.to(tl.int8), mask=here)
-    tl.store(new_epochs_at + rows, tl.where(edge < 0, counted, 0).to(epochs.dtype), mask=here)
-    tl.store(edge_at + rows, edge, mask=here)
-    tl.store(refused_at + rows, rows < 0, mask=here)
-
-
-class _Tables(NamedTuple):
-    starts: Tensor
-    decisions: Tensor
-    masks: Tensor
-
-
-_ON_DEVICE: dict[torch.device, _Tables] = {}
-
-
-def _tables(device: torch.device) -> _Tables:
-    if device not in _ON_DEVICE:
-        _ON_DEVICE[device] = _Tables(
-            starts=torch.tensor(tables.WORD_STARTS, device=device),
-            decisions=torch.tensor(tables.WORD_DECISIONS, device=device),
-            masks=torch.tensor(tables.WORD_MASKS, device=device),
-        )
-    return _ON_DEVICE[device]
+    # Try the edges, those that come first last.
+    ticking = tick != 0
+    packed = code - 256
+    packed = tl.where((code == 4) & ticking & test_8 & test_9, 2048, packed)
+    packed = tl.where((code == 2) & ticking & test_4 & test_7, 1796, packed)
+    packed = tl.where((code == 2) & ticking & test_4 & test_5 & test_6, 1539, packed)
+    packed = tl.where((code == 2) & ((events & 0x1) != 0), 1284, packed)
+    packed = tl.where((code == 1) & ticking & test_0 & test_3, 1028, packed)
+    packed = tl.where((code == 1) & ticking & test_0 & (test_1 | test_2), 770, packed)
+    packed = tl.where((code == 1) & ((events & 0x1) != 0), 516, packed)
+    packed = tl.where((code == 0) & ((events & 0x2) != 0), 257, packed)
+    packed = tl.where((code == 0) & ((events & 0x1) != 0), 4, packed)
+    return packed >> 8, packed & 255, refused_0, refused_1
