@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "kasmina_generator": {"kasmina_spec"},
     "kasmina_generated": set(),
     "kasmina.errors": set(),
-    "kasmina.lifecycle": _BELOW,
+    "kasmina.lifecycle": {*_BELOW, "kasmina.kernels"},  # for the choice of the step's backend
     "kasmina.kernels": _BELOW,
     "kasmina.blueprints": _DATA,
     "kasmina.grafting": _DATA,

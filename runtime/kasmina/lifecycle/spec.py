@@ -104,6 +104,7 @@ class Lifecycle:
     VectorLimits: type[Any] = field(repr=False)
     vector_step: Callable[..., Any] = field(repr=False)
     _tensors: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    _steps: dict[torch.device, Callable[..., Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def default(cls) -> Lifecycle:
@@ -169,6 +170,24 @@ class Lifecycle:
             for edge in self.edges
             if any(inside[edge.target] and not inside[edge.source] for inside in capacities)
         )
+
+    def step_on(self, device: torch.device) -> Callable[..., Any]:
+        """The step for rows on a device: the generated kernels where they can run, or `vector_step`.
+
+        Raises `BackendError` where the environment demands kernels that cannot run.
+        """
+        if device not in self._steps:
+            self._steps[device] = self._chosen_step(device)
+        return self._steps[device]
+
+    def _chosen_step(self, device: torch.device) -> Callable[..., Any]:
+        from kasmina.kernels.backend import choose
+
+        built = f"{self.package.__name__}.kernels"  # packages of earlier versions have none
+        if choose(device).backend == "torch" or importlib.util.find_spec(built) is None:
+            return self.vector_step
+        step: Callable[..., Any] = importlib.import_module(f"{built}.step").step
+        return step
 
     @cached_property
     def decide(self) -> Callable[..., Any]:

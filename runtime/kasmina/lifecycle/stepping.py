@@ -1,7 +1,8 @@
 """One synchronous step of all seeds of a model.
 
-The generated `vector.step` decides; this module writes the decision into the state tensor and says
-what became of every command. Letters: N seeds, M of them moved, U commands that moved nothing.
+The generated step decides, in Triton where that runs and else in torch; this module writes the
+decision into the state tensor and says what became of every command. Letters: N seeds, M of them
+moved, U commands that moved nothing.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _check_context(state: StateTensor, context: Any) -> None:
 
 def _decide(state: StateTensor, inputs: _Inputs) -> Any:
     try:
-        return state.lifecycle.vector_step(state.codes, state.epochs, *inputs)
+        return state.lifecycle.step_on(state.device)(state.codes, state.epochs, *inputs)
     except ValueError as error:  # a measurement that the spec refuses
         raise RefusedValue(str(error)) from error
 
