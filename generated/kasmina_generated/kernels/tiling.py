@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: c9d97464c37cc710a6b37aec8be4b21e
+# body: 298141d99d57b425f723841c292ba05b
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -112,16 +112,18 @@ def shape_of(
     )
 
 
-_TICKETS: dict[torch.device, Tensor] = {}
+_TICKETS: dict[torch.device, list[Tensor]] = {}
 
 
 def tickets(device: torch.device, strips: int) -> Tensor:
-    """Return counters that are 0 before and after each launch, int32 [at least `strips`]."""
-    held = _TICKETS.get(device)
-    if held is None or len(held) < strips:
-        size = max(power(strips), 1024)
-        held = _TICKETS[device] = torch.zeros(size, dtype=torch.int32, device=device)
-    return held
+    """Return counters that are 0 before and after each launch, int32 [at least `strips`].
+
+    They are never given back: a graph that was captured goes on counting in them.
+    """
+    held = _TICKETS.setdefault(device, [])
+    if not held or len(held[-1]) < strips:
+        held.append(torch.zeros(max(power(strips), 1024), dtype=torch.int32, device=device))
+    return held[-1]
 
 
 @triton.jit
