@@ -1,6 +1,7 @@
 """Plant faults in machines and print which check finds each: `python -m tools.mutants [SPEC ...]`.
 
-Exit code 1 where a mutant is missed.
+With `--witness` each finding is printed with its line and the path that shows it. Exit code 1 where
+a mutant is missed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FILES = (
 )
 
 
-def main(files: list[Path]) -> int:
+def main(files: list[Path], *, witness: bool = False) -> int:
     """Print one table for each machine, and what survived."""
     missed = 0
     for file in files or FILES:
@@ -36,9 +37,26 @@ def main(files: list[Path]) -> int:
         say(f"{file.name}: {len(judged)} mutants in {seconds:.1f} s")
         table(judged)
         survivors(judged)
+        if witness:
+            findings(judged)
         missed += sum(each.missed for each in judged)
     say(f"missed: {missed}")
     return int(missed > 0)
+
+
+def tally(judged: list[Judgement]) -> tuple[int, int, int, int]:
+    """Return how many there are, were caught, are equal by proof, were missed."""
+    caught = sum(each.caught is not None for each in judged)
+    equal, missed = sum(e.equivalent for e in judged), sum(e.missed for e in judged)
+    return len(judged), caught, equal, missed
+
+
+def findings(judged: list[Judgement]) -> None:
+    """Print each mutant that was caught, and what was said of it."""
+    for each in judged:
+        if each.caught is not None:
+            say(f"  {each.mutant.operator}: {each.mutant.what} ({each.mutant.place})")
+            say("\n".join(f"    {line}" for line in str(each.caught).splitlines()))
 
 
 def table(judged: list[Judgement]) -> None:
@@ -68,4 +86,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main([Path(argument) for argument in sys.argv[1:]]))
+    given = [argument for argument in sys.argv[1:] if argument != "--witness"]
+    sys.exit(main([Path(argument) for argument in given], witness="--witness" in sys.argv))

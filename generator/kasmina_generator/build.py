@@ -8,11 +8,9 @@ from pathlib import Path
 
 import kasmina_spec
 from kasmina_generator.emit.files import Change, apply, changes
-from kasmina_generator.emit.render import Output, render
-from kasmina_generator.finding import SpecErrors
+from kasmina_generator.emit.render import render
 from kasmina_generator.model import Spec
-from kasmina_generator.reader import read_spec
-from kasmina_generator.verify import check_spec
+from kasmina_generator.verify import proved_spec
 
 BUILT_IN_COMMAND = "kasmina spec build"
 
@@ -42,32 +40,44 @@ def user_target(spec: Path, directory: Path, templates: Path | None = None) -> T
     return Target(spec, directory, command + more, templates)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a build changes, and what could not be proved of its specs; nothing is written yet."""
+
+    changes: tuple[Change, ...]
+    unproved: tuple[str, ...]  # lines that begin with the spec's name
+
+
 def checked_spec(path: Path) -> Spec:
     """Return the spec in a file, read and checked.
 
     Raises:
         SpecErrors: Everything that is wrong with it.
     """
-    spec = read_spec(path)
-    findings = check_spec(spec)
-    if findings:
-        raise SpecErrors(findings)
-    return spec
+    return proved_spec(path)[0]
 
 
-def planned_changes(targets: Sequence[Target]) -> list[Change]:
-    """Return what building the targets would change; nothing is written.
+def plan(targets: Sequence[Target]) -> Plan:
+    """Return what building the targets would change, and what is not proved of them.
 
     Raises:
         SpecErrors: A spec is wrong.
         TemplateError: A template of the user's is wrong.
         BuildError: A directory cannot be built into.
     """
-    return [change for target in targets for change in changes(target.directory, _outputs(target))]
+    planned: list[Change] = []
+    unproved: list[str] = []
+    for target in targets:
+        spec, proof = proved_spec(target.spec)
+        outputs = render(spec, target.command, target.templates)
+        planned += changes(target.directory, outputs)
+        unproved += [f"{spec.name}: not proved: {line}" for line in proof.unproved]
+    return Plan(tuple(planned), tuple(unproved))
 
 
-def _outputs(target: Target) -> list[Output]:
-    return render(checked_spec(target.spec), target.command, target.templates)
+def planned_changes(targets: Sequence[Target]) -> list[Change]:
+    """Return what building the targets would change; see `plan`."""
+    return list(plan(targets).changes)
 
 
 def build(targets: Sequence[Target]) -> list[Change]:

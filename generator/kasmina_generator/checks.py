@@ -128,7 +128,7 @@ def impossible_guards(machine: Structure) -> Iterator[Finding]:
             edge = edges[0]
             what = f"guard {edge.text!r} can never hold in '{edge.source}'"
             hint = "compare it with the ranges of the fields and limits that it reads"
-            yield Finding(place, what, hint, machine.path_through(edge), "impossible")
+            yield Finding(place, what, hint, machine.path_to(edge.source), "impossible")
 
 
 def unhandled_events(machine: Structure) -> Iterator[Finding]:

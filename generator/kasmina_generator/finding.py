@@ -86,6 +86,12 @@ class Log:
             raise SpecErrors(self._findings.values())
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 epoch`, `2 epochs`, `2 entities`."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else many}"
+
+
 def alternatives(allowed: Collection[str], given: str | None) -> str:
     """Return `; allowed: a, b; did you mean 'a'?` as far as there is something to say."""
     text = f"; allowed: {', '.join(allowed)}" if allowed else ""

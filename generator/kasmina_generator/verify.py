@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kasmina_generator.checks import check_structure
 from kasmina_generator.finding import Finding, SpecErrors, in_file_order
 from kasmina_generator.model import Spec
 from kasmina_generator.prove import Proof, prove
+from kasmina_generator.prove.paths import realised
 from kasmina_generator.reader import read_spec
 
-# What the structure shows by a shorter path need not be told again by the product.
+# What the structure finds as well is told in its words, with the path of the product.
 _SAME = {
     "duplicate": "shadowed",
     "no_timeout": "total",
@@ -29,11 +30,24 @@ class Verdict:
 
 def verify(spec: Spec) -> Verdict:
     """Return what is wrong with a spec, and what is proved of it."""
-    structural = check_structure(spec)
     proof = prove(spec)
+    structural = [_shown(finding, proof) for finding in check_structure(spec)]
     told = {_subject(finding) for finding in structural}
     rest = [finding for finding in proof.findings if _subject(finding) not in told]
     return Verdict(tuple(sorted([*structural, *rest], key=in_file_order)), proof)
+
+
+def _shown(finding: Finding, proof: Proof) -> Finding:
+    """Return a structural finding with epochs and values: the product's way to the same end."""
+    same = [f.witness for f in proof.findings if _subject(f) == _subject(finding)]
+    ends = [path for path in same if _end(path) == _end(finding.witness)]
+    walked = realised(proof.product.sure, finding.witness)
+    path = next(filter(None, [*ends, walked, *same, finding.witness]), ())
+    return replace(finding, witness=path)
+
+
+def _end(witness: tuple[str, ...]) -> str:
+    return witness[-1].partition("@")[0] if witness else ""
 
 
 def _subject(finding: Finding) -> tuple[object, str]:

@@ -7,8 +7,6 @@ found on the way still count, because a witness is a proof of its own.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,14 +15,13 @@ from kasmina_generator.implication import implies
 from kasmina_generator.model import Scalar, Spec
 from kasmina_generator.number import INT16_MAX
 from kasmina_generator.prove.domain import Domain, domains
-from kasmina_generator.prove.evaluate import constants, holds, variables
+from kasmina_generator.prove.evaluate import variables
 from kasmina_generator.prove.regions import Finder, Question, Region, Regions
 from kasmina_generator.prove.smt import NoSolver, solver
 
 Row = dict[str, Scalar]
 Relation = Literal["equal", "stronger", "weaker", "different", "unproved"]
 
-MOST_TRIED = 4096  # rows tried where nothing can be proved
 EPOCHS = Domain("epochs", "int32", 0, INT16_MAX, 0, infinite=False, nan=False, is_limit=False)
 
 
@@ -99,8 +96,7 @@ class GuardProver:
         proof = "by trying a value from every region"
         if regions.how == "assumed":
             regions, proof = self._by_solver(guards, questions)
-        known = regions.how != "assumed"
-        found = regions.found if known else tuple(self._tried(guards))
+        known, found = regions.how != "assumed", regions.sure.found
         return [_Answer(_first(found, question), known) for question in questions], proof
 
     def _by_solver(
@@ -112,16 +108,6 @@ class GuardProver:
             return Finder(self._domains).regions(guards), str(error)
         regions = Finder(self._domains, z3).regions(guards, questions)
         return regions, "z3 gave up" if regions.how == "assumed" else "by z3, in float32"
-
-    def _tried(self, guards: tuple[Expression, Expression]) -> Iterator[Region]:
-        """Yield a region for each of some rows: thresholds and their neighbours."""
-        scope = {v.name: self._domains[v.name] for guard in guards for v in variables(guard)}
-        critical = {value for guard in guards for value in constants(guard)}
-        critical |= {end for item in scope.values() for end in (item.low, item.high)}
-        samples = [item.samples(critical, 1) for item in scope.values()]
-        for values in itertools.islice(itertools.product(*samples), MOST_TRIED):
-            row = dict(zip(scope, values, strict=True))
-            yield Region(sum(1 << i for i, guard in enumerate(guards) if holds(guard, row)), row)
 
 
 def _hull(one: Domain, other: Domain) -> Domain:

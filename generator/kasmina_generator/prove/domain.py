@@ -33,12 +33,14 @@ class Domain:
         """Return the values to try, the default first.
 
         Args:
-            numbers: The numbers that values are compared with; infinite ones included.
+            numbers: The numbers that values are compared with; infinite ones included. Those of
+                another dtype are passed over: nothing is compared across dtypes.
             reach: How many values above each: the number of variables that are compared.
         """
         if self.dtype == "bool":
             return [self.default, not self.default]
-        ordered_numbers = sorted(numbers, key=lambda value: (math.isinf(value), value))
+        own = filter(self._is_own, numbers)
+        ordered_numbers = sorted(own, key=lambda value: (math.isinf(value), value))
         places = (0, *range(1, reach + 1), -1)
         near = (step(value, by, self.dtype) for by in places for value in ordered_numbers)
         found = dict.fromkeys(value for value in near if self.has(value))
@@ -47,7 +49,11 @@ class Domain:
 
     def has(self, value: Scalar) -> bool:
         """Say whether a guard can meet `value`, which is no NaN."""
-        return self.low <= value <= self.high and (self.infinite or not math.isinf(value))
+        inside = self.low <= value <= self.high and self._is_own(value)
+        return inside and (self.infinite or not math.isinf(value))
+
+    def _is_own(self, value: Scalar) -> bool:
+        return isinstance(value, float) is (self.dtype == "float32")
 
 
 def domains(spec: Spec) -> dict[str, Domain]:
@@ -61,9 +67,9 @@ def _field(item: ContextField) -> Domain:
     return Domain(
         name=item.name,
         dtype=item.dtype,
-        low=item.low,
-        high=item.high,
-        default=item.default,
+        low=_own(item.low, item.dtype),
+        high=_own(item.high, item.dtype),
+        default=_own(item.default, item.dtype),
         infinite=item.infinity == "allowed",
         nan=item.dtype == "float32" and left,
         is_limit=False,
@@ -74,13 +80,17 @@ def _limit(item: Limit) -> Domain:
     return Domain(
         name=item.name,
         dtype=item.dtype,
-        low=item.low,
-        high=item.high,
-        default=item.default,
+        low=_own(item.low, item.dtype),
+        high=_own(item.high, item.dtype),
+        default=_own(item.default, item.dtype),
         infinite=True,
         nan=False,
         is_limit=True,
     )
+
+
+def _own(value: Scalar, dtype: str) -> Scalar:
+    return float(value) if dtype == "float32" else value
 
 
 def step(value: Scalar, by: int, dtype: str) -> Scalar:

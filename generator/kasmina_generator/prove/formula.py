@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kasmina_generator.finding import alternatives
+from kasmina_generator.number import INT16_MAX
 
 MOST_CHARACTERS = 1000
 MOST_DEPTH = 40
@@ -286,6 +287,8 @@ class _Parser:
         operator = self._take()
         if not self._peek().isdigit():
             raise self._error(f"expected a number of epochs, found {self._found()}")
+        if len(self._peek()) > 9 or int(self._peek()) > INT16_MAX:
+            raise self._error(f"epochs are counted up to {INT16_MAX}; {self._peek()} never come")
         number = int(self._take())
         return Not(Epochs("==", number)) if operator == "!=" else Epochs(operator, number)
 

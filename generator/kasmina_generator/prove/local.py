@@ -50,7 +50,7 @@ def _ties(machine: Machine, passing: list[Edge]) -> Iterator[tuple[Edge, Edge]]:
 def _tie(product: Product, segment: Segment, region: Region, one: Edge, other: Edge) -> Finding:
     place = _place(product, segment)
     event = one.event if product.machine.is_command(one) else "tick"
-    last = Step(place, event, region.row, f"{one.target} or {other.target}")
+    last = Step(place, event, region.row, f"{one.target}@0 or {other.target}@0")
     what = (
         f"{describe(other)} and {describe(one)} (line {one.place.line}) can both pass "
         f"with priority {one.priority}; which is taken?"
@@ -177,8 +177,11 @@ def dead_edges(product: Product) -> Iterator[Finding]:
             declared.setdefault((edge.place, edge.event), []).append(edge)
     for edges in declared.values():
         if not any(edge.index in used for edge in edges):
-            guarded = not any(edge.index in passing for edge in edges)
-            yield _never(product, edges[0]) if guarded else _shadowed(product, edges[0])
+            late = [edge for edge in edges if _holds_later(product, edge)]
+            if any(edge.index in passing for edge in edges):
+                yield _shadowed(product, next(e for e in edges if e.index in passing))
+            else:
+                yield _too_late(product, late[0]) if late else _never(product, edges[0])
 
 
 def taken(product: Product) -> Iterator[Edge]:
@@ -194,6 +197,28 @@ def _never(product: Product, edge: Edge) -> Finding:
     place = next(p for p in product.traces if product.state(p).name == edge.source)
     what = f"{describe(edge)} can never be taken: its guard holds for no values in range"
     hint = f"mend the guard {edge.text!r}" if edge.text else "mend the state's bounds"
+    return Finding(edge.place, what, hint, to(product, place), "impossible")
+
+
+def _holds_later(product: Product, edge: Edge) -> bool:
+    """Say whether an edge's guard holds in epochs that no entity reaches."""
+    place = product.machine.edges[edge.source].index(edge)
+    regions = (r for s in product.segments[edge.source] for r in s.regions.found)
+    return any(region.enabled >> place & 1 for region in regions)
+
+
+def _too_late(product: Product, edge: Edge) -> Finding:
+    place = max(p for p in product.traces if product.state(p).name == edge.source)
+    exits = dict.fromkeys(
+        f"{describe(move.edge)} (line {move.edge.place.line})"
+        for _, move in product.leaving(place)
+        if move.tick and move.command is None and move.edge
+    )
+    what = (
+        f"{describe(edge)} can never be taken: {edge.source} is always left before its guard can "
+        f"hold, by {' or '.join(exits)}"
+    )
+    hint = "drop it, narrow the earlier guards, or let this one hold earlier"
     return Finding(edge.place, what, hint, to(product, place), "impossible")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from kasmina_generator.model import Scalar
 from kasmina_generator.prove.domain import show
 from kasmina_generator.prove.evaluate import Row
 from kasmina_generator.prove.machine import Move
@@ -79,6 +78,39 @@ def to(product: Product, place: int, *more: Step) -> tuple[str, ...]:
     return witness(product, place, [*traced(product, place), *more])
 
 
-def merged_row(*rows: Row) -> dict[str, Scalar]:
-    """Return all values of several rows."""
-    return {key: value for row in rows for key, value in row.items()}
+def realised(product: Product, names: Sequence[str]) -> tuple[str, ...]:
+    """Return a path of names with epochs and values as far as some lead along it, () for none.
+
+    Args:
+        product: Where it is walked.
+        names: States and events by turns; waiting in between is filled in.
+    """
+    start = product.entry.get(names[0], -1) if names else -1
+    if start not in product.traces:
+        return ()
+    place, steps = start, traced(product, start)
+    for number in range(1, len(names), 2):
+        hop = _hop(product, place, *names[number : number + 2])
+        if not hop:
+            return (*witness(product, place, steps), *names[number:])
+        steps += hop
+        place = product.entry[names[number + 1]]
+    return witness(product, place, steps)
+
+
+def _hop(product: Product, place: int, event: str, target: str) -> list[Step]:
+    """Return the steps that wait, as long as it takes, and then leave by an event; [] for none."""
+    steps: list[Step] = []
+    seen: set[int] = set()
+    while place not in seen:
+        seen.add(place)
+        moves = product.leaving(place)
+        for region, move in moves:
+            if move.edge and (move.edge.event, move.edge.target) == (event, target):
+                return [*steps, step(product, place, region, move)]
+        wait = next(((region, move) for region, move in moves if move.edge is None), None)
+        if wait is None:
+            return []
+        steps.append(step(product, place, *wait))
+        place = product.older(place)
+    return []

@@ -61,6 +61,7 @@ class Proof:
     notes: tuple[str, ...]
     size: Size
     seconds: dict[str, float] = field(compare=False)
+    product: Product = field(compare=False, repr=False)
 
 
 def check(spec: Spec) -> list[Finding]:
@@ -112,6 +113,7 @@ class _Prover:
             notes=(*self.notes, *_notes(product)),
             size=_size(space),
             seconds=self.seconds,
+            product=product,
         )
 
     def _timed(self, stage: str, work: Callable[[], Result]) -> Result:
@@ -300,8 +302,28 @@ def _notes(product: Product) -> Iterator[str]:
     """Yield what holds and might still surprise."""
     if product.merged:
         yield "the product is too large to tell all epochs apart: stretches that read alike are one"
+    yield from _unheard(product)
     yield from _ties(product)
     yield from _partly_dead(product)
+
+
+def _unheard(product: Product) -> Iterator[str]:
+    """Yield where an urgent event may do nothing: that is legal, unless `handles` is declared."""
+    machine = product.machine
+    alive = dict.fromkeys(s.state.name for s in product.reachable if not s.state.terminal)
+    for event in filter(lambda event: event.urgent, machine.spec.events):
+        deaf = dict.fromkeys(
+            segment.state.name
+            for segment, _, passing in product.situations
+            if segment.state.name in alive and all(edge.event != event.name for edge in passing)
+        )
+        bare = [name for name in deaf if all(e.event != event.name for e in machine.edges[name])]
+        held = [name for name in deaf if name not in bare]
+        hint = f"to rule it out, declare a property with handles: {{event: {event.name}, in: ...}}"
+        if bare:
+            yield f"urgent {event.name} has no edge from {', '.join(bare)}; {hint}"
+        if held:
+            yield f"urgent {event.name} may be held back by its guard in {', '.join(held)}; {hint}"
 
 
 def _ties(product: Product) -> Iterator[str]:

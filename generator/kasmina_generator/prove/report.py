@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kasmina_generator.finding import counted
+from kasmina_generator.model import Spec
 from kasmina_generator.prove.lifetimes import Bound
 from kasmina_generator.prove.proof import Proof
+
+
+def heading(spec: Spec, proof: Proof) -> str:
+    """Return what is known of a machine without findings; sound is what has nothing open."""
+    sizes = ((spec.states, "state"), (spec.events, "event"), (spec.edges, "edge"))
+    counts = ", ".join(counted(len(items), noun) for items, noun in sizes)
+    name = f"{spec.name} version {spec.version}"
+    if not proof.unproved:
+        return f"{name} is sound: {counts}"
+    open_ = counted(len(proof.unproved), "statement")
+    verb = "is" if len(proof.unproved) == 1 else "are"
+    return f"{name} has no fault that was found, but {open_} {verb} not proved: {counts}"
 
 
 def summary(proof: Proof, *, everything: bool = False) -> Iterator[str]:
@@ -15,9 +29,10 @@ def summary(proof: Proof, *, everything: bool = False) -> Iterator[str]:
         proof: Of a machine without findings, or with.
         everything: Each proved statement and each note on a line, and the times.
     """
-    size, lines = proof.size, len(proof.proved)
-    product = f"{size.places} places, {size.nodes} regions, {size.steps} steps"
-    yield f"  proved: {lines} statements, on a product of {product}"
+    size = proof.size
+    parts = ((size.places, "place"), (size.nodes, "region"), (size.steps, "step"))
+    product = ", ".join(counted(number, noun) for number, noun in parts)
+    yield f"  proved: {counted(len(proof.proved), 'statement')}, on a product of {product}"
     if everything:
         yield from (f"    {line}" for line in proof.proved)
     yield from _bounds(proof.bounds)
@@ -31,7 +46,7 @@ def summary(proof: Proof, *, everything: bool = False) -> Iterator[str]:
 def _bounds(bounds: tuple[Bound, ...]) -> Iterator[str]:
     for bound in bounds:
         if bound.epochs is not None:
-            yield f"  bound: what enters {bound.state} ends within {bound.epochs} epochs"
+            yield f"  bound: what enters {bound.state} ends within {counted(bound.epochs, 'epoch')}"
     others = [bound.state for bound in bounds if bound.epochs is None]
     if others and len(others) < len(bounds):
         yield f"  no bound: {', '.join(others)}"

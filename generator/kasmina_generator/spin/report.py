@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kasmina_generator.finding import counted
 from kasmina_generator.model import Place
 from kasmina_generator.prove.proof import Proof
 from kasmina_generator.spin.oracle import Answer, Report
@@ -26,7 +27,7 @@ def answered(answer: Answer, proof: Proof) -> Iterator[str]:
     """Yield the verdict on one property, how far was searched, and the run that breaks it."""
     verdict = "holds" if answer.holds else "broken"
     search = answer.search
-    effort = f"{search.states:,} states, {answer.seconds:.1f} s"
+    effort = f"{counted(search.states, 'state')}, {answer.seconds:.1f} s"
     yield f"  {verdict:<7} {answer.declared.name}  {answer.declared.place}  ({effort})"
     if len(search.depths) > 1:
         grown = ", ".join(f"{depth:,}" for depth in search.depths[1:])
@@ -52,6 +53,9 @@ def ended(report: Report) -> Iterator[str]:
     for item, why in report.unsaid:
         yield f"  not asked {item.name}  {item.place}: {why}"
     for name in report.assumed:
-        yield f"  {name}: its guards compute, and z3 is missing: more was assumed possible than is"
+        yield f"  {name}: its guards were not all settled: more was assumed possible than is, or less"
+    if not report.answers:
+        yield "  SPIN: nothing was searched, for the spec declares no property that SPIN can be asked"
+        return
     broken = sum(not answer.holds for answer in report.answers)
     yield f"  SPIN: {len(report.answers) - broken} hold, {broken} broken, {len(report.unsaid)} not asked"

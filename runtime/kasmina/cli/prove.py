@@ -11,6 +11,7 @@ from cyclopts.validators import Number
 import kasmina_spec
 from kasmina.cli.telling import existing, say, told
 from kasmina.errors import KasminaError
+from kasmina_generator.finding import counted
 from kasmina_generator.model import Spec
 from kasmina_generator.prove.proof import Proof
 from kasmina_generator.prove.report import summary
@@ -54,7 +55,7 @@ def prove(
 
 def _by_spin(spec: Spec, proof: Proof, entities: int, memory: int) -> bool:
     """Print what SPIN says; return whether everything holds and the prover agrees."""
-    say(f"  by SPIN, {entities} entities:")
+    say(f"  by SPIN, {counted(entities, 'entity')}:")
 
     def tell(answer: Answer) -> None:
         for line in answered(answer, proof):

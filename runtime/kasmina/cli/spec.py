@@ -15,20 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 import kasmina_spec
-from kasmina.cli.telling import existing, say, told
+from kasmina.cli.telling import existing, say, told, warn
 from kasmina.cli.watch import watch as keep_watch
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator import build as builder
 from kasmina_generator.difference import compare
 from kasmina_generator.difference.report import as_json, text
 from kasmina_generator.emit.export import EXPORTS
+from kasmina_generator.emit.files import apply
 from kasmina_generator.emit.user import SUFFIX
 from kasmina_generator.emit.wording import passes
-from kasmina_generator.finding import SpecErrors
+from kasmina_generator.finding import SpecErrors, counted
 from kasmina_generator.model import Spec
-from kasmina_generator.prove.report import summary
+from kasmina_generator.prove.report import heading, summary
 from kasmina_generator.reader import read_spec
-from kasmina_generator.verify import proved_spec
+from kasmina_generator.verify import check_spec, proved_spec
 
 app = cyclopts.App(name="spec", help="Check, build, show or copy a spec.")
 app.command("kasmina.cli.prove:prove", name="prove", help="Prove a spec in full, also by SPIN.")
@@ -55,8 +56,7 @@ def check(file: Path | None = None, /, *, strict: _Switch = False, verbose: _Swi
     for each in files:
         with told():
             spec, proof = proved_spec(each)
-        counts = f"{len(spec.states)} states, {len(spec.events)} events, {len(spec.edges)} edges"
-        say(f"{each.name}: {spec.name} version {spec.version} is sound: {counts}")
+        say(f"{each.name}: {heading(spec, proof)}")
         for line in summary(proof, everything=verbose):
             say(line)
         unproved += len(proof.unproved)
@@ -71,6 +71,7 @@ def build(
     out: Path | None = None,
     templates: Path | None = None,
     check: _Switch = False,
+    strict: _Switch = False,
     watch: _Switch = False,
 ) -> int:
     """Check a spec and write the Python package that it gives.
@@ -82,30 +83,42 @@ def build(
         templates: directory of your own templates: NAME.EXT.jinja gives NAME.EXT in the package,
             filled with the same model as Kasmina's own.
         check: write nothing, but print what would change.
+        strict: write nothing where something could not be proved, because z3 is missing or gave
+            up; without it, that is told and the package is built.
         watch: build again after each change of the spec or a template, until Ctrl-C.
 
     Returns:
-        0, or 1 where the spec has faults or, with --check, the directory differs.
+        0, or 1 where the spec has faults, or with --strict anything unproved, or where with
+        --check the directory differs.
     """
     targets = _targets(file, out, templates)
     if watch and check:
         raise UsageError("--watch writes and --check does not; give one of them")
     if watch:
-        return keep_watch(lambda: _sources(targets), lambda: _build(targets, check=False))
-    return _build(targets, check=check)
+        return keep_watch(lambda: _sources(targets), lambda: _build(targets, strict=strict))
+    return _build(targets, check=check, strict=strict)
 
 
 def _sources(targets: list[builder.Target]) -> Iterator[Path]:
     """Yield the specs, what lies beside them and may be named by them, and the templates."""
     for target in targets:
-        yield from {target.spec, *target.spec.parent.glob("*.yaml")}
+        yield target.spec
         if target.templates is not None:
-            yield from target.templates.rglob(f"*{SUFFIX}")
+            yield from sorted(target.templates.rglob(f"*{SUFFIX}"))
+        yield from sorted(target.spec.parent.glob("*.yaml"))
 
 
-def _build(targets: list[builder.Target], *, check: bool) -> int:
+def _build(targets: list[builder.Target], *, check: bool = False, strict: bool = False) -> int:
     with told():
-        changes = builder.planned_changes(targets) if check else builder.build(targets)
+        planned = builder.plan(targets)
+        for line in planned.unproved:
+            warn(line)
+        if strict and planned.unproved:
+            count = counted(len(planned.unproved), "statement")
+            raise KasminaError(f"{count} not proved; nothing is written under --strict")
+        if not check:
+            apply(planned.changes)
+    changes = planned.changes
     for change in changes:
         say(
             str(change)
@@ -140,21 +153,31 @@ def _installed() -> Path:
 
 
 @app.command
-def show(file: Path | None = None, /, *, format: _Format = "table") -> int:
+def show(file: Path | None = None, /, *, format: _Format = "table", strict: _Switch = False) -> int:
     """Show a spec as a diagram, as a table of its edges, or as other programs read it.
+
+    A machine with faults is shown too, for then a picture helps most; its faults go to standard
+    error.
 
     Args:
         file: the spec; without one, the lifecycle that Kasmina uses.
         format: mermaid and dot print a diagram's source, svg the picture itself; scxml runs in any
             interpreter of that standard, promela in SPIN; json is the whole model.
+        strict: end with 1 where the machine has faults.
+
+    Returns:
+        0; 1 where the file is no spec, or with --strict where it has faults.
     """
     with told():
-        spec = builder.checked_spec(existing(file) if file else kasmina_spec.LIFECYCLE)
+        spec = read_spec(existing(file) if file else kasmina_spec.LIFECYCLE)
+    findings = check_spec(spec)
+    for finding in findings:
+        warn(str(finding))
     if format == "table":
         Console(highlight=False).print(_table(spec))
-        return 0
-    say(EXPORTS[format](spec).rstrip("\n"))
-    return 0
+    else:
+        say(EXPORTS[format](spec).rstrip("\n"))
+    return int(strict and bool(findings))
 
 
 def _table(spec: Spec) -> Table:

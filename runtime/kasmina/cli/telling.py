@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator.emit.files import BuildError
 from kasmina_generator.emit.user import TemplateError
-from kasmina_generator.finding import SpecErrors
+from kasmina_generator.finding import SpecErrors, counted
 
 
 def existing(file: Path) -> Path:
@@ -29,12 +30,18 @@ def told() -> Iterator[None]:
     try:
         yield
     except SpecErrors as error:
-        count = len(error.findings)
-        raise KasminaError(f"{error}\n{count} {'finding' if count == 1 else 'findings'}") from error
+        count = counted(len(error.findings), "finding")
+        raise KasminaError(f"{error}\n{count}") from error
     except TemplateError as error:
         raise KasminaError(str(error)) from error
     except BuildError as error:
         raise UsageError(str(error)) from error
+
+
+def warn(text: str) -> None:
+    """Print a line for people beside the output, which may go into a file."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{text}\n")
 
 
 def say(text: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from kasmina.cli.telling import say
 from kasmina.errors import KasminaError
 
 POLL_S = 0.25
+MOST_NAMES = 6  # of the files that are watched
 QUIET_S = 0.2  # an editor may write a file in several steps; wait until nothing moves
 
 _Seen = dict[Path, tuple[int, int, int]]
@@ -22,22 +23,34 @@ def watch(files: Callable[[], Iterable[Path]], work: Callable[[], object]) -> in
     An error of the user's is told and survived.
 
     Args:
-        files: Gives the files to look at; asked anew each time, so that new ones are found.
+        files: Gives the files to look at, those that matter most first; asked anew each time, so
+            that new ones are found.
         work: What to do; what it raises as a `KasminaError` is printed.
 
     Returns:
         0, when the user ends it.
     """
+    told: Collection[Path] = ()
     try:
         while True:
             seen = _look(files())
             _try(work)
-            say(f"watching {', '.join(sorted(path.name for path in seen))}; Ctrl-C ends it")
+            if told != seen.keys():  # not again after each build
+                told = seen.keys()
+                say(f"watching {_named(told)}; Ctrl-C ends it")
+            else:
+                say("watching; Ctrl-C ends it")
             sys.stdout.flush()
             _wait(files, seen)
     except KeyboardInterrupt:
         say("stopped")
         return 0
+
+
+def _named(files: Collection[Path]) -> str:
+    names = [path.name for path in files]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _try(work: Callable[[], object]) -> None:

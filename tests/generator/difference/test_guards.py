@@ -129,11 +129,13 @@ def told(name, old, new):
     found = related(Path({folder!r}) / name, old, new)
     print(found.relation, "|", found.proof, "|", found.lost is not None, found.gained is not None)
 Path({folder!r}).mkdir(exist_ok=True)
-for name in "abc":
+for name in "abcd":
     (Path({folder!r}) / name).mkdir()
 told("a", "load * load < speed", "load * load < speed + 1.0")
 told("b", "load * 2.0 > 8.0", "load * 2.0 < 8.0")
 told("c", "load * load < speed", "load * load <= speed or fire")
+few = "(people > 0 and people < 10) or people >= 20 or load + speed > 19.5"
+told("d", few, "(people >= 1 and people <= 9) or people > 19 or speed + load > 19.5")
 """
 
 
@@ -146,6 +148,7 @@ def test_without_z3_it_says_so(tmp_path: Path) -> None:
     assert lines[0] == f"unproved | {needed} | False True"
     assert lines[1].startswith("different | ")
     assert lines[2].startswith("unproved | ")
+    assert lines[3] == f"unproved | {needed} | False False"  # people are whole: 0.1 is no witness
 
 
 @pytest.fixture(scope="module")

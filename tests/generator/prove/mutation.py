@@ -6,6 +6,7 @@ mutant that takes the same steps as the original is no fault; `judge` proves tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -61,8 +62,25 @@ def judge(original: Spec, mutant: Mutant) -> Judgement:
     """Check a mutant; where its check is silent, ask whether it is a fault at all."""
     found = [f for f in verify(mutant.spec).findings if f.check in mutant.checks]
     if found:
-        return Judgement(mutant, found[0], equivalent=False)
+        best = next((f for f in found if points_at(f, mutant)), found[0])
+        return Judgement(mutant, best, equivalent=False)
     return Judgement(mutant, None, _equivalent(original, mutant.spec))
+
+
+def points_at(finding: Finding, mutant: Mutant) -> bool:
+    """Say whether a finding leads to the fault: by its line, or by a line that it names.
+
+    A room that was planted is told at any of the edges that ask for it, a counter at the column
+    that is too narrow for the state.
+    """
+    named = re.findall(r"line (\d+)", finding.what)
+    if finding.place == mutant.place or str(mutant.place.line) in named:
+        return True
+    if finding.check == "counter":
+        return f"state '{mutant.what}'" in finding.what
+    rooms = [room.states for room in mutant.spec.capacities if room.place == mutant.place]
+    asking = [e for e in mutant.spec.edges for states in rooms if e.target in states]
+    return any(edge.place == finding.place for edge in asking)
 
 
 def _equivalent(original: Spec, mutant: Spec) -> bool:

@@ -191,7 +191,7 @@ def test_a_tried_row_refutes_for_certain(tmp_path: Path) -> None:
     """Without Z3 the row in which both edges pass is a fault, and not merely a doubt."""
     text = said(tied(tmp_path, use_z3=False))
     assert "can both pass with priority 20" in text
-    assert "--tick [x=0.5, y=0.5]--> B or END" in text
+    assert "--tick [x=0.5, y=0.5]--> B@0 or END@0" in text
 
 
 def test_a_way_that_is_only_assumed_proves_nothing(tmp_path: Path) -> None:

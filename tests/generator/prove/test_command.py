@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import kasmina_spec
+from kasmina_generator.prove import lifetimes, logic, product, regions, segment, smt
 from tests.generator.prove.machines import HEAD
 from tests.generator.specs import MACHINES, write
-from tests.helpers import run_cli
+from tests.helpers import ROOT, run_cli
 
 
 def test_bounds_are_printed() -> None:
@@ -50,3 +52,34 @@ def test_nothing_is_built_of_what_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "can never be taken" in done.stdout + done.stderr
     assert not out.exists()
+
+
+def test_the_documented_sample_is_what_is_printed() -> None:
+    """The command in docs/verification.md prints those lines; `...` stands for others."""
+    text = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    sample = text.split("```\n")[1].splitlines()
+    assert sample[0] == "$ kasmina spec check --verbose lifecycle.yaml"
+    done = run_cli("spec", "check", "--verbose", str(kasmina_spec.LIFECYCLE))
+    printed = iter(done.stdout.splitlines())
+    for line in sample[1:]:
+        assert line.strip() == "..." or line in printed, line
+
+
+def test_the_documented_bounds_are_those_of_the_prover() -> None:
+    """Where enumeration ends is a number in the code."""
+    text = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    table = text[text.index("| beyond | what happens |") :]
+    bounds = [
+        (regions.MOST_SAMPLES, "rows for one group"),
+        (regions.MOST_COMBINATIONS, "combinations in a state"),
+        (smt.MOST_VIEWS, "such combinations of one state"),
+        (lifetimes.MOST_GUARDS, "guards in the states of one circle"),
+        (segment.MOST_COMPUTED, "epochs ("),
+        (segment.MOST_TURNS, "where only orders are compared"),
+        (product.MOST_PLACES, "places"),
+        (logic.MOST_NODES, "nodes"),
+    ]
+    for number, words in bounds:
+        assert f"{number:,} {words}" in table, words
+    assert f"more than {regions.MOST_CHOICES:,} orders of limits" in text
+    assert f"tried on up to {regions.MOST_TRIED:,} rows" in text

@@ -103,6 +103,11 @@ def test_limits_that_close_a_way_are_noted(tmp_path: Path) -> None:
         ("epochs >= B", "expected a number of epochs, found 'B'"),
         ("A B", "unexpected 'B' after the formula\n    A B\n      ^"),
         ("!" * 50 + "A", "is nested more than 40 deep"),
+        (
+            "AG epochs <= 32768",
+            "epochs are counted up to 32767; 32768 never come\n    AG epochs <= 32768\n                 ^",
+        ),
+        ("epochs >= 99999999999", "epochs are counted up to 32767; 99999999999 never come"),
         ("epochs", "expected one of < <= > >= == !=, found the end"),
         ("A" + " | A" * 400, "has 1601 characters; at most 1000"),
     ],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.generator.prove.machines import proved, said
+from kasmina_generator.verify import verify
+from tests.generator.prove.machines import machine, proved, said
 
 EXIT_B = "  - {from: B, on: go, to: END, guard: timed_out}\n"
 CAPACITY = "capacities:\n  few: {states: B, limit: room, order: slot, meaning: Few.}\n"
@@ -24,7 +25,7 @@ def test_an_overlap_of_one_value(tmp_path: Path) -> None:
     assert said(proved(tmp_path, (EXIT_B, EXIT_B + extra))) == (
         "door.yaml:27:5: 'go' from A to END and 'go' from A to B (line 24) can both pass with "
         "priority 20; which is taken?\n"
-        "    witness: A@0 --tick [edge=0.7, x=0.7]--> B or END\n"
+        "    witness: A@0 --tick [edge=0.7, x=0.7]--> B@0 or END@0\n"
         "    hint: make the guards exclude each other, limits at their worst, or give one a "
         "'priority'"
     )
@@ -123,3 +124,27 @@ def test_commands_of_one_priority_are_noted(tmp_path: Path) -> None:
     proof = proved(tmp_path, (events, more + events), (EXIT_B, EXIT_B + edges))
     assert not proof.findings
     assert "state A: one goes before two by its place in the file" in proof.notes
+
+
+def test_an_edge_that_comes_too_late(tmp_path: Path) -> None:
+    """Its guard holds, in epochs that nobody reaches: the edges that leave before are named."""
+    after = "  - {from: B, on: go, to: END, guard: timed_out}\n"
+    ways = (
+        "  - {from: B, on: go, to: END, guard: y >= edge}\n"
+        "  - {from: B, on: late, to: END, guard: y < 5.5}\n"
+    )
+    text = said(proved(tmp_path, (after, ways + after)))
+    assert "28:5: 'go' from B to END can never be taken: B is always left before its guard" in text
+    assert "'late' from B to END (line 27)" in text
+    assert "'go' from B to END (line 26)" in text
+    assert "holds for no values" not in text
+
+
+def test_structural_findings_are_shown_by_steps(tmp_path: Path) -> None:
+    """Epochs and values on each path, waiting included, though a graph of names found the fault."""
+    loop = ("  - {from: B, on: go, to: END, guard: timed_out}\n", "")
+    findings = verify(machine(tmp_path, loop, more="properties:\n  - {name: p, absorbing: B}\n"))
+    paths = {finding.check: finding.witness for finding in findings.findings}
+    assert paths["no_timeout"][:2] == ("A@0", "tick + go [edge=0.7, x=0.7]")
+    assert paths["no_timeout"][-2:] == ("tick x3", "B@3")
+    assert paths["absorbing"][-3:] == ("B@0", "stop", "END@0")

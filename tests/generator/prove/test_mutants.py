@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 import kasmina_spec
 from kasmina_generator import read_spec
+from kasmina_generator.finding import Finding
 from kasmina_generator.verify import verify
-from tests.generator.prove.mutation import OPERATORS, gapless, judge, mutants
+from tests.generator.prove.mutation import OPERATORS, gapless, judge, mutants, points_at
 from tests.generator.specs import MACHINES
+from tests.helpers import ROOT
+from tools.mutants import tally
 
 FILES = [
     kasmina_spec.LIFECYCLE,
@@ -34,10 +38,38 @@ def test_every_mutant_is_caught_or_proved_equal(file: Path) -> None:
     missed = [f"{each.mutant.operator}: {each.mutant.what}" for each in judged if each.missed]
     assert not missed, "\n".join(missed)
     assert len(judged) > 60
+    assert tally(judged) == documented()[file.stem]
     for each in judged:
         if each.caught:
-            assert each.caught.place.line > 1
-            assert each.caught.what
+            assert points_at(each.caught, each.mutant), each.caught
+            assert is_concrete(each.caught), each.caught
+
+
+NUMBERS = {"counter", "missing values", "limit"}  # faults of a number: no path shows them
+
+
+def is_concrete(finding: Finding) -> bool:
+    """Say whether a path of states with their epochs shows a fault, where one can."""
+    if finding.check in NUMBERS:
+        return not finding.witness
+    return bool(finding.witness) and re.fullmatch(r"\w+@\d+", finding.witness[0]) is not None
+
+
+def documented() -> dict[str, tuple[int, ...]]:
+    """Return the table of mutants in the documentation: machine, and its numbers."""
+    text = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    return {name: tuple(map(int, numbers)) for name, *numbers in rows}
+
+
+def test_the_documented_table_is_of_these_machines() -> None:
+    """All five; what was planted is what is there; and the numbers of each add up."""
+    table = documented()
+    assert list(table) == [file.stem for file in EVERY]
+    for file in EVERY:
+        planted, *became = table[file.stem]
+        assert planted == sum(1 for _ in mutants(read_spec(file)))
+        assert planted == sum(became)
 
 
 @pytest.mark.parametrize("file", EVERY, ids=lambda file: file.stem)

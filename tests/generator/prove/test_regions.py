@@ -104,6 +104,17 @@ def test_the_ends_of_float32() -> None:
     assert show(True) == "true"
 
 
+def test_only_values_of_the_dtype_are_tried() -> None:
+    """A whole number is never 0.1, and a float never an int, whatever it is compared beside."""
+    people = Domain("people", "int32", 0, 40, 1, infinite=False, nan=False, is_limit=False)
+    load = Domain("load", "float32", 0.0, 9.0, 1.0, infinite=True, nan=True, is_limit=False)
+    numbers = [0.1, 19.5, math.inf, 20, 0]
+    assert people.samples(numbers, 2) == [1, 0, 20, 21, 2, 22, 19]
+    assert all(isinstance(value, float) for value in load.samples(numbers, 2))
+    assert not people.has(0.5)
+    assert load.has(step(9.0, -1, "float32"))
+
+
 def test_without_z3_it_says_what_was_not_checked(tmp_path: Path) -> None:
     """Guards that compute and that values tried do not settle are left unproved, never passed."""
     guard = ("guard: x >= edge", "guard: x / y >= edge and x / y < edge")

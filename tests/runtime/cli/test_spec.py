@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kasmina.cli import main
 from kasmina.lifecycle import Lifecycle
 from tests.generator.specs import DOOR, MACHINES, spoil, write
 from tests.helpers import run_cli, run_python
-
-Kasmina = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def kasmina(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Kasmina:
-    """Run the command in this process; give its exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+from tests.runtime.cli.conftest import Kasmina
 
 
 def test_check_of_the_built_in_specs(kasmina: Kasmina) -> None:

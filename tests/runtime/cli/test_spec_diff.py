@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import kasmina_spec
-from kasmina.cli import main
 from tests.generator.specs import DOOR, spoil, write
 from tests.helpers import run_cli
-
-Kasmina = Callable[..., tuple[int, str, str]]
+from tests.runtime.cli.conftest import Kasmina
 
 EDITS = {
     "source": ("A door with a spring.", "A door."),
@@ -22,22 +19,6 @@ EDITS = {
     "behaviour": ("default: 20", "default: 21"),
 }
 CLASSES = list(EDITS)
-
-
-@pytest.fixture
-def kasmina(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Kasmina:
-    """Run the command in this process; give its exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def doors(folder: Path, kind: str) -> tuple[Path, Path]:
