@@ -221,6 +221,16 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
         manager.save(contents(1))
 
 
+def test_a_path_that_no_directory_can_have() -> None:
+    """NUL, too long, below a file: each is an error of the store's own."""
+    with pytest.raises(BadDirectory, match=r"'a\\x00b': a path holds no NUL"):
+        CheckpointManager("a\0b")
+    with pytest.raises(StoreFailed, match="File name too long; nothing was changed"):
+        CheckpointManager("a" * 300)
+    with pytest.raises(StoreFailed, match="Not a directory; nothing was changed"):
+        CheckpointManager(Path(__file__) / "c")
+
+
 def test_a_directory_in_place_of_a_checkpoint(tmp_path: Path) -> None:
     """It is damaged, not a crash; so is a pipe, which is not waited for, and a symbolic link."""
     manager, ids = filled(tmp_path, 1)

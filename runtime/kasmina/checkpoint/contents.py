@@ -158,12 +158,29 @@ def snapshot(
 def _parts(contents: Contents, flat: Flattened) -> dict[str, Any]:
     parts = {}
     if contents.state is not None:
+        _check_state(contents.state)
         parts[STATE] = flat.add(STATE, dict(contents.state["columns"]))
+    if not isinstance(contents.parts, Mapping):
+        raise BadContents(
+            "parts", f"a {type(contents.parts).__name__}, not a dict of parts by name"
+        )
     for name, part in contents.parts.items():
         if not isinstance(name, str) or name.startswith("$") or name in parts:
             raise BadContents(f"part {name!r}", f"no name of a part; {STATE!r} is the state tensor")
         parts[name] = flat.add(name, part)
     return parts
+
+
+def _check_state(state: Mapping[str, Any]) -> None:
+    """Hold that a state is what `StateTensor.state_dict` gives: what is saved must be readable."""
+    wanted = {"spec": str, "digest": str, "columns": Mapping}
+    if not isinstance(state, Mapping) or state.keys() != wanted.keys():
+        raise BadContents(
+            STATE, f"not a dict of {', '.join(wanted)}, as StateTensor.state_dict gives"
+        )
+    for name, kind in wanted.items():
+        if not isinstance(state[name], kind):
+            raise BadContents(f"{STATE}[{name!r}]", f"a {type(state[name]).__name__}")
 
 
 def _spec(state: Mapping[str, Any] | None) -> Spec | None:

@@ -90,11 +90,13 @@ class Store:
             BadDirectory: there is none, or something else has its name.
             StoreFailed: it cannot be made.
         """
-        if self.directory.exists() and not self.directory.is_dir():
-            raise BadDirectory(f"{self.directory}: is a file; give a directory of checkpoints")
-        if not create and not self.directory.is_dir():
-            raise BadDirectory(f"{self.directory}: there is no such directory")
-        with self._told("making", self.directory):
+        if "\0" in str(self.directory):
+            raise BadDirectory(f"{str(self.directory)!r}: a path holds no NUL")
+        with self._told("opening", self.directory):
+            if self.directory.exists() and not self.directory.is_dir():
+                raise BadDirectory(f"{self.directory}: is a file; give a directory of checkpoints")
+            if not create and not self.directory.exists():
+                raise BadDirectory(f"{self.directory}: there is no such directory")
             self.disk.make_directory(self.directory)
 
     def names(self) -> list[str]:
@@ -387,7 +389,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            if not self.directory.is_dir():
+            if error.errno == errno.ENOENT and not os.path.isdir(self.directory):  # noqa: PTH112
                 raise BadDirectory(f"{self.directory}: the directory is not there") from error
             if error.errno in _FULL:
                 advice = (
