@@ -147,6 +147,57 @@ def test_arrows_lead_down_but_those_that_close_a_circle() -> None:
         assert first.y != last.y
 
 
+def test_nothing_stands_above_the_first_box() -> None:
+    """A box that leads to it and that no arrow reaches would go before it by its arrows alone."""
+    links = [Link("a", "b", TEXT), Link("lost", "a", TEXT), Link("b", "lost", TEXT)]
+    for some in (links[:2], links[1:], links[1:2], links):
+        heights = layers(place(dict.fromkeys(("a", "b", "lost"), BOX), some))
+        assert heights["a"] == min(heights.values())
+        assert heights["lost"] > heights["a"]
+
+
+RECYCLED = """\
+schema: kasmina/lifecycle@1
+name: slot
+version: 1
+meaning: An end that is reached from all states alike, and left for a new life.
+initial: IDLE
+states:
+  IDLE: {code: 0, max_epochs: unbounded, meaning: Waits.}
+  BUSY: {code: 1, max_epochs: 5, meaning: Works.}
+  BROKEN: {code: 2, terminal: true, meaning: Out of order.}
+events:
+  alarm: {kind: command, urgent: true, priority: 0, meaning: Break it.}
+  work: {kind: command, priority: 5, meaning: Begin.}
+  rest: {kind: automatic, priority: 10, meaning: Enough.}
+transitions:
+  - {from: non_terminal, on: alarm, to: BROKEN}
+  - {from: IDLE, on: work, to: BUSY}
+  - {from: BUSY, on: rest, to: IDLE, guard: timed_out}
+recycle:
+  - {from: BROKEN, to: IDLE, after_epochs: 1}
+"""
+
+
+def test_the_start_is_seen(tmp_path: Path) -> None:
+    """The dot and its arrow stand above every box and every text."""
+    specs = [read_spec(path) for path in SPECS] + [read(tmp_path, RECYCLED)]
+    for spec in specs:
+        root = drawn(spec)
+        (dot,) = root.iter(f"{SVG}circle")
+        picture = next(root.iter(f"{SVG}g"))
+        tops = [
+            float(rect.get("y", "nan"))
+            for rect in picture.iter(f"{SVG}rect")
+            if "inner" not in rect.get("class", "")
+        ]
+        assert float(dot.get("cy", "nan")) + float(dot.get("r", "nan")) < min(tops) - 10
+        shift = re.fullmatch(r"translate\(.* (.*)\)", picture.get("transform", ""))
+        assert shift is not None
+        title = next(text for text in root.iter(f"{SVG}text") if text.get("class") == "title")
+        assert float(shift[1]) + float(dot.get("cy", "nan")) - 5 > float(title.get("y", "nan"))
+
+
 def test_a_box_without_arrows_has_its_place() -> None:
     """In the first layer, beside the others."""
     placing = place({"a": BOX, "b": BOX}, [])

@@ -209,11 +209,14 @@ class _Layout:
 
 
 def _turned(names: Sequence[str], links: Sequence[Link]) -> set[int]:
-    """Return the arrows that close a circle on the way down from the first box."""
+    """Return the arrows that close a circle on the way down from the first box, or lead to it.
+
+    None is left that leads down to the first box, so that it stands at the top.
+    """
     leaving: dict[str, list[int]] = {name: [] for name in names}
     for number, link in enumerate(links):
-        leaving[link.source].append(number)
-    turned: set[int] = set()
+        leaving[link.source] += [number] if link.target != names[0] else []
+    turned = {number for number, link in enumerate(links) if link.target == names[0]}
     done: set[str] = set()
     for root in names:
         path: list[tuple[str, list[int]]] = [] if root in done else [(root, leaving[root][::-1])]
