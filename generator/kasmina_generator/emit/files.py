@@ -147,7 +147,7 @@ def apply(planned: Iterable[Change]) -> None:
     try:
         for change in planned:
             if change.new is not None:
-                staged.append((_stage(change.path, change.new), change.path))
+                staged.append((stage(change.path, change.new), change.path))
     except OSError as error:
         _discard(staged)
         raise BuildError(
@@ -170,8 +170,12 @@ def _refuse_foreign(planned: list[Change]) -> None:
         )
 
 
-def _stage(path: Path, text: str) -> Path:
-    """Write `text` to a temporary file in the directory of `path`, whole and with plain rights."""
+def stage(path: Path, text: str) -> Path:
+    """Write `text` to a temporary file in the directory of `path`, whole and with plain rights.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     with os.fdopen(handle, "wb") as stream:

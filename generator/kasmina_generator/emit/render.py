@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import jinja2
 
@@ -16,11 +17,11 @@ from kasmina_generator.emit.promela import Stretches, promela_view, stretches
 from kasmina_generator.emit.records_view import view_records
 from kasmina_generator.emit.source_map import Span, at, rows, spans, unmarked
 from kasmina_generator.emit.testing_view import TESTING_MODULES, TestingView, testing_view
+from kasmina_generator.emit.trace import TemplateLine, template_lines
 from kasmina_generator.emit.user import COMMENTS, TemplateError, fill
 from kasmina_generator.emit.view import PackageView, view
 from kasmina_generator.emit.wording import cell, entry_order, passes, plain, statement, stay
 from kasmina_generator.kernels.emission import KernelText, kernel_texts
-from kasmina_generator.kernels.model import KernelSet
 from kasmina_generator.model import Spec
 from kasmina_generator.record_model import RecordSchema
 from kasmina_generator.vocabulary import camel
@@ -30,7 +31,7 @@ MODULES = ("__init__", "lifecycle", "guards", "tables", "machine", "vector")
 SUBPACKAGES = ("kernels", "testing", "formal")
 FORMAL = "formal/lifecycle.pml"
 SOURCE_MAP = "source_map.py"
-_HEADER_LINES = 5
+HEADER_LINES = 5
 _CHECKSUM = "body"
 
 
@@ -41,6 +42,26 @@ class Output:
     name: str
     text: str
     spans: tuple[Span, ...] = ()  # where its lines come from
+
+
+class Source(Protocol):
+    """What a file is made from: a spec, a records or kernels file, or a kind of a user's."""
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+
+    @property
+    def version(self) -> int:
+        """Counted up by whoever writes it."""
+
+    @property
+    def file(self) -> str:
+        """Where it stands."""
+
+    @property
+    def digest(self) -> str:
+        """Of all that the file's text depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +136,7 @@ def render_records(schema: RecordSchema, command: str) -> Output:
     return _stamped(f"{schema.name}.py", template, filled, schema, command)
 
 
-def render_kernels(texts: Iterable[KernelText], kernels: KernelSet, command: str) -> list[Output]:
+def render_kernels(texts: Iterable[KernelText], kernels: Source, command: str) -> list[Output]:
     """Return the modules of kernels."""
     return [
         _stamped(
@@ -129,6 +150,11 @@ def render_kernels(texts: Iterable[KernelText], kernels: KernelSet, command: str
     ]
 
 
+def lines_of_template(template: str, variables: dict[str, object]) -> list[TemplateLine]:
+    """Return where each line of a module's body comes from."""
+    return template_lines(_ENVIRONMENT, template, variables)
+
+
 def _output(name: str, filled: Filled, command: str) -> Output:
     template = f"{name}.jinja"
     spec = filled.spec
@@ -138,9 +164,7 @@ def _output(name: str, filled: Filled, command: str) -> Output:
     return _stamped(name, template, text, spec, command)
 
 
-def _stamped(
-    name: str, template: str, text: str, source: Spec | RecordSchema | KernelSet, command: str
-) -> Output:
+def _stamped(name: str, template: str, text: str, source: Source, command: str) -> Output:
     """Return a file: the header, which tells where it comes from, and the text."""
     marked = f"{text.strip()}\n"
     body = unmarked(marked)
@@ -152,7 +176,7 @@ def _stamped(
         f"{_CHECKSUM}: {checksum(body)}",
     ]
     header = "".join(f"{_comment(name, fact)}\n" for fact in facts)
-    return Output(name, f"{header}\n{body}", tuple(spans(marked, _HEADER_LINES + 1)))
+    return Output(name, f"{header}\n{body}", tuple(spans(marked, HEADER_LINES + 1)))
 
 
 def _comment(name: str, text: str) -> str:
@@ -173,8 +197,8 @@ def is_generated(text: str) -> bool:
 def is_edited(text: str) -> bool:
     """Whether the body of a generated file is not what its header says; then a hand was at it."""
     lines = text.split("\n")
-    body = "\n".join(lines[_HEADER_LINES + 1 :])
-    return f"{_CHECKSUM}: {checksum(body)}" not in lines[_HEADER_LINES - 1]
+    body = "\n".join(lines[HEADER_LINES + 1 :])
+    return f"{_CHECKSUM}: {checksum(body)}" not in lines[HEADER_LINES - 1]
 
 
 _HELPERS: tuple[Callable[..., str], ...] = (

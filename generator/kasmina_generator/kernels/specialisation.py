@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from kasmina_generator.kernels.model import Direction, KernelSet, Placement, Variant
 from kasmina_generator.kernels.variables import states_of, variables_of
@@ -73,16 +74,16 @@ class KernelSpec:
 
 def specialisations(kernels: KernelSet) -> Iterator[KernelSpec]:
     """Yield every kernel of a set, those of one file together."""
+    masks = (kernels.mixing.mask, kernels.joint.mask)
     for placement in kernels.placements:
         for variant in kernels.variants():
-            yield from of_variant(kernels, placement, variant)
+            yield from of_variant(kernels.dtypes, placement, variant, masks)
 
 
-def of_variant(kernels: KernelSet, placement: Placement, variant: Variant) -> Iterator[KernelSpec]:
-    """Yield the kernels of one text in one placement."""
-    masks = (kernels.mixing.mask, kernels.joint.mask)
-    for direction in _DIRECTIONS:
-        for mode in placement.modes:
-            for dtype in kernels.dtypes:
-                for telemetry in (False, True) if direction == "forward" else (False,):
-                    yield KernelSpec(placement, variant, direction, *masks, mode, dtype, telemetry)
+def of_variant(
+    dtypes: Sequence[str], placement: Placement, variant: Variant, masks: tuple[int, int]
+) -> Iterator[KernelSpec]:
+    """Yield the kernels of one text in one placement; `masks` are those of the states."""
+    for direction, mode, dtype in product(_DIRECTIONS, placement.modes, dtypes):
+        for telemetry in (False, True) if direction == "forward" else (False,):
+            yield KernelSpec(placement, variant, direction, *masks, mode, dtype, telemetry)
