@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from kasmina.checkpoint.errors import BadContents, Damaged
 from kasmina.checkpoint.manifest import (
@@ -51,19 +53,31 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A checkpoint as it will be written; its buffers are those of the arrays that were given."""
+    """A checkpoint that is not laid out yet; its blocks are the arrays that were given."""
 
     id: CheckpointId
-    manifest: Manifest
-    data: list[Buffer]
+    manifest: Manifest  # its `data` is not filled in
+    blocks: Mapping[str, Block]
 
     def copied(self) -> Snapshot:
         """The same in memory of its own."""
-        copy = rest = room(self.manifest.data.bytes)
-        for buffer in self.data:
-            rest[: len(buffer)] = buffer
-            rest = rest[len(buffer) :]
-        return replace(self, data=[copy])
+        rest = room(sum(len(block.data) for block in self.blocks.values()))
+        blocks = {}
+        for name, block in self.blocks.items():
+            size = len(block.data)
+            rest[:size] = block.data
+            blocks[name] = Block(block.dtype, block.shape, rest[:size])
+            rest = rest[size:]
+        return Snapshot(self.id, self.manifest, blocks)
+
+    def laid_out(self) -> tuple[Manifest, list[Buffer]]:
+        """The whole manifest, and the data piece by piece.
+
+        Raises:
+            BadContents: the table of tensors is too long.
+        """
+        data = encode(self.blocks)
+        return msgspec.structs.replace(self.manifest, data=Data(bytes=sum(map(len, data)))), data
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +138,7 @@ def snapshot(
     created: str | None = None,
     migrations: tuple[Taken, ...] = (),
 ) -> Snapshot:
-    """Lay out `contents` as a checkpoint.
+    """Take `contents` apart into named blocks and a manifest.
 
     Raises:
         BadContents: something that no checkpoint holds, with its place.
@@ -135,7 +149,6 @@ def snapshot(
     parts = _parts(contents, flat)
     architecture = flat.add("architecture", contents.architecture, arrays=False)
     metadata = flat.add("metadata", contents.metadata, arrays=False)
-    data = encode(flat.blocks)
     manifest = Manifest(
         id=str(id_),
         created=created or now(),
@@ -150,9 +163,9 @@ def snapshot(
         metadata=metadata,
         parts=parts,
         migrations=migrations,
-        data=Data(bytes=sum(map(len, data))),
+        data=Data(bytes=0),
     )
-    return Snapshot(id_, manifest, data)
+    return Snapshot(id_, manifest, flat.blocks)
 
 
 def _parts(contents: Contents, flat: Flattened) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class CheckpointManager:
         return made
 
     def _write(self, made: Snapshot) -> None:
-        self._store.write(made.id, made.manifest, made.data)
+        self._store.write(made.id, *made.laid_out())
         if self._retention is not None:
             self._store.prune(self._retention, good=made.id)
         self._store.highest()  # here, so that the next call finds it counted

@@ -93,7 +93,7 @@ def _take(store: Store, old: v1.Old) -> bool:
     made = snapshot(
         contents, old.id, priority=about.priority, created=about.timestamp, migrations=(step,)
     )
-    store.write(made.id, made.manifest, made.data, replace=True)
+    store.write(made.id, *made.laid_out(), replace=True)
     return True
 
 
@@ -128,7 +128,7 @@ def _convert(store: Store, id_: CheckpointId, convert: Convert, digest: str | No
             created=manifest.created,
             migrations=(*manifest.migrations, step),
         )
-        store.write(made.id, made.manifest, made.data, replace=True)
+        store.write(made.id, *made.laid_out(), replace=True)
     return True
 
 
