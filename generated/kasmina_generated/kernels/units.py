@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/units.py.jinja
-# body: fa87e075eb456a4a9ab4df249e227001
+# body: 3026952eaf46fefbc55945cc193e2729
 
 """What kernels of parallel chunks share: which are mixed in, and products over their hidden units.
 
@@ -271,14 +271,17 @@ def add_up(
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,  # into the rows of the chunks that get gradients; else by chunk
     BLOCK: tl.constexpr,
+    DEEP: tl.constexpr,
 ):
     """Add up what the tiles have found, always in the same order."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < tl.load(counts_at + (1 if ROWS else 0)) * SIZE
     total = tl.zeros((BLOCK,), tl.float32)
-    for tile in range(TILES):
-        at = tl.cast(tile, tl.int64) * C * SIZE + i
-        total += tl.load(partial_at + at, mask=inside, other=0.0)
+    for first in range(0, TILES, DEEP):
+        tile = (first + tl.arange(0, DEEP)).to(tl.int64)
+        at = tile[:, None] * C * SIZE + i[None, :]
+        held = (tile < TILES)[:, None] & inside[None, :]
+        total += tl.sum(tl.load(partial_at + at, mask=held, other=0.0), 0)
     place = tl.load(selection_at + (C if ROWS else 0) + i // SIZE, mask=inside, other=0)
     if ROWS:
         total = only_finite(total)

@@ -517,7 +517,7 @@ def _add_up(partial: Tensor, to: Tensor, saved: Saved, work: _Pass, size: int, r
     grid = (-(-work.seen * size // 128),)
     work.units.add_up[grid](
         partial, to, saved.selection, saved.counts, work.capacity, len(partial), SIZE=size,
-        ROWS=rows, BLOCK=128,
+        ROWS=rows, BLOCK=128, DEEP=16,
     )  # fmt: skip
 
 
