@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "kasmina_generated": set(),
     "kasmina.errors": set(),
     "kasmina.lifecycle": {*_BELOW, "kasmina.kernels"},  # for the choice of the step's backend
-    "kasmina.kernels": _BELOW,
+    "kasmina.kernels": {*_BELOW, "kasmina_generator"},
     "kasmina.blueprints": _DATA,
     "kasmina.grafting": _DATA,
     "kasmina.sites": _SITES,
@@ -149,6 +149,23 @@ def test_the_rules_have_no_circle() -> None:
     """What a room may import may never import the room."""
     circles = [(a, b) for a in ALLOWED for b in ALLOWED[a] if a in ALLOWED[b]]
     assert not circles
+
+
+def test_the_runtime_asks_the_generator_in_one_place_only_when_it_must() -> None:
+    """The command line aside, that is for kernels of users' kinds, inside a function."""
+    cli = ("kasmina.cli", "kasmina.bench")
+    asking = [
+        (name, target, tree)
+        for name, tree in modules("kasmina")
+        if not name.startswith(cli)
+        for target, _ in imports(name, tree)
+        if target.startswith("kasmina_generator")
+    ]
+    assert {name for name, _, _ in asking} == {"kasmina.kernels.made"}
+    for _, _, tree in asking:
+        top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
+        top |= {n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)}
+        assert not [name for name in top if name.startswith("kasmina_generator")]
 
 
 def test_the_generated_core_stands_alone() -> None:

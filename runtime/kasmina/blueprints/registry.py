@@ -44,6 +44,11 @@ class Blueprint(ABC):
     """
 
     name: ClassVar[str] = ""
+    # What `forward` computes, from which a kernel is made; "" for none. `{maps: {up: bias}, hidden:
+    # tanh(up)}`: maps of the input, and the hidden units of what they give; the parameters are
+    # `up_weight` [hidden, d_in], `up_bias`, `out_weight` [d_out, hidden] and, inline, `out_bias`.
+    # `{elementwise: x * scale + shift}`: parameters [d_out]. A class declares its own, for itself.
+    formula: ClassVar[str] = ""
 
     def __init__(self, shape: SiteShape, hidden: int) -> None:
         if hidden < 1:

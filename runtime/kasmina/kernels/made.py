@@ -1,0 +1,203 @@
+"""Kernels of kinds that users have written: made from their formulas when they are first used.
+
+The generator is imported here, and only then. A kernel is believed after it has given, on random
+numbers, what the kind's own `forward` gives.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from kasmina.errors import KasminaError
+
+if TYPE_CHECKING:
+    from kasmina_generator.kernels.making import Request
+
+_ROWS = 16
+_TOLERANCE = (
+    1e-3  # float32 against float64, of sums of some hundred terms; a wrong formula is off by more
+)
+
+
+class FormulaError(KasminaError, ValueError):
+    """A kind's formula that gives no kernel, or another one than its `forward` needs."""
+
+
+class _Asked(NamedTuple):
+    """What a kernel is made from, see `making.Request`."""
+
+    name: str
+    formula: str
+    placement: str
+    choices: tuple[tuple[str, str], ...]
+    package: str
+    mixing: int
+    joint: int
+
+
+class Written(Protocol):
+    """What is needed of a kind; a Blueprint has it."""
+
+    hidden: int
+    shape: Any
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters of one seed, in a fixed order."""
+
+    def forward(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """All seeds at once."""
+
+
+def made(package: str, name: str, kind: Written) -> tuple[Any, Any] | None:
+    """The modules `forward` and `backward` of a kind's inline kernel; None where it has no formula.
+
+    Args:
+        package: of the lifecycle, whose states the kernel has to know.
+        name: of the kind.
+        kind: itself; its options are attributes of it. Only a formula that its own class declares
+            counts: a subclass may compute something else.
+
+    Raises:
+        FormulaError: the formula is wrong, or is not what `forward` computes.
+    """
+    formula = vars(type(kind)).get("formula", "")
+    if not formula:
+        return None
+    choices = tuple(sorted((k, v) for k, v in vars(kind).items() if isinstance(v, str)))
+    catalogue = importlib.import_module(f"{package}.kernels.catalogue")
+    masks = (catalogue.MIXING, catalogue.JOINT)
+    asked = _Asked(name, formula, "inline", choices, package, *masks)
+    modules, parameters = _modules(asked)
+    _check_shapes(name, kind, parameters)
+    _check_values(asked, kind, modules[0])
+    return modules
+
+
+@functools.cache
+def _modules(asked: _Asked) -> tuple[tuple[Any, Any], tuple[str, ...]]:
+    """Forward and backward, and the names of the parameters."""
+    from kasmina_generator import SpecErrors
+    from kasmina_generator.kernels import making
+
+    try:
+        found = making.make(_request(asked))
+    except (SpecErrors, ValueError) as error:
+        told = f"blueprint {asked.name!r}: its formula gives no kernel:\n{error}"
+        raise FormulaError(told) from error
+    forward, backward = (_load(found.files[module]) for module in found.files)
+    return (forward, backward), found.parameters
+
+
+def _request(asked: _Asked) -> Request:
+    from kasmina_generator.kernels import making
+
+    return making.Request(**{**asked._asdict(), "choices": dict(asked.choices)})
+
+
+def _load(path: Path) -> Any:
+    """Import a file that the generator has written or found whole."""
+    name = f"kasmina_made.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _check_shapes(name: str, kind: Written, parameters: tuple[str, ...]) -> None:
+    """Hold that a kind declares the parameters that its formula has."""
+    d_in, d_out, hidden = kind.shape.d_in, kind.shape.d_out, kind.hidden
+    dense = "out_weight" in parameters
+    wanted = {
+        each: (d_out,) if each == "out_bias" or not dense
+        else (d_out, hidden) if each == "out_weight"
+        else (hidden, d_in) if each.endswith("_weight")
+        else (hidden,)
+        for each in parameters
+    }  # fmt: skip
+    if list(wanted.items()) != list(kind.shapes().items()):
+        raise FormulaError(
+            f"blueprint {name!r}: shapes() declares {_listed(kind.shapes())}, and its formula has "
+            f"{_listed(wanted)}; they must be the same, in this order"
+        )
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+
+
+def _check_values(asked: _Asked, kind: Written, forward: Any) -> None:
+    """Hold that the kernel gives what `forward` gives, for two seeds and random numbers."""
+    name, mixing = asked.name, asked.mixing
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    random = torch.Generator().manual_seed(0)
+    width = kind.shape.d_in
+    x = torch.randn(_ROWS, 2 * width, generator=random)
+    stacks = [torch.randn(2, *shape, generator=random) for shape in kind.shapes().values()]
+    given = {name: stack.double() for name, stack in zip(kind.shapes(), stacks, strict=True)}
+    want = kind.forward(given, x.double().view(_ROWS, 2, width).transpose(0, 1)).transpose(0, 1)
+    out = torch.empty_like(x, device=device)
+    state = (mixing & -mixing).bit_length() - 1
+    codes = torch.full((2,), state, dtype=torch.int8, device=device)
+    kinds, rows = torch.zeros(2, device=device).int(), torch.arange(2, device=device).int()
+    alpha, faults = torch.ones(2, device=device), torch.zeros(2, device=device).long()
+    values = (x.to(device), out, codes, kinds, rows, alpha, tuple(s.to(device) for s in stacks))
+    try:
+        forward.forward(*values, 0, faults, None, None, None, replace=True, tiles=forward.Tiles())
+    except Exception as error:  # whatever a compiler may raise
+        raise FormulaError(_told(asked, forward, error)) from error
+    found, want = out.cpu().double(), want.reshape(_ROWS, -1)
+    kept = want.float().isfinite()
+    off = float((found - want)[kept].abs().max()) if kept.any() else 0.0
+    if not off <= _TOLERANCE * (1 + float(want[kept].abs().max() if kept.any() else 0)):
+        raise FormulaError(
+            f"blueprint {name!r}: its formula and its forward() differ, by {off:.3g} on random "
+            "numbers; mend one of them, or drop the formula, and it runs without a kernel"
+        )
+
+
+def _told(asked: _Asked, module: Any, error: Exception) -> str:
+    """Say why a kernel does not compile, with the line of the template or that it is the formula."""
+    from kasmina_generator.kernels import making
+
+    path = Path(module.__file__)
+    causes = list(_causes(error))
+    what = f"{type(causes[-1]).__name__}: {causes[-1]}".strip().split("\n")[-1]
+    told = f"blueprint {asked.name!r}: its kernel cannot be compiled: {what}"
+    lines = [line for cause in causes if (line := _line_of(cause, path)) is not None]
+    if not lines:
+        return told
+    place = making.origin(_request(asked), path.stem.rpartition("_")[0], lines[-1])
+    text = path.read_text().split("\n")[lines[-1] - 1].strip()
+    return f"{told}\n    {path}:{lines[-1]}: {text}\n    which comes from {place}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it comes from, the first of all last."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line_of(error: BaseException, path: Path) -> int | None:
+    """The line of a file at which an error was raised, or which a compiler says it is about."""
+    source, node = getattr(error, "src", None), getattr(error, "node", None)
+    if isinstance(source, str) and node is not None:
+        text = path.read_text()
+        start = text.find(source)
+        return text.count("\n", 0, start) + int(node.lineno) if start >= 0 else None
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None

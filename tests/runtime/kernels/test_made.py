@@ -1,0 +1,181 @@
+"""A user's kind with a formula gets its kernel at run time; a formula that lies is told before use."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind, known_blueprints
+from kasmina.blueprints.dense import _Dense
+from kasmina.blueprints.registry import Parameters
+from kasmina.kernels import made as room
+from kasmina.kernels.made import FormulaError, made
+from kasmina_generated.kernels.catalogue import TEXTS
+from kasmina_generator.kernels.functions import FUNCTIONS, Function
+from kasmina_generator.kernels.kind import kind_of_text
+
+PACKAGE = "kasmina_generated"
+HERE = SiteShape("inline", 12, 12)
+
+
+class Squash(_Dense):
+    """`out(2 tanh(up(x)))`."""
+
+    name = "squash"
+    formula = "{maps: {up: bias}, hidden: 2 * tanh(up)}"
+    inner, inner_bias = ("up",), True
+
+    def units(self, *given: Tensor) -> Tensor:
+        """See `_Dense.units`."""
+        return 2 * torch.tanh(*given)
+
+    def plain(self, params: Parameters) -> nn.Module:
+        """Not asked for here."""
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    room._modules.cache_clear()
+
+
+def kind(formula: str | None = None) -> Blueprint:
+    """Return a kind with another formula, and the same forward."""
+    own = {} if formula is None else {"formula": formula}
+    made_here: type[Squash] = type("Squash", (Squash,), {"formula": Squash.formula, **own})
+    return made_here(HERE, 5)
+
+
+def test_a_kernel_of_a_users_kind_gives_what_its_forward_gives(tmp_path: Path) -> None:
+    """Values and gradients; the files lie in the user's cache."""
+    squash = kind()
+    modules = made(PACKAGE, "squash", squash)
+    assert modules is not None
+    forward, backward = modules
+    assert Path(forward.__file__).parent == tmp_path / "cache" / "kasmina" / "kernels"
+    random = torch.Generator().manual_seed(1)
+    stacks = [torch.randn(3, *shape, generator=random) for shape in squash.shapes().values()]
+    leaves = [stack.clone().requires_grad_() for stack in stacks]
+    x = torch.randn(20, 36, generator=random, requires_grad=True)
+    g = torch.randn(20, 36, generator=random)
+    named = dict(zip(squash.shapes(), leaves, strict=True))
+    made_of = squash.forward(named, x.view(20, 3, 12).transpose(0, 1)).transpose(0, 1)
+    torch.autograd.backward(x + 0.5 * made_of.reshape(20, 36), g)
+    codes, rows = torch.full((3,), 3, dtype=torch.int8), torch.arange(3).int()
+    seeds = (codes, torch.zeros(3).int(), rows, torch.full((3,), 0.5), tuple(stacks))
+    out, gx, faults = torch.empty(20, 36), torch.empty(20, 36), torch.zeros(3).long()
+    with torch.no_grad():
+        forward.forward(
+            x, out, *seeds, 0, faults, None, None, None, replace=False, tiles=forward.Tiles()
+        )
+        gradients = tuple(torch.zeros_like(stack) for stack in stacks)
+        backward.backward(
+            g, x, gx, *seeds, gradients, torch.zeros(3), 0, None, None,
+            replace=False, tiles=backward.Tiles(),
+        )  # fmt: skip
+    torch.testing.assert_close(out, x.detach() + 0.5 * made_of.detach().reshape(20, 36))
+    assert x.grad is not None
+    torch.testing.assert_close(gx, x.grad, rtol=1e-4, atol=1e-5)
+    for name, gradient, leaf in zip(squash.shapes(), gradients, leaves, strict=True):
+        torch.testing.assert_close(gradient, leaf.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_kind_without_a_formula_of_its_own_has_none() -> None:
+    """What a subclass inherits need not be what it computes."""
+    heir = type("Heir", (Squash,), {})(HERE, 5)
+    assert made(PACKAGE, "heir", heir) is None
+    assert made(PACKAGE, "mlp", blueprint_kind("mlp")(HERE, 5)) is None
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        (
+            "{maps: {up: bias}, hidden: 3 * tanh(up)}",
+            (r"blueprint 'squash': its formula and its forward\(\) differ, by [0-9.]+ on random numbers; "
+            r"mend one of them, or drop the formula, and it runs without a kernel"),
+        ),
+        (
+            "{maps: {up: no bias}, hidden: 2 * tanh(up)}",
+            (r"blueprint 'squash': shapes\(\) declares up_weight \[5, 12\], up_bias \[5\], out_weight "
+            r"\[12, 5\], out_bias \[12\], and its formula has up_weight \[5, 12\], out_weight \[12, 5\], "
+            r"out_bias \[12\]; they must be the same, in this order"),
+        ),
+        (
+            "{maps: {up: bias}, hidden: 2 * tnah(up)}",
+            (r"blueprint 'squash': its formula gives no kernel:\n"
+            r"squash:1:32: kind 'squash': unknown function 'tnah'; allowed: .*; did you mean 'tanh'\?\n"
+            r"    2 \* tnah\(up\)\n"
+            r"        \^"),
+        ),
+    ],
+    ids=["other numbers", "other parameters", "no formula"],
+)  # fmt: skip
+def test_a_formula_that_is_wrong_is_told_before_it_is_used(formula: str, message: str) -> None:
+    """With what is wrong in it, and what to do."""
+    with pytest.raises(FormulaError) as told:
+        made(PACKAGE, "squash", kind(formula))
+    assert re.fullmatch(message, str(told.value)), str(told.value)
+
+
+def test_a_kernel_that_does_not_compile_shows_the_line_of_the_template(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And the line of the file that was made from it."""
+    monkeypatch.setitem(FUNCTIONS, "exp", Function("tl.nonsense(u)", "g"))
+    with pytest.raises(FormulaError) as told:
+        made(PACKAGE, "squash", kind("{maps: {up: bias}, hidden: exp(up)}"))
+    first, place, source = str(told.value).split("\n")
+    assert first == (
+        "blueprint 'squash': its kernel cannot be compiled: AttributeError: module "
+        "'triton.language' has no attribute 'nonsense'"
+    )
+    file, line, text = place.strip().split(":")
+    assert Path(file).parent == tmp_path / "cache" / "kasmina" / "kernels"
+    assert Path(file).read_text().split("\n")[int(line) - 1] == f"    {text.strip()}"
+    assert text == " return tl.nonsense(u)"
+    assert source == "    which comes from template kernels/_functions.jinja:5"
+
+
+def test_a_corrupt_file_in_the_cache_is_healed_before_it_is_imported(tmp_path: Path) -> None:
+    """A hand or a disk that changed it changes no number."""
+    modules = made(PACKAGE, "squash", kind())
+    assert modules is not None
+    path = Path(modules[0].__file__)
+    right = path.read_text()
+    path.write_text(right.replace("2.0 * _tanh", "3.0 * _tanh"))
+    assert path.read_text() != right
+    room._modules.cache_clear()
+    assert made(PACKAGE, "squash", kind()) is not None
+    assert path.read_text() == right
+
+
+@pytest.mark.parametrize("placement", ["inline", "parallel"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_parameters_of_texts_are_those_of_the_kinds(text: str, placement: str) -> None:
+    """What the spec says of a kind and what its class declares are the same, in the same order."""
+    shape = SiteShape("inline" if placement == "inline" else "parallel", 6, 6)
+    built_in = blueprint_kind(TEXTS[text].kind)(shape, 4, **TEXTS[text].options)
+    assert TEXTS[text].parameters[placement] == tuple(built_in.shapes())
+    room._check_shapes(text, built_in, TEXTS[text].parameters[placement])
+
+
+def test_every_kind_that_maps_features_has_its_texts() -> None:
+    """And each of them is registered; the convolution has none."""
+    kinds = {text.kind for text in TEXTS.values()}
+    assert kinds == {"mlp", "low_rank", "gated", "affine"}
+    assert kinds <= set(known_blueprints())
+
+
+def test_the_example_in_the_documentation_is_a_formula() -> None:
+    """What the class says of formulas can be read."""
+    assert [m.name for m in kind_of_text("a", "{maps: {up: bias}, hidden: tanh(up)}").maps] == [
+        "up"
+    ]
+    assert kind_of_text("a", "{elementwise: x * scale + shift}").maps == ()
