@@ -60,6 +60,18 @@ def choose(device: torch.device | str) -> Choice:
     return Choice("torch", f"the twins: {lack}")
 
 
+def fallen_back(device: torch.device, error: Exception) -> Choice:
+    """The backend where a kernel has failed before it was needed.
+
+    Raises:
+        BackendError: the environment demands kernels.
+    """
+    what = f"a kernel cannot be compiled or launched ({type(error).__name__}: {error})"
+    if asked() == "triton":
+        raise BackendError(f"{VARIABLE}=triton, but on {device} {what}") from error
+    return Choice("torch", f"the twins: {what}")
+
+
 def missing(device: torch.device, *, forced: bool = False) -> str | None:
     """What keeps kernels from running on `device`; None where nothing does.
 

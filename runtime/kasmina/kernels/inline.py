@@ -180,6 +180,16 @@ class Launches:
             if chosen is not None:
                 order[: len(chosen)] = chosen
 
+    def compile(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
+        """Launch everything on no rows of tensors like `y` `[N, F]`, which compiles it."""
+        every, empty = self.whatever_comes(), y.new_empty((0, y.shape[1]))
+        sample = alpha.new_zeros((len(alpha), 4))
+        every.measure(empty, sample)
+        for to, measured in ((torch.empty_like(empty), sample), (torch.empty_like(empty), None)):
+            every.forward(empty, to, alpha, stacks, False, measured)
+        every.forward(empty, empty, alpha, stacks, False)
+        every.backward(empty, torch.empty_like(empty), None, alpha, stacks)
+
     def whatever_comes(self) -> Launches:
         """The same for a captured graph: a launch of every kind, whatever is mixed in now."""
         always = object.__new__(Launches)

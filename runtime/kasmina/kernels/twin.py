@@ -130,6 +130,13 @@ class Group:
             stack[self.rows] if isinstance(self.rows, slice) else stack.index_select(0, self.rows)
         )
 
+    def put(self, y: Tensor, chunks: Tensor) -> None:
+        """Write the chunks `[A, N, c, ...]` of the seeds that count into `y` `[N, F, ...]`."""
+        if self.mixed is not None:
+            mixed = self.mixed.view(-1, *[1] * (chunks.dim() - 1))
+            chunks = torch.where(mixed, chunks, self.places.take(y))
+        self.places.put(y, chunks)
+
 
 @dataclass(slots=True)
 class Made:
@@ -287,7 +294,7 @@ class Twin:
         found = []
         for group in self._groups:
             made = make(group, y, alpha, stacks[group.number], grad)
-            group.places.put(out, mix(made, self._replace))
+            group.put(out, mix(made, self._replace))
             count(made, self._nonfinite)
             found.append(made)
         return found
@@ -304,7 +311,7 @@ class Twin:
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers})
         for made in kept:
             chunks, alphas, parameters = pull(made, g, self._replace)
-            made.group.places.put(to_y, chunks)
+            made.group.put(to_y, chunks)
             to_alpha.index_add_(0, made.group.slots, alphas)
             for to, rows in zip(found[made.group.number], parameters, strict=True):
                 if rows is not None:

@@ -5,6 +5,7 @@ Legend: S seeds, A active ones, N examples, F features, c the widest chunk's wid
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kasmina.blueprints import Placement
-from kasmina.kernels.backend import Choice, choose
+from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import (
     DTYPES,
     Launches,
@@ -28,7 +29,7 @@ from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.chunks import ChunkManager
 from kasmina.sites.diversion import by_columns
-from kasmina.sites.layer import SiteLayer, _is_compiling
+from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
 from kasmina.sites.place import Place
 from kasmina.sites.plan import Part, everyone, neighbours
 from kasmina.sites.telemetry import ChunkSample, Telemetry, by_chunk
@@ -60,6 +61,7 @@ class InlineSite(SiteLayer):
         self._everywhere = Places(self._cut)
         self._groups: list[Group] = []
         self._launches: Launches | None = None
+        self._proved: set[torch.dtype] = set()
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -85,6 +87,25 @@ class InlineSite(SiteLayer):
             sampler(package),
             replace=self.mode == "replace",
         )
+
+    def _launches_for(self, y: Tensor, captured: bool = False) -> Launches | None:
+        """The kernels, where they can compute `y` `[N, F]`; compiled outside of a captured graph."""
+        if self._launches is None or y.dtype not in DTYPES:
+            return None
+        if y.dtype not in self._proved and not captured:
+            self._prove(y)
+        return self._launches
+
+    def _prove(self, y: Tensor) -> None:
+        """Compile all kernels that a pass may launch, by launching them on no rows."""
+        assert self._launches is not None
+        self._proved.add(y.dtype)
+        try:
+            self._launches.compile(y, self.alpha.detach(), self.stacks())
+        except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
+            self.backend = fallen_back(self.alpha.device, error)
+            self._launches = None
+            warnings.warn(f"site {self.path!r}: {self.backend.why}", RuntimeWarning, stacklevel=2)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """See `SiteLayer.run`."""
@@ -117,8 +138,9 @@ class InlineSite(SiteLayer):
 
     def _way(self, y: Tensor, captured: bool) -> Way:
         """What mixes the seeds into `y`; a captured graph gets what follows the lifecycle."""
-        if self._launches is not None and y.dtype in DTYPES:
-            return self._launches.whatever_comes() if captured else self._launches
+        launches = self._launches_for(y, captured)
+        if launches is not None:
+            return launches.whatever_comes() if captured else launches
         if not captured:
             return self._twin
         parts = everyone(self.live, self.kinds, self._state.lifecycle)
@@ -179,10 +201,12 @@ class InlineSite(SiteLayer):
             self._measure(out)
 
     def _measure(self, y: Tensor) -> None:
-        if self._launches is None or y.dtype not in DTYPES:
+        columns = by_columns(y.detach(), self.shape)
+        launches = self._launches_for(columns, self._may_capture and _is_capturing())
+        if launches is None:
             super()._measure(y)
             return
-        self._launches.measure(by_columns(y.detach(), self.shape), self._measured)
+        launches.measure(columns, self._measured)
         self._sample = ChunkSample(self._measured, y.numel() // self.shape.d_out)
 
     # What isolated training and the controller read.

@@ -1,0 +1,126 @@
+"""State that nobody should have written, and devices that do not fit: an error, or the identity."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from kasmina.kernels.backend import BackendError
+from kasmina.sites import Garden, Site, SiteError, morph
+from tests.runtime.kernels.test_inline import grown, site_of
+from tests.runtime.sites.models import put
+
+
+def model_and_garden() -> tuple[nn.Module, Garden]:
+    """Two sites, a seed of each is grafted."""
+    sites = [Site("0", placement="inline", seeds=3), Site("2", seeds=2)]
+    model = morph(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), sites)
+    garden = Garden.of(model)
+    put(garden, 0, "GRAFTING", alpha=0.5)
+    put(garden, 3, "GRAFTING", alpha=0.5)
+    return model, garden
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        (
+            "lifecycle_state",
+            1,
+            77,
+            (
+                "row 1 of the state tensor has the code 77, which is no state of 'lifecycle'; codes go "
+                "from 0 to 10. Write codes through StateTensor.update"
+            ),
+        ),
+        ("lifecycle_state", 4, -1, "row 4 of the state tensor has the code -1"),
+        (
+            "blueprint_slot",
+            3,
+            9,
+            (
+                "site '2', slot 0: blueprint_slot is 9, but the pool of kind 0 has 2 rows; let "
+                "Garden.allocate give out rows"
+            ),
+        ),
+        (
+            "blueprint_id",
+            0,
+            5,
+            "site '0', slot 0: blueprint_id is 5, but the site grows 1 kinds, numbered from 0",
+        ),
+        ("blueprint_id", 0, -1, "site '0', slot 0: blueprint_id is -1"),
+    ],
+)
+def test_a_column_that_names_what_is_not_there(
+    column: str, row: int, value: int, message: str
+) -> None:
+    """Refused when the sites take it over; until it is mended they act as they did."""
+    model, garden = model_and_garden()
+    x = torch.randn(5, 4)
+    expected = model(x)
+    good = garden.state[column][row].clone()
+    garden.state[column][row] = value
+    with pytest.raises(SiteError, match=re.escape(message)):
+        garden.refresh()
+    assert torch.equal(model(x), expected)
+    garden.state[column][row] = good
+    garden.refresh()
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_an_alpha_that_is_nan(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acts like 0, and counts as one element that is not finite: a Gardener takes the seed back."""
+    monkeypatch.setenv("KASMINA_BACKEND", backend)
+    model = grown(kinds="mlp", states=("GRAFTING", "GRAFTING"))
+    garden, site = Garden.of(model), site_of(model)
+    assert site.backend.backend == backend
+    x = torch.randn(3, 6)
+    host = site._inside(x)
+    garden.state["alpha"][0] = torch.nan
+    garden.refresh()
+    first, *rest = site.chunks.split(model(x))
+    assert torch.equal(first, site.chunks.split(host)[0])
+    assert not torch.equal(rest[0], site.chunks.split(host)[1])
+    assert garden.nonfinite().tolist() == [1, 0, 0, 0, 0]
+    assert garden.any_nonfinite()
+
+
+def test_a_host_on_another_device() -> None:
+    """Its output and the seeds must be in one place."""
+    _model, garden = model_and_garden()
+    with pytest.raises(SiteError, match=r"^site '0': the host's output is on meta, its seeds are "):
+        garden.sites["0"]._pass(None, torch.zeros(5, 6, device="meta"))
+
+
+def test_a_kernel_that_cannot_be_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `auto` the twin takes over and says why, before any number is wrong; else an error."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model, other = grown(kinds="mlp"), grown(kinds="mlp")
+    launched = []
+
+    def broken(*arguments: object, **options: object) -> None:
+        launched.append(arguments)
+        raise RuntimeError("PTX codegen failed")
+
+    for each in (model, other):
+        launches = site_of(each)._launches
+        assert launches is not None
+        launches._kernels = {
+            number: kernel._replace(backward=broken) for number, kernel in launches._kernels.items()
+        }
+    x = torch.randn(3, 6)
+    what = r"a kernel cannot be compiled or launched \(RuntimeError: PTX codegen failed\)"
+    with pytest.raises(BackendError, match=rf"^KASMINA_BACKEND=triton, but on cpu {what}"):
+        model(x)
+    monkeypatch.setenv("KASMINA_BACKEND", "auto")
+    with pytest.warns(RuntimeWarning, match=rf"^site '\.': the twins: {what}"):
+        found = other(x)
+    assert len(launched) == 2
+    assert site_of(other).backend.backend == "torch"
+    monkeypatch.setenv("KASMINA_BACKEND", "torch")
+    assert torch.equal(found, grown(kinds="mlp")(x))
