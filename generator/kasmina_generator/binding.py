@@ -75,6 +75,11 @@ _REFUSED_NODES: dict[type[ast.expr], str] = {
 }
 
 
+_ALIKE = "declare both with one dtype: nothing is converted in a guard"
+_NONZERO = "give the divisor a range that leaves out 0, or multiply instead: a >= 2 * b in place of a / b >= 2"
+_NARROWER = "narrow the ranges of the fields and limits in it, or scale its numbers"
+
+
 class _Refused(Exception):
     """The fault is in the log; go on with the next operand."""
 
@@ -188,7 +193,7 @@ class _Binder:
         a, b = self._dtype(left), self._dtype(right)
         if a and b and a != b:
             sides = f"'{self._text(left)}' is {a}, '{self._text(right)}' is {b}"
-            raise self._refusal(node, f"mixes dtypes: {sides}; declare both alike")
+            raise self._refusal(node, f"mixes dtypes: {sides}", _ALIKE)
         return a or b
 
     def _dtype(self, node: ast.expr) -> str | None:
@@ -251,7 +256,9 @@ class _Binder:
                 sign = _ARITHMETIC[type(operator)]
                 if sign == "/" and dtype != "float32":
                     raise self._refusal(
-                        node, f"'/' of {dtype} values is not allowed; multiply instead"
+                        node,
+                        f"'/' of {dtype} values is not allowed",
+                        "multiply instead: a >= 2 * b in place of a / b >= 2",
                     )
                 a, b = self._value(left, dtype), self._value(right, dtype)
                 return self._computed(node, Arithmetic(sign, a, b, dtype))
@@ -263,8 +270,8 @@ class _Binder:
         try:
             result = range_of(value, self._ranges)
         except RangeError as error:
-            what = f"'{self._text(node)}' {error}; narrow the ranges"
-            raise self._refusal(node, what) from error
+            hint = _NONZERO if "zero" in str(error) else _NARROWER
+            raise self._refusal(node, f"'{self._text(node)}' {error}", hint) from error
         match value:
             case Negative(operand=Constant()) | Arithmetic(left=Constant(), right=Constant()):
                 return Constant(result.low, value.dtype)
@@ -275,7 +282,8 @@ class _Binder:
         if dtype == "float32":
             stored = _nearest_float32(literal)
             if not math.isfinite(stored):
-                raise self._refusal(node, f"'{self._text(node)}' is too large for float32")
+                what = f"'{self._text(node)}' is too large for float32"
+                raise self._refusal(node, what, "float32 ends at 3.4028235e38")
             return Constant(stored, dtype)
         low, high = integer_range(dtype)
         if isinstance(literal, float) or not low <= literal <= high:
@@ -313,9 +321,9 @@ class _Binder:
     def _text(self, node: ast.expr) -> str:
         return self._guards[-1].segment(node)
 
-    def _refusal(self, node: ast.expr, what: str) -> _Refused:
+    def _refusal(self, node: ast.expr, what: str, hint: str = "") -> _Refused:
         guard = self._guards[-1]
-        self._log.add(guard.place(node), f"{guard.label}: {what}")
+        self._log.add(guard.place(node), f"{guard.label}: {what}", hint=hint)
         return _Refused()
 
 

@@ -67,18 +67,25 @@ class Log:
         return any(found == place for found, _ in self._findings)
 
     def add(
-        self, place: Place, what: str, *, allowed: Collection[str] = (), given: str | None = None
+        self,
+        place: Place,
+        what: str,
+        *,
+        allowed: Collection[str] = (),
+        given: str | None = None,
+        hint: str = "",
     ) -> None:
         """Record a fault; `allowed` lists the legal names and `given` is guessed from them."""
         if len(self._findings) == MOST_FINDINGS:
-            what, allowed, given = (
+            what, allowed, given, hint = (
                 f"more than {MOST_FINDINGS} faults; the rest is left out",
                 (),
                 None,
+                "",
             )
         if len(self._findings) <= MOST_FINDINGS:
             text = what + alternatives(allowed, given)
-            self._findings.setdefault((place, text), Finding(place, text))
+            self._findings.setdefault((place, text), Finding(place, text, hint))
 
     def raise_if_any(self) -> None:
         """Raise `SpecErrors` where a fault was recorded."""

@@ -28,6 +28,15 @@ from kasmina_generator.vocabulary import Keys, fault_of_name
 Name = TypeVar("Name", bound=str)
 
 
+# For keys that nobody would expect.
+HINTS = {
+    "nan": "say what a NaN means: 'unknown' (guards see it, and no comparison with it holds), "
+    "'refuse' (the step raises), or a number that is taken in its place",
+    "infinity": "say what an infinite value means: 'allowed' (guards see it), 'unknown' (it is "
+    "taken for a NaN), or 'refuse' (the step raises)",
+}
+
+
 class Record:
     """One mapping under the keys that it may have; `label` says which record it is."""
 
@@ -43,7 +52,8 @@ class Record:
         for name in keys.required:
             if name not in self._values:
                 required = ", ".join(keys.required)
-                log.add(node.place, f"{label}: key '{name}' is missing; required: {required}")
+                what = f"{label}: key '{name}' is missing; required: {required}"
+                log.add(node.place, what, hint=HINTS.get(name, ""))
 
     def __contains__(self, key: str) -> bool:
         return key in self._values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,5 +104,6 @@ def changes(name: str) -> Iterator[pytest.ParameterSet]:
     for block in blocks(name):
         old = [line[1:] for line in block if line.startswith("-")]
         new = [line[1:] for line in block if line.startswith("+")]
-        said = block[len(old) + len(new) :]
+        lines = "\n".join(block[len(old) + len(new) :])
+        said = re.split(r"\n(?! )", lines) if lines else []  # a hint has a line of its own
         yield pytest.param("\n".join(old), "\n".join(new), said, id=" ".join(new).strip()[:40])

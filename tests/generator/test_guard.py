@@ -192,7 +192,7 @@ def test_orders_read_as_they_are_meant() -> None:
         (
             "wind < " + "9" * 400,
             "door.yaml:34:52: transition from SHUT on push: guard: '" + "9" * 57 + "...' is too "
-            "large for float32",
+            "large for float32\n    hint: float32 ends at 3.4028235e38",
         ),
     ],
 )

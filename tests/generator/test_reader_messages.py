@@ -24,10 +24,13 @@ def test_a_wrong_spec_is_refused(tmp_path: Path, old: str, new: str, messages: l
 
 @pytest.mark.parametrize(
     ("guard", "message"),
-    [pytest.param(block[0], block[1].strip(), id=block[0]) for block in blocks("bad_guards.txt")],
+    [
+        pytest.param(block[0], "\n".join(block[1:]).strip(), id=block[0])
+        for block in blocks("bad_guards.txt")
+    ],
 )
 def test_a_wrong_guard_is_refused_at_its_column(tmp_path: Path, guard: str, message: str) -> None:
-    """One guard, and what is said at which column."""
+    """One guard, what is said at which column, and a hint where the fault does not give it away."""
     text = spoil(DOOR, "guard: calm, effects", f"guard: {json.dumps(guard)}, effects")
     assert faults(tmp_path, text) == [message]
 
