@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -24,7 +27,8 @@ from tests.generated.chunks import (
     run,
     wanted,
 )
-from tests.helpers import PACKAGES
+from tests.generated.compiled_inline import KERNELS
+from tests.helpers import PACKAGES, ROOT
 
 HALF, BRAIN = torch.float16, torch.bfloat16
 CASES = {
@@ -172,3 +176,22 @@ def test_no_kernel_asks_the_host() -> None:
     for path in sorted([*folder.glob("inline_*.py"), folder / "sample.py"]):
         calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         assert not asking & {f.attr for f in calls if isinstance(f, ast.Attribute)}, path.name
+
+
+MOST_SHARED = 227 * 1024  # bytes of a block on an H100 or H200
+
+
+def test_a_compiler_takes_them() -> None:
+    """For a GPU: each branch of the templates, of kinds with one map, with two, and with none."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.generated.compiled_inline"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in told] == [module for module, _, _ in KERNELS]
+    assert all(int(row[1]) < MOST_SHARED and int(row[2]) > 1000 for row in told)
