@@ -123,10 +123,8 @@ class Way(Protocol):
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> Any:
         """What `forward` would have returned for `backward`."""
 
-    def backward(
-        self, g: Tensor, y: Tensor | None, kept: Any, alpha: Tensor, stacks: Stacks
-    ) -> Pulled:
-        """The gradients, from dL/doutput; `y` is the first of what is read, None for nothing."""
+    def backward(self, g: Tensor, y: Tensor, kept: Any, alpha: Tensor, stacks: Stacks) -> Pulled:
+        """The gradients, from dL/doutput; `y` is the first of what `reads` gave."""
 
     samples: bool  # whether `forward` writes a sample
 
@@ -247,11 +245,8 @@ class Launches:
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
 
-    def backward(
-        self, g: Tensor, y: Tensor | None, kept: None, alpha: Tensor, stacks: Stacks
-    ) -> Pulled:
+    def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
         """See `Way`."""
-        assert y is not None
         tiles = self._tuning.tiles("backward", y, len(alpha))
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
@@ -306,8 +301,10 @@ class _Pass(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        y, *_ = ctx.saved_tensors or (None,)
+        y, *_ = ctx.saved_tensors
         pulled = ctx.way.backward(g, y, ctx.kept, ctx.alpha, ctx.stacks)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.kept = None  # the node may live longer than what it needed
         flat = [each for number in ctx.way.numbers for each in pulled.stacks[number]]
         return pulled.y, pulled.alpha, None, None, None, *flat
 

@@ -224,7 +224,10 @@ def pull(made: Made, g: Tensor, replace: bool) -> tuple[Tensor, Tensor, Sequence
         change, through = torch.where(made.bad, 0, change), torch.where(made.bad, 0, through)
     found: Sequence[Tensor | None] = [None] * len(made.leaves)
     if made.output.requires_grad:
-        found = torch.autograd.grad(made.output, made.leaves, through, allow_unused=True)
+        keep = torch._C._autograd._get_current_graph_task_keep_graph()
+        found = torch.autograd.grad(
+            made.output, made.leaves, through, retain_graph=keep, allow_unused=True
+        )
     inner, *parameters = [None if each is None else finite_only(each) for each in found]
     chunks = g - through if replace else g
     to_alpha = by_seed(g.to(made.alpha.dtype) * change.to(made.alpha.dtype))
@@ -267,8 +270,9 @@ class Twin:
         self.numbers = tuple(group.number for group in groups)
 
     def reads(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """See `inline.Way`; what it keeps holds on to all that it read."""
-        return ()
+        """See `inline.Way`; what it keeps holds on to all else that it read."""
+        _, alpha, *_ = arguments
+        return (alpha,)
 
     def forward(
         self,
@@ -304,7 +308,7 @@ class Twin:
         return [make(group, y, alpha, stacks[group.number], True) for group in self._groups]
 
     def backward(
-        self, g: Tensor, y: Tensor | None, kept: Sequence[Made], alpha: Tensor, stacks: Stacks
+        self, g: Tensor, y: Tensor, kept: Sequence[Made], alpha: Tensor, stacks: Stacks
     ) -> Pulled:
         """The gradients of `y`, of alpha and of the stacks, from dL/doutput."""
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device).copy_(g)

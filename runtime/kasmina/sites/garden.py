@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from kasmina.lifecycle import (
-    Address,
     CommandQueue,
     InvalidUpdate,
     LogicalSeed,
     StateTensor,
     generator,
 )
+from kasmina.sites.census import Census
 from kasmina.sites.errors import SiteError
 from kasmina.sites.layer import SiteLayer
 from kasmina.sites.plan import Reading
@@ -25,7 +25,7 @@ from kasmina.sites.telemetry import Telemetry
 RESERVED = "kasmina"
 
 
-class Garden(nn.Module):
+class Garden(Census):
     """The sites of one model and the state of all their seeds.
 
     Only the sites and pools are submodules; the host is not. In a state dict everything is under
@@ -70,25 +70,6 @@ class Garden(nn.Module):
     def __call__(self, x: Any) -> Any:
         """`x` itself; without the detour by `forward` and hooks, which costs 1 us in each pass."""
         return x
-
-    @property
-    def sites(self) -> dict[str, SiteLayer]:
-        """The sites by path, in the order of their rows."""
-        layers = (layer for layer in self.layers.values() if isinstance(layer, SiteLayer))
-        return {layer.path: layer for layer in layers}
-
-    def site_of(self, row: int) -> SiteLayer:
-        """The site that owns a row of the state tensor."""
-        for site in self.sites.values():
-            if site.first_row <= row < site.first_row + site.n_seeds:
-                return site
-        raise IndexError(f"no site owns row {row}; rows go from 0 to {len(self.state) - 1}")
-
-    def address(self, row: int) -> Address:
-        """The address of the life that the row's slot is in now."""
-        site = self.site_of(row)
-        generation = int(self.state["generation"][row])
-        return Address(self.run, site.path, row - site.first_row, generation)
 
     def seeds(self, queue: CommandQueue) -> list[LogicalSeed]:
         """A view on every seed; what they are asked for goes into `queue`."""
@@ -211,75 +192,6 @@ class Garden(nn.Module):
             for site in self.sites.values()
             for part in site.plan.active
         )
-
-    # What the model is.
-
-    def host_parameters(self) -> int:
-        """Parameters of the model without any seed."""
-        return self._host_parameters
-
-    def parameters_added(self) -> dict[str, int]:
-        """Parameters in blueprints by the plane of their seeds; free rows of pools count nowhere."""
-        plane = self.state.lifecycle.attribute("plane")
-        codes = self.state.lifecycle.plane_of(self.state.codes).tolist()
-        counts = {value.name: 0 for value in plane}
-        for row in (self.state["blueprint_slot"] >= 0).nonzero().flatten().tolist():
-            counts[plane(codes[row]).name] += self._cost(row)
-        return counts
-
-    def parameters_kept(self, *, promised: bool = False) -> int:
-        """Parameters of the network that `fold` would give now.
-
-        Args:
-            promised: also count the seeds that are on their way (neither in the initial nor in a
-                terminal state), as if all of them were kept.
-        """
-        kept = self.acting()
-        if promised:
-            lifecycle, codes = self.state.lifecycle, self.state.codes.cpu()
-            terminal = torch.as_tensor(lifecycle.tables.IS_TERMINAL.copy())[codes.long()]
-            kept = kept | (~terminal & (codes != lifecycle.initial))
-        rows = kept.nonzero().flatten().tolist()
-        return self._host_parameters + sum(self._cost(row) for row in rows)
-
-    def acting(self) -> Tensor:
-        """The seeds that change what the model computes, and that `fold` keeps; bool, on the CPU."""
-        return torch.as_tensor(Reading.of(self.state).mixed) & (self.state["alpha"].cpu() > 0)
-
-    def architecture(self) -> list[dict[str, Any]]:
-        """What has grown, one entry a seed that is mixed in, as the event log holds it."""
-        mixed = torch.as_tensor(Reading.of(self.state).mixed)
-        return [self._entry(row) for row in mixed.nonzero().flatten().tolist()]
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The sites, as the event log holds them."""
-        return [
-            {
-                "path": site.path,
-                "placement": site.placement,
-                "first_row": site.first_row,
-                "seeds": site.n_seeds,
-                "kinds": list(site.kinds),
-            }
-            for site in self.sites.values()
-        ]
-
-    def _entry(self, row: int) -> dict[str, Any]:
-        address = self.address(row)
-        kinds = self.site_of(row).kinds
-        return {
-            "site": address.site,
-            "slot": address.slot,
-            "generation": address.generation,
-            "blueprint": kinds[int(self.state["blueprint_id"][row])],
-            "parameters": self._cost(row),
-            "state": self.state.state(row).name,
-        }
-
-    def _cost(self, row: int) -> int:
-        """Parameters of the seed's kind; of the site's first one where it is not known yet."""
-        kind = max(int(self.state["blueprint_id"][row]), 0)
-        return self.site_of(row).pool(kind).kind.cost().parameters
 
     # Torch's own ways to move, save and load a module.
 
