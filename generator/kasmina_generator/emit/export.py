@@ -10,6 +10,7 @@ from kasmina_generator.emit.render import promela
 from kasmina_generator.emit.scxml import scxml
 from kasmina_generator.emit.svg import svg
 from kasmina_generator.emit.tree import as_json
+from kasmina_generator.kernels.report import as_text
 from kasmina_generator.model import Spec
 
 
@@ -23,5 +24,6 @@ EXPORTS: dict[str, Callable[[Spec], str]] = {
     "svg": svg,
     "scxml": scxml,
     "promela": _promela,
+    "kernels": as_text,
     "json": as_json,
 }

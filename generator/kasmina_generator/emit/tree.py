@@ -21,16 +21,20 @@ from kasmina_generator.expression import (
     Truth,
 )
 from kasmina_generator.expression import Any as AnyOf
+from kasmina_generator.kernels import formula
 from kasmina_generator.model import Edge, Place, Spec
 
 SCHEMA = "kasmina/model@1"
-_NODES = (All, AnyOf, Arithmetic, Comparison, Constant, Field, Flag, LimitRef, Negative, Truth)
+_GUARDS = (All, AnyOf, Arithmetic, Comparison, Constant, Field, Flag, LimitRef, Negative, Truth)
+_FORMULAS = (formula.Arithmetic, formula.Call, formula.Negative, formula.Number, formula.Variable)
+_NODES = (*_GUARDS, *_FORMULAS)
 
 
 def as_json(spec: Spec) -> str:
     """Return the model as one JSON object.
 
-    NaN and infinities are the strings "nan", "inf" and "-inf"; nodes of guards name their kind.
+    NaN and infinities are the strings "nan", "inf" and "-inf"; nodes of guards and of formulas name
+    their kind.
     """
     return json.dumps({"schema": SCHEMA, **_plain(spec)}, indent=2, ensure_ascii=False) + "\n"
 

@@ -36,7 +36,7 @@ app.command("kasmina.cli.prove:prove", name="prove", help="Prove a spec in full,
 app.command("kasmina.cli.where:where", name="where", help="Lead from a generated line to the YAML.")
 
 _Switch = Annotated[bool, Parameter(negative=())]
-_Format = Literal["table", "mermaid", "dot", "svg", "scxml", "promela", "json"]
+_Format = Literal["table", "mermaid", "dot", "svg", "scxml", "promela", "kernels", "json"]
 
 
 @app.command
@@ -162,7 +162,8 @@ def show(file: Path | None = None, /, *, format: _Format = "table", strict: _Swi
     Args:
         file: the spec; without one, the lifecycle that Kasmina uses.
         format: mermaid and dot print a diagram's source, svg the picture itself; scxml runs in any
-            interpreter of that standard, promela in SPIN; json is the whole model.
+            interpreter of that standard, promela in SPIN; kernels lists what is compiled for which
+            kinds; json is the whole model.
         strict: end with 1 where the machine has faults.
 
     Returns:
