@@ -12,7 +12,7 @@ from kasmina.blueprints import SiteShape
 from kasmina.sites.errors import SiteError
 
 if TYPE_CHECKING:
-    from kasmina.sites.layer import SiteLayer
+    from kasmina.sites.traced import Traced
 
 # What returns a tensor that nobody else has seen, and that its backward pass does not read.
 _FRESH = (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm)
@@ -38,7 +38,7 @@ def returns_fresh(module: nn.Module) -> bool:
     return type(module) in _FRESH and "forward" not in module.__dict__
 
 
-def first_tensor(output: Any, site: SiteLayer) -> Tensor:
+def first_tensor(output: Any, site: Traced) -> Tensor:
     """The tensor that seeds act on; raises `SiteError` where there is none."""
     first = output[0] if isinstance(output, tuple) and output else output
     if not isinstance(first, Tensor):
@@ -50,7 +50,7 @@ def first_tensor(output: Any, site: SiteLayer) -> Tensor:
     return first
 
 
-def first_argument(args: Any, kwargs: Any, site: SiteLayer) -> Tensor:
+def first_argument(args: Any, kwargs: Any, site: Traced) -> Tensor:
     """The tensor that a module was called with first; raises `SiteError` where there is none."""
     first = args[0] if args else next(iter(kwargs.values()), None)
     if not isinstance(first, Tensor):

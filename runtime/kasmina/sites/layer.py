@@ -11,7 +11,7 @@ Legend: S seeds, A active seeds, N examples, F features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -21,8 +21,6 @@ from kasmina.blueprints import BlueprintPool, Placement, SiteShape, blueprint_ki
 from kasmina.kernels import ops
 from kasmina.kernels.backend import Choice
 from kasmina.kernels.inline import Columns
-from kasmina.kernels.ops import Gradients
-from kasmina.kernels.twin import Stacks
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.diversion import (
     diverted,
@@ -32,17 +30,17 @@ from kasmina.sites.diversion import (
     with_first,
 )
 from kasmina.sites.errors import SiteError
-from kasmina.sites.observed import Observed
 from kasmina.sites.place import Objective, Place
 from kasmina.sites.plan import Reading
 from kasmina.sites.telemetry import Telemetry
+from kasmina.sites.traced import Traced
 
 _is_compiling = torch.compiler.is_compiling
 _is_capturing = torch.cuda.is_current_stream_capturing
 _FIRST_CAPACITY = 4  # rows of a pool before it doubles
 
 
-class SiteLayer(Observed):
+class SiteLayer(Traced):
     """The seeds of one site; see the subclasses for what they do.
 
     Attributes:
@@ -112,15 +110,6 @@ class SiteLayer(Observed):
         pool = self.pools[self.kinds[kind] if isinstance(kind, int) else kind]
         assert isinstance(pool, BlueprintPool)
         return pool
-
-    def stacks(self) -> Stacks:
-        """By kind the parameters of its pool, `[capacity, ...]`."""
-        return [pool.stack() for pool in self.pools._modules.values()]  # type: ignore[operator]
-
-    def _stacked(self, parameters: Sequence[Tensor]) -> Stacks:
-        """The parameters of all kinds, one after the other, by kind."""
-        rest = iter(parameters)
-        return [[next(rest) for _ in pool.parameters()] for pool in self.pools.values()]
 
     # What the lifecycle's step changes.
 
@@ -243,77 +232,6 @@ class SiteLayer(Observed):
             captured: whether a graph must follow the lifecycle: what the plan says holds now only.
             due: whether to take a sample.
         """
-
-    # What runs in a compiled graph.
-
-    def _traced(self, x: Tensor | None, output: Any) -> Any:
-        """`_pass` for a graph that must not depend on anything that a step changes."""
-        y = first_tensor(output, self)
-        parameters = [p for pool in self.pools.values() for p in pool.parameters()]
-        grad = torch.is_grad_enabled()
-        if self._fresh and not grad and x is None and y.is_contiguous():
-            torch.ops.kasmina.grow_(y, self.alpha, parameters, self._seat.shape[1])
-            return output
-        grown = torch.ops.kasmina.grow(y, x, self.alpha, parameters, self._seat.shape[1], grad)
-        return with_first(output, grown)
-
-    def grow(
-        self,
-        y: Tensor,
-        x: Tensor | None,
-        alpha: Tensor,
-        parameters: Sequence[Tensor],
-        out: Tensor,
-        grad: bool,
-    ) -> None:
-        """The body of the op: write the site's output into `out`, contiguous or `y` itself."""
-        read = y if x is None else x
-        again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
-        captured = self._may_capture and _is_capturing()
-        due = not again and (self._sampler.due() or (captured and self.sample_every > 0))
-        self._write(y, x, alpha, self._stacked(parameters), out, captured, due)
-        if again:
-            self._seen_again(read.data_ptr())
-        elif out is not y:
-            self._observe(read, out, grad, read.data_ptr())
-
-    def pull(
-        self,
-        g: Tensor,
-        y: Tensor,
-        x: Tensor | None,
-        alpha: Tensor,
-        parameters: Sequence[Tensor],
-    ) -> Gradients:
-        """The body of the op's backward pass; arguments as in `grow`, and dL/doutput."""
-        self._pulled((y if x is None else x).data_ptr(), g)
-        captured = self._may_capture and _is_capturing()
-        return self._gradients(g, y, x, alpha, self._stacked(parameters), captured)
-
-    @abstractmethod
-    def _write(
-        self,
-        y: Tensor,
-        x: Tensor | None,
-        alpha: Tensor,
-        stacks: Stacks,
-        out: Tensor,
-        captured: bool,
-        due: bool,
-    ) -> None:
-        """Write `y` with the active seeds mixed in into `out`; arguments as in `_grown`."""
-
-    @abstractmethod
-    def _gradients(
-        self,
-        g: Tensor,
-        y: Tensor,
-        x: Tensor | None,
-        alpha: Tensor,
-        stacks: Stacks,
-        captured: bool,
-    ) -> Gradients:
-        """The gradients of `_write`."""
 
     # What isolated training and the controller read.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import backward
 
 from kasmina.kernels.inline import Launches, passed
-from kasmina.sites import Garden, InlineSite, chunked, layer, parallel
+from kasmina.sites import Garden, InlineSite, chunked, layer, parallel, traced
 from tests.runtime.kernels.test_inline import grown, site_of
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, put
 
@@ -26,7 +26,7 @@ def capturing(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """Inside, every site takes itself to be captured."""
     sites = Garden.of(model).sites.values()
     with monkeypatch.context() as patch:
-        for module in (layer, chunked, parallel):
+        for module in (layer, traced, chunked, parallel):
             patch.setattr(module, "_is_capturing", lambda: True)
         for site in sites:
             patch.setattr(site, "_may_capture", True)
