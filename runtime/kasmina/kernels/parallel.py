@@ -370,8 +370,6 @@ def forward(
     out = _new(y, y.shape)
     if y.numel() == 0:
         return out, saved
-    if known is not None:
-        _buckets[work.seen] += 1
     if module.ELEMENTWISE:
         _elements(work, y, out, nonfinite, saved)
         return out, saved
@@ -584,6 +582,8 @@ class _Added(Function):
         ctx: Any, y: Tensor, x: Tensor, alpha: Tensor, seeds: Seeds, *parameters: Tensor
     ) -> Tensor:
         ctx.seeds, keep = seeds, any(ctx.needs_input_grad)
+        if seeds.known is not None:
+            _buckets[min(bucket(seeds.known.active), len(parameters[0]))] += 1
         out, saved = forward(
             x, y, *seeds.columns, alpha, parameters, seeds.kind, seeds.nonfinite,
             module=seeds.module, known=seeds.known, keep=keep,
@@ -619,3 +619,23 @@ def add(y: Tensor, x: Tensor, alpha: Tensor, parameters: Sequence[Tensor], seeds
     with torch.autocast(y.device.type, enabled=False):
         out: Tensor = _Added.apply(y, x, alpha, seeds, *parameters)  # type: ignore[no-untyped-call]
     return out
+
+
+def prove(y: Tensor, x: Tensor, parameters: Sequence[Tensor], module: ModuleType) -> None:
+    """Launch every kernel of a kind, both ways, on zeros and nobody active, which compiles it.
+
+    Args:
+        y: like the host's outputs that are to come, `[N, d_out]`.
+        x: like its inputs, `[N, d_in]`.
+        parameters: of the kind's pool.
+        module: as in `forward`.
+    """
+    nobody = torch.full((1,), -1, dtype=torch.int32, device=y.device)
+    columns = Columns(nobody.to(torch.int8), nobody, nobody)
+    alpha, nonfinite = torch.zeros(1, device=y.device), nobody.long()
+    x, y = (like.new_zeros((TILE, like.shape[1])) for like in (x, y))
+    for known in (None, Known(1, 1)):
+        _, saved = forward(
+            x, y, *columns, alpha, parameters, 0, nonfinite, module=module, known=known
+        )
+        backward(y, x, saved, parameters, 1, module=module, known=known)

@@ -5,6 +5,7 @@ Legend: S seeds, A active ones, N examples.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from kasmina.blueprints import Placement
 from kasmina.kernels import parallel, together
-from kasmina.kernels.backend import Choice, choose
+from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
 from kasmina.kernels.mixing import add, guard
 from kasmina.kernels.ops import Gradients
@@ -44,6 +45,7 @@ class ParallelSite(SiteLayer):
 
     def _equip(self, device: torch.device) -> Choice:
         self._kernels: dict[int, ModuleType] = {}
+        self._proved: set[torch.dtype] = set()
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -123,7 +125,7 @@ class ParallelSite(SiteLayer):
         nonfinite: Tensor,
     ) -> Tensor:
         grown, read = self._as_written(y), self._as_read(x)
-        kernels = self._kernels if grown.dtype in DTYPES else {}
+        kernels = self._kernels_for(grown, read, captured)
         for seeds in self._launched(kernels, captured, nonfinite):
             self._check((len(read), self.shape.d_out), grown)
             grown = parallel.add(grown, read, alpha, stacks[seeds.kind], seeds)
@@ -141,6 +143,26 @@ class ParallelSite(SiteLayer):
                     found = torch.where(part.mixed, found, 0)
                 nonfinite.index_add_(0, part.slots, found)
         return grown.reshape(y.shape)
+
+    def _kernels_for(self, y: Tensor, x: Tensor, captured: bool) -> dict[int, ModuleType]:
+        """The kernels that can compute `y`, by kind; compiled outside of a captured graph."""
+        if y.dtype not in DTYPES:
+            return {}
+        if self._kernels and y.dtype not in self._proved and not captured:
+            self._prove(y, x)
+        return self._kernels
+
+    def _prove(self, y: Tensor, x: Tensor) -> None:
+        """Compile all kernels that a pass may launch; where one fails, take the twins."""
+        self._proved.add(y.dtype)
+        try:
+            for number, module in self._kernels.items():
+                stack = [p.detach() for p in self.stacks()[number]]
+                parallel.prove(y.detach(), x.detach(), stack, module)
+        except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
+            self.backend = fallen_back(self.alpha.device, error)
+            self._kernels = {}
+            warnings.warn(f"site {self.path!r}: {self.backend.why}", RuntimeWarning, stacklevel=2)
 
     def _launched(
         self, kernels: dict[int, ModuleType], captured: bool, nonfinite: Tensor

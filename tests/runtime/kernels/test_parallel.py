@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind
 from kasmina.kernels import mixing, parallel, together
+from kasmina.kernels.inline import Columns
 from kasmina.kernels.parallel import Known
 
 TEXTS = ("mlp_relu", "mlp_gelu", "mlp_silu", "low_rank", "gated", "affine")
@@ -378,12 +379,24 @@ def test_buckets() -> None:
 
 
 def test_buckets_are_counted() -> None:
-    """Every pass of a bucket is."""
+    """Every pass whose number of seeds the host knows is; one that asks the device has none."""
     parallel._buckets.clear()
     made = Made(Case("mlp_relu"))
-    for known in (True, True, False):
-        made.run(known)
+    columns = Columns(made.codes, made.kinds, made.column)
+    nonfinite = torch.zeros(9, dtype=torch.int64)
+    for known in (Known(3, 2), Known(3, 2), None):
+        seeds = parallel.Seeds(columns, KIND, nonfinite, made.module, known)
+        parallel.add(made.y, made.x, made.alpha, tuple(made.params.values()), seeds)
     assert parallel.buckets_used() == {3: 2}
+
+
+@every_text
+def test_proving_leaves_nothing(text: str) -> None:
+    """Every kernel is launched, and none finds a seed."""
+    made = Made(Case(text))
+    before = {name: p.clone() for name, p in made.params.items()}
+    parallel.prove(made.y, made.x, tuple(made.params.values()), made.module)
+    assert all(torch.equal(p, before[name]) for name, p in made.params.items())
 
 
 @settings(max_examples=8, deadline=None)

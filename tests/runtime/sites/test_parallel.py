@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import backward
 
+from kasmina.kernels import parallel
+from kasmina.kernels.backend import BackendError
 from kasmina.sites import Garden, Site, morph
 from kasmina.sites.layer import SiteLayer
 
@@ -82,3 +84,25 @@ def test_kernels_count_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> No
     found = passed(model, garden, torch.float32)
     assert site.nonfinite.tolist() == [0, 7, *[0] * 10]
     assert all(bool(value.isfinite().all()) for value in found.values())
+
+
+def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twins take over, with a warning that says why; where kernels are demanded, an error."""
+    monkeypatch.setenv("KASMINA_BACKEND", "torch")
+    wanted = passed(*grown(("mlp",)), torch.float32)
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    faults = []
+
+    def broken(*given: object) -> None:
+        faults.append(given)
+        raise RuntimeError("ptxas died")
+
+    monkeypatch.setattr(parallel, "prove", broken)
+    with pytest.raises(BackendError, match=r"KASMINA_BACKEND=triton, .*ptxas died"):
+        passed(*grown(("mlp",)), torch.float32)
+    model, garden = grown(("mlp",))
+    monkeypatch.setenv("KASMINA_BACKEND", "auto")
+    with pytest.warns(RuntimeWarning, match=r"site '0\.\.2': the twins: .*ptxas died"):
+        found = passed(model, garden, torch.float32)
+    assert len(faults) == 2 and site_of(garden).backend.backend == "torch"
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
