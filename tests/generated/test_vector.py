@@ -12,6 +12,8 @@ import torch
 from tests.generated.packages import SPECS, Package, built
 from tests.generated.packages import package as named
 from tests.generated.shapes import SHAPES
+from tests.generated.test_agreement import shape
+from tests.generated.ways import boundary_batch
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,19 @@ def sample_values(rule: Any, every: bool = False) -> list[Any]:
     return [-1e30, -1.0, 0.3, 0.7, 1.0, 1e30, *nan, *infinities]
 
 
+@pytest.mark.parametrize("name", [*SPECS, *SHAPES])
+def test_a_compiled_step_decides_as_the_table_does(name: str, tmp_path: Path) -> None:
+    """Edges are tried there, at every boundary; the table is for what is not compiled."""
+    package = shape(name, tmp_path) if name in SHAPES else named(name, tmp_path)
+    batch, limits = boundary_batch(package, {}, 300), package.limits()
+    forget_graphs()
+    compiled: Any = torch.compile(package.vector.decide, fullgraph=True, backend="eager")
+    for tick in (torch.tensor(False), torch.tensor(True)):
+        tried, found = compiled(*batch, limits, tick), package.vector.decide(*batch, limits, tick)
+        assert all(torch.equal(a, b) for a, b in zip(tried, found, strict=True))
+    forget_graphs()
+
+
 def test_nothing_is_recompiled(package: Package) -> None:
     """Limits, ticks, states and commands are data: one graph serves them all."""
     graphs: list[Any] = []
@@ -180,7 +195,7 @@ def test_nothing_is_recompiled(package: Package) -> None:
     forget_graphs()
 
 
-def test_a_compiled_step_brings_its_tables_to_a_new_device(
+def test_a_compiled_step_needs_no_tables_on_a_new_device(
     package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing need have run there before; as if this CPU were new."""
@@ -191,6 +206,8 @@ def test_a_compiled_step_brings_its_tables_to_a_new_device(
     compiled: Any = torch.compile(package.vector.decide, fullgraph=True, backend="eager")
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(compiled(*inputs), eager, strict=True))
+    assert not package.vector._ON_DEVICE
+    assert torch.equal(package.vector.decide(*inputs).edge, eager.edge)
     assert list(package.vector._ON_DEVICE) == [torch.device("cpu")]
     forget_graphs()
 

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: source_map.py.jinja
-# body: 2dad46b31fc1859bf9baadf50b248e36
+# body: e72a4a0d56a178728a42cb7763c3f5c9
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -148,12 +148,26 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (78, 78, "lifecycle_v1.yaml", 69, 3),
         (79, 79, "lifecycle_v1.yaml", 72, 3),
         (80, 80, "lifecycle_v1.yaml", 75, 3),
-        (112, 112, "lifecycle_v1.yaml", 99, 5),
-        (113, 113, "lifecycle_v1.yaml", 101, 5),
-        (114, 114, "lifecycle_v1.yaml", 106, 5),
-        (115, 115, "lifecycle_v1.yaml", 99, 5),
-        (116, 116, "lifecycle_v1.yaml", 101, 5),
-        (135, 135, "lifecycle_v1.yaml", 72, 3),
+        (127, 129, "lifecycle_v1.yaml", 99, 5),
+        (130, 130, "lifecycle_v1.yaml", 100, 5),
+        (131, 133, "lifecycle_v1.yaml", 101, 5),
+        (134, 134, "lifecycle_v1.yaml", 103, 5),
+        (135, 136, "lifecycle_v1.yaml", 106, 5),
+        (138, 138, "lifecycle_v1.yaml", 106, 5),
+        (139, 139, "lifecycle_v1.yaml", 103, 5),
+        (140, 140, "lifecycle_v1.yaml", 101, 5),
+        (141, 141, "lifecycle_v1.yaml", 97, 5),
+        (142, 142, "lifecycle_v1.yaml", 100, 5),
+        (143, 143, "lifecycle_v1.yaml", 99, 5),
+        (144, 144, "lifecycle_v1.yaml", 97, 5),
+        (145, 145, "lifecycle_v1.yaml", 98, 5),
+        (146, 146, "lifecycle_v1.yaml", 97, 5),
+        (162, 162, "lifecycle_v1.yaml", 99, 5),
+        (163, 163, "lifecycle_v1.yaml", 101, 5),
+        (164, 164, "lifecycle_v1.yaml", 106, 5),
+        (165, 165, "lifecycle_v1.yaml", 99, 5),
+        (166, 166, "lifecycle_v1.yaml", 101, 5),
+        (182, 182, "lifecycle_v1.yaml", 72, 3),
     ),
     "state.py": (
         (27, 35, "state_v1.yaml", 7, 3),

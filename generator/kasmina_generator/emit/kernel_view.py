@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from kasmina_generator.emit.layout import call, hexadecimal
+from kasmina_generator.emit.layout import hexadecimal
+from kasmina_generator.emit.trial import tested, tried
 from kasmina_generator.emit.triton import (
     INFINITE,
     NO_NAN,
@@ -27,7 +28,7 @@ from kasmina_generator.expression import (
     Truth,
     Value,
 )
-from kasmina_generator.model import Capacity, Column, ContextField, Edge, Limit, Spec
+from kasmina_generator.model import Capacity, Column, ContextField, Limit, Spec
 from kasmina_generator.number import integer_range
 
 _CONTROL = 2064  # integers: gates, bounds and a count, and eight histograms of a byte each
@@ -143,8 +144,8 @@ def kernel_view(spec: Spec) -> KernelView:
         recycled=_among("recycled", "edge", [edge.index for edge in spec.edges if edge.recycle]),
         refusals=refusals,
         quiet=_quiet(spec),
-        tests=_tested(spec),
-        scan=_scan(spec),
+        tests=tested(spec, triton_condition),
+        scan=tried(spec, "tl.where", "ticking"),
         commands=_commands(spec),
         edge_dtype="int8" if len(spec.edges) <= integer_range("int8")[1] else "int16",
     )
@@ -333,70 +334,6 @@ _WRITTEN: dict[str, Callable[[Columns], list[str]]] = {
     "history": _history,
     "history_count": _history_count,
 }
-
-
-def _tests(spec: Spec) -> dict[Expression, str]:
-    """Return the name of each comparison and flag that guards test."""
-    found = dict.fromkeys(leaf for edge in spec.edges for leaf in _leaves(edge.guard))
-    return {leaf: f"test_{number}" for number, leaf in enumerate(found)}
-
-
-def _leaves(guard: Expression) -> Iterator[Expression]:
-    match guard:
-        case All(operands=operands) | Any(operands=operands):
-            for operand in operands:
-                yield from _leaves(operand)
-        case Comparison() | Flag():
-            yield guard
-
-
-def _tested(spec: Spec) -> list[str]:
-    """Return the statements that test what guards ask."""
-    lines = []
-    for leaf, name in _tests(spec).items():
-        text = triton_condition(leaf)
-        lines.append(f"{name} = {text[1:-1] if text.startswith('(') else text}")
-    return lines
-
-
-def _scan(spec: Spec) -> list[str]:
-    codes = {state.name: state.code for state in spec.states}
-    tests = _tests(spec)
-    return [
-        call(
-            "packed = tl.where",
-            [
-                _taken(spec, edge, codes, tests),
-                str(edge.index * 256 + codes[edge.target]),
-                "packed",
-            ],
-            1,
-        )
-        for edge in reversed(spec.edges)
-    ]
-
-
-def _taken(spec: Spec, edge: Edge, codes: dict[str, int], tests: dict[Expression, str]) -> str:
-    """Return when an edge is taken if no earlier one is."""
-    commands = {event.name: event.bit for event in spec.events if event.kind == "command"}
-    bit = None if edge.recycle else commands.get(edge.event)
-    asked = "ticking" if bit is None else f"((events & {hexadecimal(1 << bit)}) != 0)"
-    guard = edge.guard
-    parts = guard.operands if isinstance(guard, All) else () if guard == Truth(True) else (guard,)
-    held = [_holds(part, tests) for part in parts]
-    return " & ".join([f"(code == {codes[edge.source]})", asked, *held])
-
-
-def _holds(guard: Expression, tests: dict[Expression, str]) -> str:
-    """Return a guard over the names of its tests."""
-    match guard:
-        case All(operands=operands):
-            return "(" + " & ".join(_holds(operand, tests) for operand in operands) + ")"
-        case Any(operands=operands):
-            return "(" + " | ".join(_holds(operand, tests) for operand in operands) + ")"
-        case Truth():
-            return triton_condition(guard)
-    return tests[guard]
 
 
 def _names(guard: Expression) -> set[str]:

@@ -10,6 +10,7 @@ from kasmina_generator.emit.layout import call, literal
 from kasmina_generator.emit.migration_view import MigrationView, view_migration
 from kasmina_generator.emit.python import python_return
 from kasmina_generator.emit.torch import torch_condition
+from kasmina_generator.emit.trial import origins, tested, tried
 from kasmina_generator.emit.word_view import WordsView, view_words
 from kasmina_generator.emit.wording import passes
 from kasmina_generator.emit.words import Words, plan_words
@@ -35,7 +36,6 @@ class EdgeView:
     guarded: bool
     label: str
     python: list[str]
-    torch: str  # when it is taken, for the priority scan
     words: str  # which words let it pass, for the table; "" where there is none
     packed: int  # edge and target as the step packs them
     passes: str  # when it is taken, for people
@@ -107,7 +107,8 @@ class Uses:
     infinity_in_vector: bool
     rounding: bool  # guards.py needs `_f32`
     fields: bool  # some guard reads a context field
-    epochs: bool  # the torch guards read the epochs
+    epochs: bool  # the words gather what reads the epochs
+    edge_epochs: bool  # some test reads the epochs
     refusals: bool
     field_ranks: bool  # some capacity ranks by a context field
     field_dtypes: frozenset[str]
@@ -133,6 +134,8 @@ class PackageView:
     columns: list[ColumnView]
     migrations: list[MigrationView]
     words: WordsView | None
+    tests: list[tuple[Edge, str]]  # what guards test, where edges are tried, by who asks first
+    tried: list[str]  # the statement that tries an edge, the last edge first
     tensors: list[tuple[str, str]]  # what vector.py keeps on each device, and the table of it
     table_imports: list[str]  # what tables.py takes from lifecycle.py
     uses: Uses
@@ -146,6 +149,7 @@ def view(spec: Spec) -> PackageView:
     limits = [_limit(limit) for limit in spec.limits]
     edges = [_edge(spec, edge, plan) for edge in spec.edges]
     columns = _columns(spec)
+    tests = tested(spec, torch_condition)
     return PackageView(
         spec=spec,
         attributes=[(attribute.name, camel(attribute.name)) for attribute in spec.attributes],
@@ -157,9 +161,11 @@ def view(spec: Spec) -> PackageView:
         columns=columns,
         migrations=[view_migration(migration) for migration in spec.migrations],
         words=words,
+        tests=list(zip(origins(spec), tests, strict=True)),
+        tried=tried(spec, "torch.where", "tick"),
         tensors=_tensors(spec, plan),
         table_imports=[*_TABLE_IMPORTS, *(camel(attribute.name) for attribute in spec.attributes)],
-        uses=_uses(spec, edges, fields, limits, columns, words),
+        uses=_uses(spec, edges, fields, limits, columns, words, tests),
     )
 
 
@@ -170,8 +176,8 @@ def _uses(
     limits: list[LimitView],
     columns: list[ColumnView],
     words: WordsView | None,
+    tests: list[str],
 ) -> Uses:
-    guards = words.gather if words else [row.torch for row in edges]
     literals = [text for row in fields for text in (row.range, row.default, row.nan, row.python)]
     literals += [text for row in limits for text in (row.range, row.default)]
     return Uses(
@@ -179,13 +185,18 @@ def _uses(
         infinity_in_columns=_infinite([column.default for column in columns]),
         infinity_in_vector=any(field.dtype == "float32" for field in spec.context),
         rounding=any("_f32(" in line for edge in edges for line in edge.python),
-        fields=any("seen." in guard for guard in guards),
-        epochs=any(re.search(r"(?<![.\w])ticks\b", guard) for guard in guards),
+        fields=any("seen." in test for test in tests),
+        epochs=words is not None and _reads_epochs(words.gather),
+        edge_epochs=_reads_epochs(tests),
         refusals=any(row.refusals for row in fields),
         field_ranks=any(row.order not in ("slot", "epochs") for row in spec.capacities),
         field_dtypes=frozenset(field.dtype for field in spec.context),
         limit_dtypes=frozenset(limit.dtype for limit in spec.limits),
     )
+
+
+def _reads_epochs(lines: list[str]) -> bool:
+    return any(re.search(r"(?<![.\w])ticks\b", line) for line in lines)
 
 
 def _infinite(literals: list[str]) -> bool:
@@ -219,19 +230,10 @@ def _edge(spec: Spec, edge: Edge, words: Words | None) -> EdgeView:
         guarded=edge.guard != Truth(True),
         label=f"{edge.source} --{edge.event}--> {edge.target}",
         python=python_return(edge.guard),
-        torch=_scan_condition(spec, edge, command),
         words=words.condition(edge, command) if words else "",
         packed=edge.index * 256 + target,
         passes=passes(spec, edge),
     )
-
-
-def _scan_condition(spec: Spec, edge: Edge, command: bool) -> str:
-    source = next(state.code for state in spec.states if state.name == edge.source)
-    bit = next((event.bit for event in spec.events if event.name == edge.event), 0)
-    asked = f"((events & {1 << bit}) != 0)" if command else "tick"
-    guard = [] if edge.guard == Truth(True) else [torch_condition(edge.guard)]
-    return " & ".join([f"(code == {source})", asked, *guard])
 
 
 def _field(field: ContextField) -> FieldView:
