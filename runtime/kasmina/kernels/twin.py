@@ -331,9 +331,8 @@ def zeros_for(
         return torch.zeros_like(alpha), {
             number: [torch.zeros_like(p) for p in stack] for number, stack in stacks.items()
         }
-    shapes = [alpha.shape, *(p.shape for stack in stacks.values() for p in stack)]
-    sizes = [shape.numel() for shape in shapes]
-    whole = torch.zeros(sum(sizes), dtype=dtype, device=alpha.device)
-    to_alpha, *rest = (p.view(s) for p, s in zip(torch.split(whole, sizes), shapes, strict=True))
+    like = [alpha, *(p for stack in stacks.values() for p in stack)]
+    whole = torch.zeros(sum(each.numel() for each in like), dtype=dtype, device=alpha.device)
+    to_alpha, *rest = torch._C._nn.unflatten_dense_tensors(whole, like)
     views = iter(rest)
     return to_alpha, {n: [next(views) for _ in stack] for n, stack in stacks.items()}

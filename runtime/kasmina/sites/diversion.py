@@ -72,4 +72,5 @@ def with_first(output: Any, first: Tensor) -> Any:
 
 def by_columns(y: Tensor, shape: SiteShape) -> Tensor:
     """A site's tensor as `[N, F, ...]`."""
-    return y if shape.channels_first else y.reshape(-1, y.shape[-1])
+    # A view that changes nothing costs 1.5 us, and a pass through a site makes up to three.
+    return y if shape.channels_first or y.dim() == 2 else y.reshape(-1, y.shape[-1])
