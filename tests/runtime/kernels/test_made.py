@@ -17,6 +17,7 @@ from kasmina.kernels.made import FormulaError, made
 from kasmina_generated.kernels.catalogue import TEXTS
 from kasmina_generator.kernels.functions import FUNCTIONS, Function
 from kasmina_generator.kernels.kind import kind_of_text
+from tests.helpers import run_python
 
 PACKAGE = "kasmina_generated"
 HERE = SiteShape("inline", 12, 12)
@@ -179,3 +180,59 @@ def test_the_example_in_the_documentation_is_a_formula() -> None:
         "up"
     ]
     assert kind_of_text("a", "{elementwise: x * scale + shift}").maps == ()
+
+
+AT_A_SITE = """
+import sys, torch, kasmina
+from torch import nn
+from kasmina.blueprints.dense import _Dense
+from kasmina.sites.garden import Garden
+
+@kasmina.blueprint("squash")
+class Squash(_Dense):
+    formula = "{maps: {up: bias}, hidden: tanh(up) * 2}"
+    inner, inner_bias = ("up",), True
+
+    def units(self, up):
+        return 2 * torch.tanh(up)
+
+    def plain(self, params):
+        raise NotImplementedError
+
+torch.manual_seed(0)
+host = nn.Linear(8, 36)
+site = kasmina.Site("", placement="inline", seeds=3, hidden=5, features=36, blueprint="squash")
+kasmina.morph(host, [site])
+garden = Garden.of(host)
+rows = torch.tensor([0, 1])
+for row in rows.tolist():
+    garden.allocate(row)
+codes, alpha = torch.tensor([3, 3], dtype=torch.int8), torch.tensor([0.5, 1.0])
+garden.state.update(rows, {"lifecycle_state": codes, "alpha": alpha})
+garden.refresh()
+x = torch.randn(10, 8, requires_grad=True)
+y = host(x)
+torch.autograd.backward(y, torch.ones_like(y))
+print(any("kasmina_made" in name for name in sys.modules))
+for tensor in (y, x.grad, *(p.grad for p in host.parameters() if p.grad is not None)):
+    print(*tensor.flatten()[:40].tolist())
+"""
+
+
+def test_a_site_runs_a_users_kind_by_its_kernel(tmp_path: Path) -> None:
+    """And gives what the twin gives, which needs no kernel."""
+    told = []
+    for backend in ("triton", "torch"):
+        environment = {
+            "KASMINA_BACKEND": backend,
+            "TRITON_INTERPRET": "1",
+            "XDG_CACHE_HOME": str(tmp_path),
+        }
+        done = run_python(AT_A_SITE, environment=environment)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.splitlines())
+    assert [lines[0] for lines in told] == ["True", "False"]
+    assert len(told[0]) == len(told[1]) == 9  # y, dL/dx, host and pool
+    for one, other in zip(told[0][1:], told[1][1:], strict=True):
+        kernel, twin = ([float(number) for number in line.split()] for line in (one, other))
+        assert kernel == pytest.approx(twin, rel=1e-4, abs=1e-4)
