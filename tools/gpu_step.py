@@ -176,8 +176,8 @@ def told(row: Row, copying: float) -> str:
         )
     took = row["graph"]["events_us"]
     shares = ", ".join(
-        f"{name} {row[name] / 1e6:.1f} MB {100 * row[name] / copying / took:.0f}%"
-        for name in ("columns", "rows", "sectors")
+        f"{name} {count / 1e6:.1f} MB {100 * count / copying / took:.0f}%"
+        for name, count in row["bytes"].items()
     )
     steady = f", {row['in_graph_us']:.2f} us in a graph of many" if "in_graph_us" in row else ""
     return (

@@ -194,7 +194,7 @@ def _row(stepped: Stepped, copying: float) -> Row:
     row: Row = {
         "moved": moved,
         "refused": int((edge == -2).sum()),
-        **found._asdict(),
+        "bytes": found._asdict(),
         "eager": eager,
         "graph": replayed,
         "floor_us": {name: count / copying for name, count in found._asdict().items()},
