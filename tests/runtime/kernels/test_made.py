@@ -17,7 +17,7 @@ from kasmina.kernels.made import FormulaError, made
 from kasmina_generated.kernels.catalogue import TEXTS
 from kasmina_generator.kernels.functions import FUNCTIONS, Function
 from kasmina_generator.kernels.kind import kind_of_text
-from tests.helpers import run_python
+from tests.helpers import ROOT, run_python
 
 PACKAGE = "kasmina_generated"
 HERE = SiteShape("inline", 12, 12)
@@ -141,6 +141,40 @@ def test_a_kernel_that_does_not_compile_shows_the_line_of_the_template(
     assert Path(file).parent == tmp_path / "cache" / "kasmina" / "kernels"
     assert Path(file).read_text().split("\n")[int(line) - 1] == f"    {text.strip()}"
     assert text == " return tl.nonsense(u)"
+    assert source == "    which comes from template kernels/_functions.jinja:5"
+
+
+BROKEN = """
+import sys
+from kasmina.kernels import made as room
+from kasmina_generator.kernels.functions import FUNCTIONS, Function
+from tests.generated import compiled_inline
+
+FUNCTIONS["exp"] = Function("tl.nonsense(u)", "g")
+asked = room._Asked(
+    "squash", "{maps: {up: bias}, hidden: exp(up)}", "inline", (), "kasmina_generated", 0x3F8, 0xC8
+)
+modules, _ = room._modules(asked)
+sys.modules["kasmina_generated.kernels.broken"] = modules[0]
+_, name, constants = compiled_inline.KERNELS[0]
+try:
+    compiled_inline.compiled("broken", name, constants)
+except Exception as error:
+    print(room._told(asked, modules[0], error))
+"""
+
+
+def test_a_real_compiler_s_refusal_shows_the_same_lines(tmp_path: Path) -> None:
+    """Its errors tell their place in another way than the interpreter's."""
+    environment = {"TRITON_INTERPRET": "0", "XDG_CACHE_HOME": str(tmp_path)}
+    environment["TRITON_DEFAULT_FP_FUSION"] = "1"  # else a warning of Triton 3.9, which is an error
+    done = run_python(BROKEN, cwd=ROOT, environment=environment)
+    assert done.returncode == 0, done.stderr
+    first, place, source = done.stdout.rstrip("\n").split("\n")
+    assert first.endswith("AttributeError: module 'triton.language' has no attribute 'nonsense'")
+    assert re.search(
+        r"/inline_squash_forward_[0-9a-f]{16}\.py:[0-9]+: return tl\.nonsense\(u\)$", place
+    )
     assert source == "    which comes from template kernels/_functions.jinja:5"
 
 
