@@ -241,6 +241,15 @@ class Launches:
                 tiles=tiles,
             )
             source = out
+        if not self.numbers:
+            self._copy(y, out, sample)
+
+    def _copy(self, y: Tensor, out: Tensor, sample: Tensor | None) -> None:
+        """What `forward` does where nothing is mixed in."""
+        if out is not y:
+            out.copy_(y)
+        if sample is not None:
+            self.measure(y, sample)
 
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
@@ -249,6 +258,8 @@ class Launches:
         """See `Way`."""
         tiles = self._tuning.tiles("backward", y, len(alpha))
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
+        if not self.numbers:
+            to_y.copy_(g)
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
         source = g
         for number in self.numbers:

@@ -59,11 +59,13 @@ def by_both(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[nn.Module, n
     return build
 
 
-def results(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Output, all gradients by name, telemetry and counts of one pass."""
+def results(
+    model: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Output, all gradients by name, telemetry and counts of one pass, of `run` if that is given."""
     site_of(model).sample_every = 1
     x = x.clone().requires_grad_()
-    y = model(x)
+    y = (model if run is None else run)(x)
     weight = torch.linspace(-1, 1, y.numel()).view_as(y)
     backward((y * weight).nan_to_num(0, 0, 0).sum())
     garden = Garden.of(model)
@@ -231,3 +233,28 @@ def test_a_state_that_changes_between_the_passes_is_an_error(
     put(Garden.of(kernels), 4, "GRAFTING")
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         backward(y.sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("kinds", ["mlp", ("mlp", "gated")], ids=["one kind", "two kinds"])
+def test_kernels_in_a_compiled_graph(
+    kinds: str | tuple[str, ...], by_both: Callable[..., tuple[nn.Module, nn.Module]]
+) -> None:
+    """In every state, the sleeping ones too; telemetry and gradients, one graph."""
+    torch._dynamo.reset()
+    kernels, twins = by_both(kinds=kinds, states=("TRAINING", "TRAINING"))
+    compiled = torch.compile(kernels, fullgraph=True, backend="aot_eager")
+    lifecycle = Garden.of(kernels).state.lifecycle
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    states = [*lifecycle.State, lifecycle.State["DORMANT"]]
+    for number, state in enumerate(states):
+        for model in (kernels, twins):
+            model.zero_grad()
+            garden = Garden.of(model)
+            garden.state.update([0, 1], {"lifecycle_state": int(state)})
+            garden.refresh()
+        with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            ours = results(kernels, x, compiled)
+        theirs = results(twins, x)
+        missing = {name: torch.zeros_like(ours[name]) for name in ours.keys() - theirs.keys()}
+        assert_equal(ours, theirs | missing)
