@@ -31,7 +31,7 @@ from kasmina.sites.diversion import (
 )
 from kasmina.sites.errors import SiteError
 from kasmina.sites.place import Objective, Place
-from kasmina.sites.plan import Reading
+from kasmina.sites.plan import Reading, planes_on
 from kasmina.sites.telemetry import Telemetry
 from kasmina.sites.traced import Traced
 
@@ -93,6 +93,7 @@ class SiteLayer(Traced):
         columns = [self._state.codes, *(self._state[name] for name in names)]
         self.live = Columns(*(column[own].to(device, copy=True) for column in columns))
         self._may_capture = device.type == "cuda"
+        planes_on(self._state.lifecycle, device)  # a captured graph cannot copy them there
         self._seat = ops.seated(self, device)
         self.backend = self._equip(device)
 

@@ -194,6 +194,16 @@ def neighbours(rows: Tensor) -> Tensor | slice:
     return slice(first, last) if same else rows
 
 
+@cache
+def planes_on(lifecycle: Lifecycle, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`mixed` and `joint` on a device; to be asked for before a graph is captured."""
+    planes = Planes.of(lifecycle)
+    return (
+        torch.as_tensor(planes.mixed, device=device),
+        torch.as_tensor(planes.joint, device=device),
+    )
+
+
 def everyone(live: Columns, kinds: Sequence[str], lifecycle: Lifecycle) -> tuple[Part, ...]:
     """All seeds of a site as parts, one a kind, that leave to the device which of them count.
 
@@ -201,8 +211,7 @@ def everyone(live: Columns, kinds: Sequence[str], lifecycle: Lifecycle) -> tuple
     all seeds were mixed in.
     """
     mixed_in, joint = (
-        torch.as_tensor(states, device=live.codes.device)[live.codes.long()]
-        for states in (Planes.of(lifecycle).mixed, Planes.of(lifecycle).joint)
+        states[live.codes.long()] for states in planes_on(lifecycle, live.codes.device)
     )
     slots = torch.arange(len(live.codes), device=live.codes.device)
     parts = []
