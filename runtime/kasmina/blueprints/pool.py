@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -131,6 +132,7 @@ class BlueprintPool(nn.Module):
             _replace(parameter, bigger[name])
             parameter.grad = gradients.get(name)
         self.occupied = occupied
+        _expect_another_graph()
         for callback in self.grown:
             for parameter in stacked.values():
                 callback(parameter, old, capacity)
@@ -152,6 +154,17 @@ class BlueprintPool(nn.Module):
         names = [f"{prefix}{name}" for name in (*self.kind.shapes(), "occupied")]
         padded = {k: _padded(state_dict[k], self.capacity) for k in names if k in state_dict}
         super()._load_from_state_dict({**state_dict, **padded}, prefix, *arguments)
+
+
+def _expect_another_graph() -> None:
+    """Let torch.compile make one graph more before it gives up.
+
+    A graph that holds the pool is compiled again for the new shapes; with some sites in a model
+    that is more often than the limit of 8, at which torch takes a function for hopeless.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None:
+        dynamo.config.recompile_limit += 1
 
 
 def _padded(stacked: Tensor, capacity: int) -> Tensor:
