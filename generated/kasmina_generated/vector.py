@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: vector.py.jinja
-# body: 4cc57ccf8977d95ea48aef0a65ad3791
+# body: 3d6b72a9af87e89387468714bba4cbe4
 
 """One synchronous step of any number of rows of lifecycle, in torch."""
 
@@ -72,12 +72,43 @@ def step(
         tick: Whether an epoch ends: automatic edges are tried and epochs count.
 
     Raises:
-        ValueError: A measurement that the spec refuses, with field and row.
+        ValueError: Inputs that are not like the states; a measurement that the spec refuses, with
+            field and row. What concerns a field carries the place where it is declared.
+        IndexError: A code that no state has.
     """
+    _check(state, epochs, events, context)
     _refuse(context)
     decision = decide(state, epochs, events, context, limits, tick)
     _arbitrate(decision, state, epochs, context, limits, tick)
     return decision
+
+
+_DECLARED = {
+    "reconstruction_loss": "lifecycle.yaml:93:3",
+    "validation_gain": "lifecycle.yaml:96:3",
+    "stale_epochs": "lifecycle.yaml:99:3",
+    "alpha": "lifecycle.yaml:102:3",
+    "stability": "lifecycle.yaml:105:3",
+    "evaluation_score": "lifecycle.yaml:108:3",
+    "improvement": "lifecycle.yaml:111:3",
+}
+
+
+def _check(state: Tensor, epochs: Tensor, events: Tensor, context: VectorContext) -> None:
+    inputs = {"epochs": epochs, "events": events, **context._asdict()}
+    for name, values in inputs.items():
+        if values.shape != state.shape or values.device != state.device:
+            given, wanted = (f"{list(t.shape)} on {t.device}" for t in (values, state))
+            error = ValueError(f"{name} is {given}; it must be like the states: {wanted}")
+            if name in _DECLARED:
+                error.add_note(f"declared at {_DECLARED[name]}")
+            raise error
+    if state.numel() == 0:
+        return
+    least, most = (int(code) for code in torch.aminmax(state))
+    if least < 0 or most >= tables.N_STATES:
+        row = int(((state < 0) | (state >= tables.N_STATES)).nonzero()[0, 0])
+        raise IndexError(f"row {row}: {int(state[row])} is the code of no state")
 
 
 def normalise(context: VectorContext) -> VectorContext:

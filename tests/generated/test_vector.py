@@ -93,7 +93,7 @@ def test_a_code_that_no_state_has_is_an_error(package: Package, code: int) -> No
     """A row outside the machine raises instead of moving somewhere."""
     state = torch.tensor([0, code], dtype=torch.int8)
     zero = torch.zeros(2, dtype=torch.int32)
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=rf"^row 1: {code} is the code of no state$"):
         package.vector.step(state, zero, zero, package.context(2), package.limits(), True)
 
 

@@ -14,9 +14,11 @@ from kasmina_generator.emit.files import BuildError
 from kasmina_generator.emit.render import render
 from kasmina_generator.emit.source_map import Declared, Span, at, spans, unmarked
 from kasmina_generator.model import ContextField, Limit, Place, Spec
+from kasmina_generator.prove.evaluate import atoms
 from kasmina_generator.reader import read_spec
 from kasmina_generator.where import where
 from tests.generated.packages import SPECS, Package, built
+from tests.generated.ways import part
 from tests.generator.specs import DOOR, write
 
 HERE = Place("a.yaml", 3, 5)
@@ -91,6 +93,49 @@ def test_the_vector_step_leads_to_the_edge_that_asks() -> None:
     number = next(i for i, line in enumerate(lines, 1) if "seen.alpha >= 1.0" in line)
     span = next(span for span in vector.spans if span.first <= number <= span.last)
     assert span.place == next(e.place for e in spec.edges if e.event == "complete")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_kernel_leads_to_edges_and_fields(name: str) -> None:
+    """Each test of a guard, each edge that is tried, and each measurement that is read."""
+    spec = read_spec(SPECS[name])
+    outputs = {o.name: o for o in render(spec, "kasmina spec build")}
+    kernel = outputs["kernels/step.py"]
+    lines = kernel.text.split("\n")
+    places = {n: span.place for span in kernel.spans for n in range(span.first, span.last + 1)}
+    tried, tests, loads = 0, 0, 0
+    for number, line in enumerate(lines, 1):
+        if match := re.match(r"    packed = tl\.where\(.*, (\d+), packed\)", line):
+            tried += 1
+            assert places[number] == spec.edges[int(match[1]) >> 8].place
+        elif re.match(r"    test_\d+ = ", line):
+            tests += 1
+            assert places[number] in {edge.place for edge in spec.edges}
+        elif match := re.match(r"    raw = tl\.load\(field_(\w+)_at \+ rows", line):
+            loads += 1
+            assert places[number] == next(f.place for f in spec.context if f.name == match[1])
+        elif line == "    packed = tl.where(":  # too long for one line
+            tried += 1
+            assert places[number] in {edge.place for edge in spec.edges}
+    assert tried == len(spec.edges)
+    assert (tests > 0) is any(True for edge in spec.edges for _ in atoms(edge.guard))
+    assert (loads > 0) is any("tl.load(field_" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_line_of_a_condition_of_the_machine_leads_to_its_edge(name: str) -> None:
+    """`machine.py`: the definition, its docstring and what it returns."""
+    spec = read_spec(SPECS[name])
+    machine = next(o for o in render(spec, "kasmina spec build") if o.name == "machine.py")
+    places = {n: span.place for span in machine.spans for n in range(span.first, span.last + 1)}
+    edge = None
+    for number, line in enumerate(machine.text.split("\n"), 1):
+        if match := re.match(r"    def guard_(\d+)\(self\)", line):
+            edge = spec.edges[int(match[1])]
+        elif not line.startswith("        "):
+            edge = None
+        if edge is not None:
+            assert places[number] == edge.place
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +222,21 @@ def test_an_error_in_a_guard_names_the_edge(orders: Package) -> None:
     with pytest.raises(AttributeError) as caught:
         orders.guards.GUARDS[edge.index](None, None, 0)
     assert notes(caught.value) == [f"in the guard of {edge.place}"]
+
+
+@pytest.mark.parametrize("way", ["vector", "kernels.step"])
+def test_rows_that_do_not_fit_name_their_field(orders: Package, way: str) -> None:
+    """A measurement of three rows for two states, before any guard meets it."""
+    place = next(field.place for field in orders.spec.context if field.name == "price")
+    rows = torch.zeros(2, dtype=torch.int32)
+    context = orders.context(2)._replace(price=torch.ones(3))
+    steps = part(orders, way) if "." in way else orders.vector
+    with pytest.raises(ValueError, match=r"price (is|has) .*3.*; it must be like") as caught:
+        steps.step(rows.to(torch.int8), rows, rows, context, orders.limits(), True)
+    assert notes(caught.value) == [f"declared at {place}"]
+    with pytest.raises(ValueError, match=r"events (is|has) .*1.*; it must be like") as caught:
+        steps.step(rows.to(torch.int8), rows, rows[:1], orders.context(2), orders.limits(), True)
+    assert notes(caught.value) == []
 
 
 def test_a_refused_value_names_its_field(orders: Package) -> None:

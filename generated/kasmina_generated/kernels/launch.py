@@ -2,12 +2,13 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/launch.py.jinja
-# body: 21517b9d86809fb84e077435b9c6fda1
+# body: 313a4d3a0bd178478f4375f79ca7b3ee
 
 """How the kernels are launched, on a GPU or in Triton's interpreter, and what launches share."""
 
 # mypy: allow-untyped-decorators
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -115,8 +116,15 @@ def on_device(tick: bool | Tensor, device: torch.device) -> Tensor:
     return _TICKS[device][tick]
 
 
-def check_rows(state: Tensor, inputs: dict[str, Tensor]) -> None:
+def check_rows(
+    state: Tensor, inputs: dict[str, Tensor], declared: Mapping[str, str] | None = None
+) -> None:
     """Refuse what a kernel would read beyond its end, or on another device.
+
+    Args:
+        state: Of all rows.
+        inputs: By name.
+        declared: Where the spec declares some of them; an error carries it.
 
     Raises:
         ValueError: An input has not one value a row, or lies elsewhere than the states; or kernels
@@ -125,10 +133,13 @@ def check_rows(state: Tensor, inputs: dict[str, Tensor]) -> None:
     _check_device(state.device)
     for name, values in inputs.items():
         if len(values) != len(state) or values.device != state.device:
-            raise ValueError(
+            error = ValueError(
                 f"{name} has {len(values)} rows on {values.device}; it must be like the states: "
                 f"{len(state)} rows on {state.device}"
             )
+            if declared and name in declared:
+                error.add_note(f"declared at {declared[name]}")
+            raise error
 
 
 def _check_device(device: torch.device) -> None:

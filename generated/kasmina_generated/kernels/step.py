@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/step.py.jinja
-# body: 527a5162f0750e9164cb1d04b6bb7106
+# body: a17c4a9a0a8c3acf313b44753d72b079
 
 """One synchronous step of any number of rows of lifecycle, in Triton."""
 
@@ -38,15 +38,24 @@ COLUMNS = (
     "ramp_steps",
     "metrics",
 )
+_REFUSED = [  # the field of each fault but the first
+    "alpha",
+    "stability",
+]
 _FAULTS = [
     "row {row}: {code} is the code of no state",
     "context field 'alpha', row {row}: infinity is refused by the spec",
     "context field 'stability', row {row}: infinity is refused by the spec",
 ]
-_DECLARED = [
-    "declared at lifecycle.yaml:102:3",
-    "declared at lifecycle.yaml:105:3",
-]
+_PLACES = {
+    "reconstruction_loss": "lifecycle.yaml:93:3",
+    "validation_gain": "lifecycle.yaml:96:3",
+    "stale_epochs": "lifecycle.yaml:99:3",
+    "alpha": "lifecycle.yaml:102:3",
+    "stability": "lifecycle.yaml:105:3",
+    "evaluation_score": "lifecycle.yaml:108:3",
+    "improvement": "lifecycle.yaml:111:3",
+}
 
 
 def advance(
@@ -103,7 +112,7 @@ def check(state: Tensor, work: Workspace) -> None:
             if fault == 0:
                 raise IndexError(message)
             error = ValueError(message)
-            error.add_note(_DECLARED[fault - 1])
+            error.add_note(f"declared at {_PLACES[_REFUSED[fault - 1]]}")
             raise error
 
 
@@ -179,7 +188,7 @@ def _launch(
     arbitrated: bool = True,
 ) -> None:
     n = len(state)
-    check_rows(state, {"epochs": epochs, "events": events, **context._asdict()})
+    check_rows(state, {"epochs": epochs, "events": events, **context._asdict()}, _PLACES)
     if work.n != n:
         raise ValueError(f"the workspace is for {work.n} rows, and there are {n}")
     if n == 0:

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: vector.py.jinja
-# body: d2a6e9a12b2c694a8dcf7f62b288a47b
+# body: a473b42b76a2555b7d0d559b424d2594
 
 """One synchronous step of any number of rows of lifecycle_v1, in torch."""
 
@@ -63,10 +63,38 @@ def step(
         tick: Whether an epoch ends: automatic edges are tried and epochs count.
 
     Raises:
-        ValueError: A measurement that the spec refuses, with field and row.
+        ValueError: Inputs that are not like the states; a measurement that the spec refuses, with
+            field and row. What concerns a field carries the place where it is declared.
+        IndexError: A code that no state has.
     """
+    _check(state, epochs, events, context)
     _refuse(context)
     return decide(state, epochs, events, context, limits, tick)
+
+
+_DECLARED = {
+    "reconstruction_loss": "lifecycle_v1.yaml:66:3",
+    "validation_gain": "lifecycle_v1.yaml:69:3",
+    "alpha": "lifecycle_v1.yaml:72:3",
+    "improvement": "lifecycle_v1.yaml:75:3",
+}
+
+
+def _check(state: Tensor, epochs: Tensor, events: Tensor, context: VectorContext) -> None:
+    inputs = {"epochs": epochs, "events": events, **context._asdict()}
+    for name, values in inputs.items():
+        if values.shape != state.shape or values.device != state.device:
+            given, wanted = (f"{list(t.shape)} on {t.device}" for t in (values, state))
+            error = ValueError(f"{name} is {given}; it must be like the states: {wanted}")
+            if name in _DECLARED:
+                error.add_note(f"declared at {_DECLARED[name]}")
+            raise error
+    if state.numel() == 0:
+        return
+    least, most = (int(code) for code in torch.aminmax(state))
+    if least < 0 or most >= tables.N_STATES:
+        row = int(((state < 0) | (state >= tables.N_STATES)).nonzero()[0, 0])
+        raise IndexError(f"row {row}: {int(state[row])} is the code of no state")
 
 
 def normalise(context: VectorContext) -> VectorContext:

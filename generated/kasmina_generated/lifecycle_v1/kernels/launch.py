@@ -2,12 +2,13 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/launch.py.jinja
-# body: e7d81a94d1e7d37d731966c057b783a3
+# body: f98d3d1c2582b34eb976073e223eeeb4
 
 """How the kernels are launched, on a GPU or in Triton's interpreter, and what launches share."""
 
 # mypy: allow-untyped-decorators
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -110,8 +111,15 @@ def on_device(tick: bool | Tensor, device: torch.device) -> Tensor:
     return _TICKS[device][tick]
 
 
-def check_rows(state: Tensor, inputs: dict[str, Tensor]) -> None:
+def check_rows(
+    state: Tensor, inputs: dict[str, Tensor], declared: Mapping[str, str] | None = None
+) -> None:
     """Refuse what a kernel would read beyond its end, or on another device.
+
+    Args:
+        state: Of all rows.
+        inputs: By name.
+        declared: Where the spec declares some of them; an error carries it.
 
     Raises:
         ValueError: An input has not one value a row, or lies elsewhere than the states; or kernels
@@ -120,10 +128,13 @@ def check_rows(state: Tensor, inputs: dict[str, Tensor]) -> None:
     _check_device(state.device)
     for name, values in inputs.items():
         if len(values) != len(state) or values.device != state.device:
-            raise ValueError(
+            error = ValueError(
                 f"{name} has {len(values)} rows on {values.device}; it must be like the states: "
                 f"{len(state)} rows on {state.device}"
             )
+            if declared and name in declared:
+                error.add_note(f"declared at {declared[name]}")
+            raise error
 
 
 def _check_device(device: torch.device) -> None:

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/step.py.jinja
-# body: 6838c1f30df0e5efe737c16ea2fe128a
+# body: f0042069fb1390881f4eac4d776e8371
 
 """One synchronous step of any number of rows of lifecycle_v1, in Triton."""
 
@@ -26,13 +26,19 @@ COLUMNS = (
     "blueprint",
     "strategy",
 )
+_REFUSED = [  # the field of each fault but the first
+    "alpha",
+]
 _FAULTS = [
     "row {row}: {code} is the code of no state",
     "context field 'alpha', row {row}: infinity is refused by the spec",
 ]
-_DECLARED = [
-    "declared at lifecycle_v1.yaml:72:3",
-]
+_PLACES = {
+    "reconstruction_loss": "lifecycle_v1.yaml:66:3",
+    "validation_gain": "lifecycle_v1.yaml:69:3",
+    "alpha": "lifecycle_v1.yaml:72:3",
+    "improvement": "lifecycle_v1.yaml:75:3",
+}
 
 
 def advance(
@@ -89,7 +95,7 @@ def check(state: Tensor, work: Workspace) -> None:
             if fault == 0:
                 raise IndexError(message)
             error = ValueError(message)
-            error.add_note(_DECLARED[fault - 1])
+            error.add_note(f"declared at {_PLACES[_REFUSED[fault - 1]]}")
             raise error
 
 
@@ -163,7 +169,7 @@ def _launch(
     record: Sequence[Tensor] | None,
 ) -> None:
     n = len(state)
-    check_rows(state, {"epochs": epochs, "events": events, **context._asdict()})
+    check_rows(state, {"epochs": epochs, "events": events, **context._asdict()}, _PLACES)
     if work.n != n:
         raise ValueError(f"the workspace is for {work.n} rows, and there are {n}")
     if n == 0:
