@@ -25,13 +25,18 @@ def test_every_target_has_a_row() -> None:
     rows = {(row.name, row.unit): row for row in bench.run()}
     assert {key: row.target for key, row in rows.items()} == {
         ("vector step, 1M seeds, eager", "ns/seed"): 40,
-        ("vector step, 1M seeds, compiled", "ns/seed"): 15,
+        ("vector step, 1M seeds, compiled", "ns/seed"): 12,
+        ("vector step, compiled, beside transitions", "times"): 300,
         ("whole step, 1M seeds, 10% move", "ns/seed"): None,
         ("LifecycleManager", "us/transition"): 10,
         ("LifecycleManager", "bytes/instance"): 5000,
         ("state", "bytes/seed"): 150,
         ("spec check + build", "s"): 2,
     }
+    ratio = rows["vector step, compiled, beside transitions", "times"]
+    compiled = rows["vector step, 1M seeds, compiled", "ns/seed"]
+    assert ratio.op == ">="
+    assert ratio.value == compiled.baselines["transitions"] / compiled.value
     assert set(rows["LifecycleManager", "us/transition"].baselines) == {"transitions", "dict table"}
     assert all(row.value > 0 for row in rows.values())
 
