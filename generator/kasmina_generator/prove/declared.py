@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 
 from kasmina_generator.finding import Finding
-from kasmina_generator.model import Property
+from kasmina_generator.model import Property, Scalar
+from kasmina_generator.prove.domain import Domain
 from kasmina_generator.prove.evaluate import Row
 from kasmina_generator.prove.lifetimes import endless
 from kasmina_generator.prove.paths import Step, name, step, to, traced, values, witness
-from kasmina_generator.prove.product import Product
+from kasmina_generator.prove.product import Product, build
+from kasmina_generator.prove.regions import Finder
+
+MOST_CORNERS = 32  # choices of all limits at their ends that are tried where not all were
 
 Proof = Callable[[Product, Property, dict[int, int]], Iterator[Finding]]
 
@@ -100,7 +106,8 @@ def reachable(product: Product, asked: Property, _: dict[int, int]) -> Iterator[
 def worst_limits(product: Product) -> Iterator[tuple[Property, str, bool]]:
     """Yield what limits, within their ranges, keep a state from being reached after all.
 
-    The last of the three says whether they are known to; otherwise nobody knows.
+    The last of the three says whether they are known to; otherwise nobody knows. Where not every
+    row was tried, some limits at the ends of their ranges are, each choice for a whole life.
     """
     reached = {product.state(place).name for place in product.traces}
     for asked in product.machine.spec.properties:
@@ -110,12 +117,34 @@ def worst_limits(product: Product) -> Iterator[tuple[Property, str, bool]]:
             if product.start in _whatever_the_limits(product, state, known=False):
                 continue
             hopeful = _whatever_the_limits(product, state, known=True)
-            if product.start in hopeful:
+            if product.start not in hopeful:
+                place, limits = _where_hope_ends(product, hopeful)
+            elif (closing := _closing(product, state)) is not None:
+                place, limits = product.start, closing
+            else:
                 yield asked, f"{asked.name}: whether {state} is reached under all limits", False
                 continue
-            place, limits = _where_hope_ends(product, hopeful)
             way = f"no way leads from {product.state(place).name} to {state}"
             yield asked, f"{asked.name}: with limits {values(limits)} {way}", True
+
+
+def _closing(product: Product, state: str) -> Row | None:
+    """Return limits that, fixed for good, keep a state from being reached; None: none was found."""
+    finder, spec = product.machine.finder, product.machine.spec
+    limits = [domain for domain in finder.domains.values() if domain.is_limit]
+    for corner in islice(_corners(limits), MOST_CORNERS):
+        fixed = {d.name: replace(d, low=v, high=v, default=v) for d, v in corner}
+        found = build(spec, Finder({**finder.domains, **fixed}, finder.oracle))
+        if all(found.state(place).name != state for place in found.traces):
+            return {domain.name: value for domain, value in corner}
+    return None
+
+
+def _corners(limits: list[Domain]) -> Iterator[list[tuple[Domain, Scalar]]]:
+    """Yield limits at their ends: all low, all high, then one of them otherwise than the others."""
+    for odd in (None, *limits):
+        for high in (False, True):
+            yield [(d, d.high if high != (d is odd) else d.low) for d in limits]
 
 
 def _whatever_the_limits(product: Product, state: str, *, known: bool) -> set[int]:

@@ -38,7 +38,7 @@ class Domain:
             reach: How many values above each: the number of variables that are compared.
         """
         if self.dtype == "bool":
-            return [self.default, not self.default]
+            return [value for value in (self.default, not self.default) if self.has(value)]
         own = filter(self._is_own, numbers)
         ordered_numbers = sorted(own, key=lambda value: (math.isinf(value), value))
         places = (0, *range(1, reach + 1), -1)

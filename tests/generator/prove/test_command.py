@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import kasmina_spec
-from kasmina_generator.prove import lifetimes, logic, product, regions, segment, smt
+from kasmina_generator.prove import declared, lifetimes, logic, product, regions, segment, smt
 from tests.generator.prove.machines import HEAD
 from tests.generator.specs import MACHINES, write
 from tests.helpers import ROOT, run_cli
@@ -82,4 +82,5 @@ def test_the_documented_bounds_are_those_of_the_prover() -> None:
     for number, words in bounds:
         assert f"{number:,} {words}" in table, words
     assert f"more than {regions.MOST_CHOICES:,} orders of limits" in text
+    assert f"up to {declared.MOST_CORNERS} choices of limits" in text
     assert f"tried on up to {regions.MOST_TRIED:,} rows" in text
