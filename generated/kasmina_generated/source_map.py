@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: source_map.py.jinja
-# body: 1cdd32037526a7ff5c6255e87ed21dbc
+# body: e62f5b2792597a227db915049b927911
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -648,33 +648,38 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (63, 77, "kernels.yaml", 31, 3),
         (78, 85, "kernels.yaml", 34, 3),
     ),
-    "kernels/inline_mlp_relu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_relu_forward.py": ((132, 132, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (146, 146, "kernels.yaml", 25, 3),
         (153, 153, "kernels.yaml", 25, 3),
+        (161, 161, "kernels.yaml", 25, 3),
+        (168, 168, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_gelu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_gelu_forward.py": ((132, 132, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_gelu_backward.py": (
-        (146, 146, "kernels.yaml", 25, 3),
         (153, 153, "kernels.yaml", 25, 3),
+        (161, 161, "kernels.yaml", 25, 3),
+        (168, 168, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_silu_forward.py": ((145, 145, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_silu_forward.py": ((138, 138, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_silu_backward.py": (
-        (152, 152, "kernels.yaml", 25, 3),
         (159, 159, "kernels.yaml", 25, 3),
+        (167, 167, "kernels.yaml", 25, 3),
+        (174, 174, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_low_rank_forward.py": ((132, 132, "kernels.yaml", 28, 3),),
+    "kernels/inline_low_rank_forward.py": ((126, 126, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (134, 134, "kernels.yaml", 28, 3),
-        (141, 141, "kernels.yaml", 28, 3),
+        (140, 140, "kernels.yaml", 28, 3),
+        (148, 148, "kernels.yaml", 28, 3),
+        (155, 155, "kernels.yaml", 28, 3),
     ),
-    "kernels/inline_gated_forward.py": ((146, 146, "kernels.yaml", 31, 3),),
+    "kernels/inline_gated_forward.py": ((138, 138, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (153, 153, "kernels.yaml", 31, 3),
-        (160, 161, "kernels.yaml", 31, 3),
+        (160, 160, "kernels.yaml", 31, 3),
+        (169, 169, "kernels.yaml", 31, 3),
+        (176, 177, "kernels.yaml", 31, 3),
     ),
-    "kernels/inline_affine_forward.py": ((125, 125, "kernels.yaml", 34, 3),),
-    "kernels/inline_affine_backward.py": ((124, 124, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_forward.py": ((116, 116, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_backward.py": ((127, 127, "kernels.yaml", 34, 3),),
     "kernels/parallel_mlp_relu.py": (
         (73, 73, "kernels.yaml", 25, 3),
         (193, 193, "kernels.yaml", 25, 3),

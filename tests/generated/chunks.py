@@ -17,7 +17,8 @@ from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind
 from kasmina.kernels.mixing import blend, guard
 from kasmina.lifecycle import Lifecycle
 from kasmina_generated.kernels.catalogue import TEXTS
-from kasmina_generated.kernels.tiling import Tiles
+from kasmina_generated.kernels.sample import carry, gather
+from kasmina_generated.kernels.tiling import Tiles, new_measures
 
 KIND = 1  # number of the kind at its site; the others have 0 and 2
 UNTOUCHED = 7.0
@@ -162,18 +163,40 @@ def run(text: str, case: Case, inputs: Inputs) -> Results:
     seeds = (inputs.codes, inputs.kinds, inputs.rows, inputs.alpha, inputs.parameters)
     nan = float("nan")
     out, gx = (x, g) if case.listed else (torch.full_like(x, nan), torch.full_like(g, nan))
-    order = count = None
-    if case.listed:
-        order = torch.argsort(~inputs.mixed, stable=True).int()
-        count = inputs.mixed.sum().int().view(1)
+    order = torch.argsort(~inputs.mixed, stable=True).int()
+    count = inputs.mixed.sum().int().view(1)
     nonfinite = torch.ones(case.chunks, dtype=torch.int64)
     sample = torch.full((case.chunks, 4), UNTOUCHED)
     gradients = tuple(torch.full(p.shape, UNTOUCHED) for p in inputs.parameters)
     alpha_gradient = torch.full((case.chunks,), UNTOUCHED)
     how: dict[str, Any] = {"replace": case.replace, "tiles": case.tiles}
-    forward(x, out, *seeds, KIND, nonfinite, None if case.listed else sample, order, count, **how)
+    measures = None if case.listed else new_measures(x)
+    if measures is not None:
+        measures[:-1] = nan
+    if not case.listed:
+        carry(x, out, inputs.codes, inputs.rows, measures, tiles=case.tiles)
+        carry(g, gx, inputs.codes, inputs.rows, None, tiles=case.tiles)
+        _fill_others(inputs, case, (x, out), (g, gx))
+    forward(x, out, *seeds, KIND, nonfinite, measures, order, count, **how)
+    if measures is not None:
+        gather(out, measures, sample)
     backward(g, inputs.x, gx, *seeds, gradients, alpha_gradient, KIND, order, count, **how)
     return Results(out, nonfinite, sample, gx, gradients, alpha_gradient)
+
+
+def _fill_others(inputs: Inputs, case: Case, *pairs: tuple[Tensor, Tensor]) -> None:
+    """Do for mixed chunks of other kinds what their launches would: here, nothing."""
+    for chunk, columns in enumerate(case.slices()):
+        if _others(inputs)[chunk]:
+            for source, to in pairs:
+                to[:, columns] = source[:, columns]
+
+
+def _others(inputs: Inputs) -> Tensor:
+    """Bool [S]: the chunks that are mixed with other kinds."""
+    others = _has("plane", ("blend", "full", "withdraw"), inputs.codes.long())
+    others &= (inputs.codes >= 0) & (inputs.codes < CODES) & (inputs.rows >= 0)
+    return others & (inputs.kinds != KIND)
 
 
 def wanted(kind: Blueprint, case: Case, inputs: Inputs) -> Results:
@@ -227,12 +250,12 @@ def _chunk(
 def measured(case: Case, result: Tensor, inputs: Inputs) -> Tensor:
     """Return sum, sum of squares, maximum and non-finite elements of each chunk."""
     found = torch.full((case.chunks, 4), UNTOUCHED).double()
-    others = _has("plane", ("blend", "full", "withdraw"), inputs.codes.long())
-    others &= (inputs.codes >= 0) & (inputs.codes < CODES) & (inputs.rows >= 0)
-    others &= inputs.kinds != KIND
+    others = _others(inputs)
     for chunk, columns in enumerate(case.slices()):
         v = result[:, columns].double()
-        if not case.listed and not others[chunk]:
+        if not case.listed and others[chunk]:  # nobody has measured it
+            found[chunk] = torch.tensor([0.0, 0.0, -torch.inf, 0.0])
+        elif not case.listed:
             most = v.max() if v.numel() else torch.tensor(-torch.inf)
             lost = (~v.isfinite()).sum()
             found[chunk] = torch.stack([v.sum(), v.square().sum(), most, lost.double()])

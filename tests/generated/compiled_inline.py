@@ -18,20 +18,22 @@ from triton.compiler import ASTSource
 
 _POINTERS = {
     "codes_at": "*i8", "kinds_at": "*i16", "rows_at": "*i32", "alpha_at": "*fp32",
-    "nonfinite_at": "*i64", "partial_at": "*fp32", "sample_at": "*fp32", "tickets_at": "*i32",
+    "nonfinite_at": "*i64", "partial_at": "*fp32", "lanes_at": "*fp32", "blocks_at": "*fp32", "sample_at": "*fp32", "measures_at": "*fp32", "tickets_at": "*i32",
     "order_at": "*i32", "count_at": "*i32",
 }  # fmt: skip
 _SIZES = {"C": 16, "G": 2, "BM": 16, "BN": 32, "GP": 2, "EVEN": True, "STAGES": 2}
 _UNITS = {"H": 16, "HB": 16, "BH": 32, "UPCAST": False}
 _BLOCKS = {"H": 20, "HB": 16, "BH": 32, "UPCAST": False}
 KERNELS: list[tuple[str, str, dict[str, Any]]] = [
-    ("inline_gated_forward", "_forward_rows", {**_UNITS, "REPLACE": True, "SAMPLED": True, "LISTED": False}),
-    ("inline_low_rank_forward", "_forward_rows", {**_BLOCKS, "REPLACE": False, "SAMPLED": False, "LISTED": True}),
-    ("inline_affine_forward", "_forward_rows", {"REPLACE": True, "SAMPLED": True, "LISTED": False}),
-    ("inline_gated_backward", "_backward_rows", {**_UNITS, "REPLACE": True, "LISTED": False}),
-    ("inline_mlp_gelu_backward", "_backward_rows", {**_BLOCKS, "REPLACE": False, "LISTED": True}),
-    ("inline_affine_backward", "_backward_rows", {"REPLACE": False, "LISTED": True}),
-    ("sample", "_sample_rows", {}),
+    ("inline_gated_forward", "_forward_rows", {**_UNITS, "REPLACE": True, "MEASURED": True}),
+    ("inline_low_rank_forward", "_forward_rows", {**_BLOCKS, "REPLACE": False, "MEASURED": False}),
+    ("inline_affine_forward", "_forward_rows", {"REPLACE": True, "MEASURED": True}),
+    ("inline_gated_backward", "_backward_rows", {**_UNITS, "REPLACE": True}),
+    ("inline_mlp_gelu_backward", "_backward_rows", {**_BLOCKS, "REPLACE": False}),
+    ("inline_affine_backward", "_backward_rows", {"REPLACE": False}),
+    ("sample", "_carry_rows", {"COPIED": True, "SKIPPING": True, "MEASURED": True}),
+    ("sample", "_gather_measures", {}),
+    ("sample", "_carry_rows", {"COPIED": False, "SKIPPING": False, "MEASURED": True}),
 ]  # fmt: skip
 
 
@@ -39,8 +41,6 @@ def compiled(module: str, name: str, constants: dict[str, Any]) -> str:
     """Compile one kernel for values in bfloat16."""
     kernel = getattr(importlib.import_module(f"kasmina_generated.kernels.{module}"), name)
     known = {**_SIZES, **constants}
-    absent = () if constants.get("LISTED") else ("order_at", "count_at")
-    known |= {name: None for name in absent if name in kernel.arg_names}
     signature = {name: "constexpr" if name in known else _dtype(name) for name in kernel.arg_names}
     values = {name: known[name] for name in kernel.arg_names if name in known}
     source = ASTSource(kernel, signature, values)

@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/capacity.py.jinja
-# body: cdcbf651773925851b09fc5c2f72aeae
+# body: bcc061dbf1b44d3bf1b8a067c26fe36b
 
 """Who enters where there is not room for all, decided on the device.
 
@@ -56,7 +56,7 @@ def arbitrate(
             tick,
             limits.max_training,
             limits.max_cohort,
-            *(record or [None] * 13),
+            *(record or (None,) * 13),
             work.edge,
             work.counts,
             work.asking,

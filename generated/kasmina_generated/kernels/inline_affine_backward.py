@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 8a85cefd113c5503f0f6883374b63107
+# body: 178470b61ac5decc34e446a0a5f3c4a8
 
 """Backward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -16,9 +16,14 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
+    chunk_at,
     chunks_of,
+    column_of,
+    finite,
     has_state,
+    held_by,
     not_finite,
+    partly,
     shape_of,
     tickets,
 )
@@ -40,8 +45,8 @@ def backward(
     gradients: tuple[Tensor, ...],
     alpha_gradient: Tensor,
     kind: int,
-    order: Tensor | None,
-    count: Tensor | None,
+    order: Tensor,
+    count: Tensor,
     *,
     replace: bool,
     tiles: Tiles,
@@ -54,8 +59,7 @@ def backward(
     Args:
         g: [N, F], the gradient of the result, any strides.
         x: [N, F], the input of `forward`.
-        gx: [N, F]: another tensor, of which all is written; or, with `order`, g itself, of which
-            only mixed chunks are written.
+        gx: [N, F]: another tensor, or g itself; only mixed chunks are written.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -65,18 +69,18 @@ def backward(
             the loss train them, all other rows are left as they are.
         alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too.
         kind: Number of this kind.
-        order: int32 [S] or None: the mixed chunks first; only these are done.
-        count: int32 [1] or None: how many.
+        order: int32 [S]: the mixed chunks of this kind first; only these are done.
+        count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     width, hidden = parameters[0].shape[1], 1
-    size = 2 * width + 1
-    listed = order is not None
-    t = shape_of(tiles, n, chunks, width, hidden, listed, backward=True)
-    partial = torch.empty((t.splits, chunks, size), dtype=torch.float32, device=x.device)
+    size = 2 * width
+    t = shape_of(tiles, n, chunks, width, hidden, listed=True, backward=True)
+    parts = (t.splits * chunks * size, t.splits * t.blocks * chunks * width, t.blocks * chunks)
+    room = torch.empty(sum(parts), dtype=torch.float32, device=x.device)
     _backward_rows[(t.programs,)](
         g,
         x,
@@ -88,8 +92,8 @@ def backward(
         *parameters,
         *gradients,
         alpha_gradient,
-        partial,
-        tickets(x.device, t.strips * t.blocks),
+        *room.split(parts),
+        tickets(x.device, t.strips * (t.blocks + 1)),
         order,
         count,
         n,
@@ -112,7 +116,6 @@ def backward(
         GP=t.group_lanes,
         EVEN=features % chunks == 0,
         REPLACE=replace,
-        LISTED=listed,
         STAGES=1 if INTERPRETED else t.stages,
         **t.options,
     )
@@ -148,6 +151,8 @@ def _backward_rows(
     g_shift_at,
     g_alpha_at,
     partial_at,
+    lanes_at,
+    blocks_at,
     tickets_at,
     order_at,
     count_at,
@@ -171,128 +176,76 @@ def _backward_rows(
     GP: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
-    LISTED: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Each item is a strip of G chunks over `steps` tiles of BM rows."""
+    """Each item is a strip of G listed chunks over `steps` tiles of BM rows."""
     BLOCKS: tl.constexpr = 1
-    SIZE: tl.constexpr = 2 * C + 1  # numbers of a chunk in `partial`
+    SIZE: tl.constexpr = 2 * C  # numbers of a chunk in `partial`
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
-    if LISTED:
-        total = tl.load(count_at)
-    else:
-        total = chunks
+    total = tl.load(count_at)
     strips = tl.cdiv(total, G)
     for item in range(tl.program_id(0), strips * splits * BLOCKS, tl.num_programs(0)):
         strip, rest = item % strips, item // strips
         split, mine = rest % splits, rest // splits  # `mine`: the block that this item answers for
-        number = strip * G + seat
-        known = (seat < G) & (number < total)
-        if LISTED:
-            chunk = tl.load(order_at + number, mask=known, other=0)
-        else:
-            chunk = tl.where(known, number, 0)
-        if EVEN and not LISTED and G * C == BN:
-            column = strip * BN + lane
-            here = column < chunks * C
-        elif EVEN:
-            column = chunk * C + place
-            here = known
-        else:
-            column = chunk * narrow + tl.minimum(chunk, wider) + place
-            here = known & (place < narrow + (chunk < wider).to(tl.int32))
-        column = column.to(tl.int64)
-        if EVEN and C % 8 == 0:
-            column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
-        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=known, other=-1)
-        own = tl.load(kinds_at + chunk, mask=known, other=-1) == kind
-        held = known & own & (row >= 0) & has_state(code, MIXING, CODES)
-        mixed = held & here
+        chunk, known = chunk_at(seat, strip, total, order_at, G)
+        column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+        code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+        held = code >= 0
+        mixed = here & held
         joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
-        alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
-        row = tl.where(held, row, 0).to(tl.int64)
+        alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
-        if tl.max(mixed.to(tl.int32), 0) != 0:
-            v_scale = tl.load(scale_at + row * C + place, mask=mixed, other=0)
-            v_scale = v_scale.to(tl.float32)[None, :]
+        v_scale = tl.load(scale_at + row * C + place, mask=mixed, other=0)
+        v_scale = v_scale.to(tl.float32)[None, :]
+        sum_scale = tl.zeros((BN,), tl.float32)
+        v_shift = tl.load(shift_at + row * C + place, mask=mixed, other=0)
+        v_shift = v_shift.to(tl.float32)[None, :]
+        sum_shift = tl.zeros((BN,), tl.float32)
+        by_lane = tl.zeros((BN,), tl.float32)
+        for step in tl.range(first, last, num_stages=STAGES):
+            example = (step * BM + within).to(tl.int64)
+            inside = (example < n)[:, None] & mixed[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            x = tl.load(at, mask=inside, other=0)
+            at = g_at + example[:, None] * g_row + column[None, :] * g_col
+            g = tl.load(at, mask=inside, other=0).to(tl.float32)
+            v_x = x.to(tl.float32)
+            made = _made(v_x, v_scale, v_shift).to(x.dtype).to(tl.float32)
+            bad = not_finite(made)
+            through = tl.where(bad, 0.0, alpha[None, :] * g)
+            branch, g_scale, g_shift = _gradients(through, v_x, v_scale, v_shift)
+            change = made - v_x if REPLACE else made
+            passed = g - through if REPLACE else g
+            result = (passed + finite(branch)).to(x.dtype)
+            at = gx_at + example[:, None] * gx_row + column[None, :] * gx_col
+            tl.store(at, result, mask=inside)
+            by_lane += tl.sum(tl.where(bad | (inside == 0), 0.0, g * change), 0)
+            sum_scale += tl.sum(tl.where(inside, g_scale, 0.0), 0)
+            sum_shift += tl.sum(tl.where(inside, g_shift, 0.0), 0)
+        # One of the splits sums up all of them in their order.
+        base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
+        chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+        tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
+        tl.store(base + 0 * C + place, sum_scale, mask=joint)
+        tl.store(base + 1 * C + place, sum_shift, mask=joint)
+        tl.debug_barrier()
+        ticket = tickets_at + mine * strips + strip
+        if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
+            tl.store(ticket, 0)
+            by_lane = tl.zeros((BN,), tl.float32)
             sum_scale = tl.zeros((BN,), tl.float32)
-            v_shift = tl.load(shift_at + row * C + place, mask=mixed, other=0)
-            v_shift = v_shift.to(tl.float32)[None, :]
             sum_shift = tl.zeros((BN,), tl.float32)
-            sum_alpha = tl.zeros((BN,), tl.float32)
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                act = inside & mixed[None, :]
-                x = tl.load(
-                    x_at + example[:, None] * x_row + column[None, :] * x_col, mask=act, other=0
-                )
-                g = tl.load(
-                    g_at + example[:, None] * g_row + column[None, :] * g_col, mask=inside, other=0
-                )
-                v_x = x.to(tl.float32)
-                made = _made(v_x, v_scale, v_shift).to(x.dtype).to(tl.float32)
-                bad = not_finite(made) & act
-                through = tl.where(bad | (act == 0), 0.0, alpha[None, :] * g.to(tl.float32))
-                branch, g_scale, g_shift = _gradients(through, v_x, v_scale, v_shift)
-                change = made - x.to(tl.float32) if REPLACE else made
-                change = tl.where(bad | (act == 0), 0.0, change)
-                branch = tl.where(not_finite(branch), 0.0, branch)
-                passed = g.to(tl.float32)
-                if REPLACE:
-                    passed -= through
-                result = tl.where(act, passed + branch, g.to(tl.float32)).to(g.dtype)
-                if mine == 0:
-                    at = gx_at + example[:, None] * gx_row + column[None, :] * gx_col
-                    if LISTED:
-                        tl.store(at, result, mask=act)
-                    else:
-                        tl.store(at, result, mask=inside)
-                sum_alpha += tl.sum(g.to(tl.float32) * change, 0)
-                sum_scale += tl.sum(tl.where(act, g_scale, 0.0), 0)
-                sum_shift += tl.sum(tl.where(act, g_shift, 0.0), 0)
-            # One of the splits sums up all of them in their order.
-            base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
-            tl.store(base + 0 * C + place, sum_scale, mask=joint)
-            tl.store(base + 1 * C + place, sum_shift, mask=joint)
+            for part in range(splits):
+                base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
+                chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+                by_lane += partly(lanes_at + chunk_lanes + place, mixed)
+                sum_scale += partly(base + 0 * C + place, joint)
+                sum_shift += partly(base + 1 * C + place, joint)
+            tl.store(g_scale_at + row * C + place, finite(sum_scale), mask=joint)
+            tl.store(g_shift_at + row * C + place, finite(sum_shift), mask=joint)
             theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
-            if mine == 0:
-                summed = tl.sum(tl.where(theirs, sum_alpha[:, None], 0.0), 0)
-                to = partial_at + (split * chunks + each.to(tl.int64)) * SIZE + (SIZE - 1)
-                tl.store(to, summed, mask=taken)
-            tl.debug_barrier()
-            ticket = tickets_at + mine * strips + strip
-            if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
-                sum_scale = tl.zeros((BN,), tl.float32)
-                sum_shift = tl.zeros((BN,), tl.float32)
-                for part in range(splits):
-                    base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
-                    at = base + 0 * C + place
-                    sum_scale += tl.load(at, mask=joint, other=0.0, cache_modifier=".cg")
-                    at = base + 1 * C + place
-                    sum_shift += tl.load(at, mask=joint, other=0.0, cache_modifier=".cg")
-                sum_scale = tl.where(not_finite(sum_scale), 0.0, sum_scale)
-                tl.store(g_scale_at + row * C + place, sum_scale, mask=joint)
-                sum_shift = tl.where(not_finite(sum_shift), 0.0, sum_shift)
-                tl.store(g_shift_at + row * C + place, sum_shift, mask=joint)
-                if mine == 0:
-                    summed = tl.zeros((GP,), tl.float32)
-                    for part in range(splits):
-                        to = partial_at + (part * chunks + each.to(tl.int64)) * SIZE + (SIZE - 1)
-                        summed += tl.load(to, mask=taken, other=0.0, cache_modifier=".cg")
-                    tl.store(g_alpha_at + each, summed, mask=taken)
-                tl.store(ticket, 0)
-        elif (LISTED == 0) & (mine == 0):
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                g = tl.load(
-                    g_at + example[:, None] * g_row + column[None, :] * g_col, mask=inside, other=0
-                )
-                tl.store(
-                    gx_at + example[:, None] * gx_row + column[None, :] * gx_col, g, mask=inside
-                )
+            summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
+            tl.store(g_alpha_at + each, summed, mask=taken)

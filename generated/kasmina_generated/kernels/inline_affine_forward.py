@@ -2,13 +2,12 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: d6273ed13b1cc2b8e5702684cfa5409a
+# body: f945d4dfd65665f5cd1f380b331e2f07
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,14 +15,15 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
-    chunks_of,
-    gather_measures,
-    has_state,
-    is_nan,
+    by_sixteen,
+    chunk_at,
+    column_of,
+    held_by,
     not_finite,
     put_measures,
     shape_of,
-    tickets,
+    slots_of,
+    top_by_sixteen,
 )
 
 MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
@@ -40,14 +40,14 @@ def forward(
     parameters: tuple[Tensor, ...],
     kind: int,
     nonfinite: Tensor,
-    sample: Tensor | None,
-    order: Tensor | None,
-    count: Tensor | None,
+    measures: Tensor | None,
+    order: Tensor,
+    count: Tensor,
     *,
     replace: bool,
     tiles: Tiles,
 ) -> None:
-    """Write the result of every chunk into `out`; nothing is returned and the host never waits.
+    """Write the result of listed chunks into `out`; nothing is returned and the host never waits.
 
     A chunk is mixed where its state is one that mixes, its kind is `kind` and it has a row. There
     the result is `(1 - alpha) x + alpha B(x)` (replace) or `x + alpha B(x)`; alpha 0 and elements
@@ -55,8 +55,7 @@ def forward(
 
     Args:
         x: [N, F], any strides.
-        out: [N, F]: another tensor, of which all is written; or, with `order`, x itself, of which
-            only mixed chunks are written.
+        out: [N, F]: another tensor, or x itself; only mixed chunks are written.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -65,21 +64,16 @@ def forward(
             the widest chunk.
         kind: Number of this kind.
         nonfinite: int64 [S], counted up by the elements of B that are not finite.
-        sample: float32 [S, 4] or None: sum, sum of squares, maximum (NaN where there is one) and
-            number of non-finite elements of the result, of all but the mixed chunks of other kinds.
-        order: int32 [S] or None: the mixed chunks first; only these are done.
-        count: int32 [1] or None: how many.
+        measures: Of `new_measures`, or None: written for mixed chunks; see `gather`.
+        order: int32 [S]: the mixed chunks of this kind first; only these are done.
+        count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     width, hidden = parameters[0].shape[1], 1
-    listed = order is not None
-    t = shape_of(tiles, n, chunks, width, hidden, listed)
-    partial = None
-    if sample is not None:
-        partial = torch.empty((t.splits, chunks, 4), dtype=torch.float32, device=x.device)
+    t = shape_of(tiles, n, chunks, width, hidden, listed=True)
     _forward_rows[(t.programs,)](
         x,
         out,
@@ -89,9 +83,7 @@ def forward(
         alpha,
         *parameters,
         nonfinite,
-        partial,
-        sample,
-        tickets(x.device, t.strips) if sample is not None else None,
+        measures,
         order,
         count,
         n,
@@ -99,21 +91,20 @@ def forward(
         x.stride(1),
         out.stride(0),
         out.stride(1),
-        chunks,
         features // chunks,
         features % chunks,
         kind,
         t.splits,
         t.steps,
+        slots_of(measures),
+        features,
         C=width,
         G=t.group,
         BM=t.rows,
         BN=t.columns,
-        GP=t.group_lanes,
         EVEN=features % chunks == 0,
         REPLACE=replace,
-        SAMPLED=sample is not None,
-        LISTED=listed,
+        MEASURED=measures is not None,
         STAGES=1 if INTERPRETED else t.stages,
         **t.options,
     )
@@ -125,7 +116,16 @@ def _made(v_x, v_scale, v_shift):
     return v_x * v_scale + v_shift
 
 
-@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "chunks", "wider"])
+@triton.jit
+def _blended(x, b, alpha, REPLACE: tl.constexpr):
+    """Return x with b mixed in: in float32, and rounded once."""
+    host, b = x.to(tl.float32), b.to(tl.float32)
+    if REPLACE:
+        return tl.where(alpha == 1.0, b, host + alpha * (b - host)).to(x.dtype)
+    return (host + alpha * b).to(x.dtype)
+
+
+@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "slots", "wider"])
 def _forward_rows(
     x_at,
     out_at,
@@ -136,9 +136,7 @@ def _forward_rows(
     scale_at,
     shift_at,
     nonfinite_at,
-    partial_at,
-    sample_at,
-    tickets_at,
+    measures_at,
     order_at,
     count_at,
     n,
@@ -146,139 +144,74 @@ def _forward_rows(
     x_col,
     out_row,
     out_col,
-    chunks,
     narrow,
     wider,
     kind,
     splits,
     steps,
+    slots,
+    features,
     C: tl.constexpr,
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
-    SAMPLED: tl.constexpr,
-    LISTED: tl.constexpr,
+    MEASURED: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G chunks over `steps` tiles of BM rows."""
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
-    if LISTED:
-        total = tl.load(count_at)
-    else:
-        total = chunks
+    total = tl.load(count_at)
     strips = tl.cdiv(total, G)
     for item in range(tl.program_id(0), strips * splits, tl.num_programs(0)):
         strip, split = item % strips, item // strips
-        # The chunk, column and row of the parameters of each lane.
-        number = strip * G + seat
-        known = (seat < G) & (number < total)
-        if LISTED:
-            chunk = tl.load(order_at + number, mask=known, other=0)
-        else:
-            chunk = tl.where(known, number, 0)
-        if EVEN and not LISTED and G * C == BN:
-            column = strip * BN + lane
-            here = column < chunks * C
-        elif EVEN:
-            column = chunk * C + place
-            here = known
-        else:
-            column = chunk * narrow + tl.minimum(chunk, wider) + place
-            here = known & (place < narrow + (chunk < wider).to(tl.int32))
-        column = column.to(tl.int64)
-        if EVEN and C % 8 == 0:
-            column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
-        code = tl.load(codes_at + chunk, mask=here, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=here, other=-1)
-        own = tl.load(kinds_at + chunk, mask=here, other=-1) == kind
-        mixed = here & own & (row >= 0) & has_state(code, MIXING, CODES)
+        chunk, known = chunk_at(seat, strip, total, order_at, G)
+        column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+        code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+        mixed = here & (code >= 0)
         alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
-        row = tl.where(mixed, row, 0)
+        acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
-        sums = tl.zeros((BN,), tl.float32)
-        squares = tl.zeros((BN,), tl.float32)
-        most = tl.full((BN,), float("-inf"), tl.float32)
-        broken = tl.zeros((BN,), tl.int32)
-        if tl.max(mixed.to(tl.int32), 0) != 0:
-            element = row.to(tl.int64) * C + place
-            v_scale = tl.load(scale_at + element, mask=mixed, other=0).to(tl.float32)
-            v_shift = tl.load(shift_at + element, mask=mixed, other=0).to(tl.float32)
-            faults = tl.zeros((BN,), tl.int32)
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                x = tl.load(
-                    x_at + example[:, None] * x_row + column[None, :] * x_col, mask=inside, other=0
-                )
-                made = _made(x.to(tl.float32), v_scale[None, :], v_shift[None, :]).to(x.dtype)
-                bad = not_finite(made.to(tl.float32)) & inside & mixed[None, :]
-                faults += tl.sum(bad.to(tl.int32), 0)
-                host, b = x.to(tl.float32), made.to(tl.float32)
-                if REPLACE:
-                    blended = host + alpha[None, :] * (b - host)
-                    blended = tl.where((alpha == 1.0)[None, :], b, blended)
-                else:
-                    blended = host + alpha[None, :] * b
-                kept = bad | (alpha == 0.0)[None, :] | (mixed == 0)[None, :]
-                result = tl.where(kept, x, blended.to(x.dtype))
-                at = out_at + example[:, None] * out_row + column[None, :] * out_col
-                if LISTED:
-                    tl.store(at, result, mask=inside & mixed[None, :])
-                else:
-                    tl.store(at, result, mask=inside)
-                if SAMPLED:
-                    v = tl.where(inside, result.to(tl.float32), 0.0)
-                    sums += tl.sum(v, 0)
-                    squares += tl.sum(v * v, 0)
-                    most = tl.maximum(most, tl.max(tl.where(inside, v, float("-inf")), 0))
-            tl.atomic_add(
-                nonfinite_at + chunk, faults.to(tl.int64), mask=mixed & (faults != 0), sem="relaxed"
+        v_scale = tl.load(scale_at + row * C + place, mask=mixed, other=0).to(tl.float32)
+        v_shift = tl.load(shift_at + row * C + place, mask=mixed, other=0).to(tl.float32)
+        faults = tl.zeros((BN,), tl.int32)
+        sums = tl.zeros((16, BN), tl.float32)
+        squares = tl.zeros((16, BN), tl.float32)
+        most = tl.full((16, BN), float("-inf"), tl.float32)
+        for step in tl.range(first, last, num_stages=STAGES):
+            example = (step * BM + within).to(tl.int64)
+            inside = (example < n)[:, None] & mixed[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            x = tl.load(at, mask=inside, other=0)
+            made = _made(x.to(tl.float32), v_scale[None, :], v_shift[None, :]).to(x.dtype)
+            bad = not_finite(made.to(tl.float32)) & inside
+            faults += tl.sum(bad.to(tl.int32), 0)
+            result = _blended(x, made, alpha[None, :], REPLACE)
+            result = tl.where(acts[None, :] & (bad == 0), result, x)
+            at = out_at + example[:, None] * out_row + column[None, :] * out_col
+            tl.store(at, result, mask=inside)
+            if MEASURED:
+                v = tl.where(inside, result.to(tl.float32), 0.0)
+                sums += by_sixteen(v, BM, BN)
+                squares += by_sixteen(v * v, BM, BN)
+                top = tl.where(inside, v, float("-inf"))
+                most = tl.maximum(most, top_by_sixteen(top, BM, BN))
+        lane_sums, lane_squares, lane_most = tl.sum(sums, 0), tl.sum(squares, 0), tl.max(most, 0)
+        tl.atomic_add(nonfinite_at + chunk, faults.to(tl.int64), mask=faults != 0, sem="relaxed")
+        if MEASURED:
+            put_measures(
+                measures_at,
+                slots,
+                features,
+                split,
+                splits,
+                column,
+                mixed,
+                lane_sums,
+                lane_squares,
+                lane_most,
             )
-        else:
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                x = tl.load(
-                    x_at + example[:, None] * x_row + column[None, :] * x_col, mask=inside, other=0
-                )
-                tl.store(
-                    out_at + example[:, None] * out_row + column[None, :] * out_col, x, mask=inside
-                )
-                if SAMPLED:
-                    v = x.to(tl.float32)
-                    sums += tl.sum(v, 0)
-                    squares += tl.sum(v * v, 0)
-                    most = tl.maximum(most, tl.max(tl.where(inside, v, float("-inf")), 0))
-        if SAMPLED:
-            if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
-                # Rare: look at the strip again, and tell NaN from what only overflowed.
-                tl.debug_barrier()
-                for step in range(first, last):
-                    example = (step * BM + within).to(tl.int64)
-                    inside = (example < n)[:, None] & here[None, :]
-                    v = tl.load(
-                        out_at + example[:, None] * out_row + column[None, :] * out_col,
-                        mask=inside,
-                        other=0,
-                    ).to(tl.float32)
-                    broken += tl.sum(not_finite(v).to(tl.int32), 0)
-                    unknown = tl.max(is_nan(v).to(tl.int32), 0) != 0
-                    most = tl.where(unknown, float("nan"), most)
-            # From lanes to chunks; one of the splits gathers them in the order of their numbers.
-            theirs, each, taken = chunks_of(seat, here, chunk, GP)
-            to = partial_at + (split * chunks + each.to(tl.int64)) * 4
-            put_measures(to, theirs, taken, sums, squares, most, broken)
-            tl.debug_barrier()
-            if tl.atomic_add(tickets_at + strip, 1, sem="acq_rel") == splits - 1:
-                its_code = tl.load(codes_at + each, mask=taken, other=-1).to(tl.int32)
-                held = tl.load(rows_at + each, mask=taken, other=-1) >= 0
-                other = tl.load(kinds_at + each, mask=taken, other=-1) != kind
-                mine = taken & ((held & other & has_state(its_code, MIXING, CODES)) == 0)
-                gather_measures(partial_at, sample_at, chunks, splits, each, taken, mine, GP)
-                tl.store(tickets_at + strip, 0)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: d976ba3cfd918fe613b11516038fb89b
+# body: ccc6d4987477c14c652f8719e78f5e79
 
 """Backward pass of the chunks that hold low_rank: one launch for all of them."""
 
@@ -16,12 +16,20 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
+    by_sixteen,
+    chunk_at,
     chunks_of,
+    column_of,
     dot,
+    finite,
     has_state,
+    held_by,
     map_weights,
     not_finite,
+    of_lanes,
+    of_units,
     out_weights,
+    partly,
     shape_of,
     tickets,
 )
@@ -43,8 +51,8 @@ def backward(
     gradients: tuple[Tensor, ...],
     alpha_gradient: Tensor,
     kind: int,
-    order: Tensor | None,
-    count: Tensor | None,
+    order: Tensor,
+    count: Tensor,
     *,
     replace: bool,
     tiles: Tiles,
@@ -57,8 +65,7 @@ def backward(
     Args:
         g: [N, F], the gradient of the result, any strides.
         x: [N, F], the input of `forward`.
-        gx: [N, F]: another tensor, of which all is written; or, with `order`, g itself, of which
-            only mixed chunks are written.
+        gx: [N, F]: another tensor, or g itself; only mixed chunks are written.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -68,20 +75,20 @@ def backward(
             the loss train them, all other rows are left as they are.
         alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too.
         kind: Number of this kind.
-        order: int32 [S] or None: the mixed chunks first; only these are done.
-        count: int32 [1] or None: how many.
+        order: int32 [S]: the mixed chunks of this kind first; only these are done.
+        count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
-    size = 2 * hidden * width + width + 1
-    listed = order is not None
-    t = shape_of(tiles, n, chunks, width, hidden, listed, backward=True)
+    size = 2 * hidden * width + width
+    t = shape_of(tiles, n, chunks, width, hidden, listed=True, backward=True)
     if t.blocks > 1 and gx.data_ptr() == g.data_ptr():
         g = g.clone()  # every block of hidden units reads it, and the first one writes gx
-    partial = torch.empty((t.splits, chunks, size), dtype=torch.float32, device=x.device)
+    parts = (t.splits * chunks * size, t.splits * t.blocks * chunks * width, t.blocks * chunks)
+    room = torch.empty(sum(parts), dtype=torch.float32, device=x.device)
     _backward_rows[(t.programs,)](
         g,
         x,
@@ -93,8 +100,8 @@ def backward(
         *parameters,
         *gradients,
         alpha_gradient,
-        partial,
-        tickets(x.device, t.strips * t.blocks),
+        *room.split(parts),
+        tickets(x.device, t.strips * (t.blocks + 1)),
         order,
         count,
         n,
@@ -120,7 +127,6 @@ def backward(
         GP=t.group_lanes,
         EVEN=features % chunks == 0,
         REPLACE=replace,
-        LISTED=listed,
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
         STAGES=1 if INTERPRETED else t.stages,
         **t.options,
@@ -131,6 +137,14 @@ def backward(
 def _hidden(x, w_down, UPCAST: tl.constexpr):
     """Return the hidden units of rows of x, and what the maps give."""
     v_down = dot(x, w_down, UPCAST)
+    h = v_down
+    return h, v_down
+
+
+@triton.jit
+def _row_hidden(x, w_down, joined):
+    """Return the same for one row of x, each chunk's from its own lanes alone."""
+    v_down = of_units(x, w_down, joined)
     h = v_down
     return h, v_down
 
@@ -150,7 +164,6 @@ def _weights(
     unit,
     place,
     joined,
-    joined_out,
     unit_mixed,
     C: tl.constexpr,
     H: tl.constexpr,
@@ -159,8 +172,7 @@ def _weights(
     """Return weights and biases of the maps, and the last map's weights, of some units."""
     fit = joined & (unit < H)[None, :]
     w_down = map_weights(down_weight_at, row, unit, place, fit, C, H).to(DTYPE)
-    fit_out = joined_out & (unit < H)[:, None]
-    w_out = out_weights(out_weight_at, row, unit, place, fit_out, C, H).to(DTYPE)
+    w_out = out_weights(out_weight_at, row, unit, place, fit, C, H).to(DTYPE)
     return w_down, w_out
 
 
@@ -181,6 +193,8 @@ def _backward_rows(
     g_out_bias_at,
     g_alpha_at,
     partial_at,
+    lanes_at,
+    blocks_at,
     tickets_at,
     order_at,
     count_at,
@@ -207,288 +221,241 @@ def _backward_rows(
     GP: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
-    LISTED: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Each item is a strip of G chunks over `steps` tiles of BM rows, and a block of hidden units."""
+    """Each item is a strip of G listed chunks over `steps` tiles of BM rows, and a block of units."""
     DTYPE: tl.constexpr = x_at.dtype.element_ty
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
-    # Numbers of a chunk in `partial`: weights of the maps and of the last, biases, alpha.
+    # Numbers of a chunk in `partial`: weights of the maps and of the last, biases.
     BIASES: tl.constexpr = 2 * H * C
-    SIZE: tl.constexpr = BIASES + C + 1
+    SIZE: tl.constexpr = BIASES + C
+    unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
+    zero = tl.full((), 0, tl.int64)
+    wide = tl.zeros((BN,), tl.int64)
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
-    unit_lane = tl.arange(0, BH)
-    unit_seat, unit_place = unit_lane // HB, unit_lane % HB
     within = tl.arange(0, BM)
-    if LISTED:
-        total = tl.load(count_at)
-    else:
-        total = chunks
+    total = tl.load(count_at)
     strips = tl.cdiv(total, G)
     for item in range(tl.program_id(0), strips * splits * BLOCKS, tl.num_programs(0)):
         strip, rest = item % strips, item // strips
         split, mine = rest % splits, rest // splits  # `mine`: the block that this item answers for
-        number = strip * G + seat
-        known = (seat < G) & (number < total)
-        if LISTED:
-            chunk = tl.load(order_at + number, mask=known, other=0)
-        else:
-            chunk = tl.where(known, number, 0)
-        if EVEN and not LISTED and G * C == BN:
-            column = strip * BN + lane
-            here = column < chunks * C
-        elif EVEN:
-            column = chunk * C + place
-            here = known
-        else:
-            column = chunk * narrow + tl.minimum(chunk, wider) + place
-            here = known & (place < narrow + (chunk < wider).to(tl.int32))
-        column = column.to(tl.int64)
-        if EVEN and C % 8 == 0:
-            column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
-        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=known, other=-1)
-        own = tl.load(kinds_at + chunk, mask=known, other=-1) == kind
-        held = known & own & (row >= 0) & has_state(code, MIXING, CODES)
-        mixed = held & here
+        chunk, known = chunk_at(seat, strip, total, order_at, G)
+        column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+        code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+        held = code >= 0
+        mixed = here & held
         joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
-        alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
-        row = tl.where(held, row, 0).to(tl.int64)
+        alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
-        if tl.max(mixed.to(tl.int32), 0) != 0:
-            unit_number = strip * G + unit_seat
-            unit_known = (unit_seat < G) & (unit_number < total)
-            if LISTED:
-                unit_chunk = tl.load(order_at + unit_number, mask=unit_known, other=0)
-            else:
-                unit_chunk = tl.where(unit_known, unit_number, 0)
-            unit_code = tl.load(codes_at + unit_chunk, mask=unit_known, other=-1).to(tl.int32)
-            unit_row = tl.load(rows_at + unit_chunk, mask=unit_known, other=-1)
-            unit_own = tl.load(kinds_at + unit_chunk, mask=unit_known, other=-1) == kind
-            unit_mixed = unit_own & (unit_row >= 0) & has_state(unit_code, MIXING, CODES)
-            unit_mixed = unit_mixed & unit_known
-            unit_row = tl.where(unit_mixed, unit_row, 0).to(tl.int64)
-            joined = mixed[:, None] & (seat[:, None] == unit_seat[None, :])
-            joined_out = mixed[None, :] & (seat[None, :] == unit_seat[:, None])
-            b_out = tl.load(out_bias_at + row * C + place, mask=mixed, other=0).to(tl.float32)
-            sum_b_out = tl.zeros((BN,), tl.float32)
-            unit = mine * HB + unit_place
-            w_down, w_out = _weights(
-                down_weight_at,
-                out_weight_at,
-                row,
-                unit_row,
-                unit,
-                place,
-                joined,
-                joined_out,
-                unit_mixed,
-                C,
-                H,
-                DTYPE,
-            )
-            sum_down = tl.zeros((BH, BN), tl.float32)
-            sum_out = tl.zeros((BH, BN), tl.float32)
-            sum_alpha = tl.zeros((BN,), tl.float32)
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                act = inside & mixed[None, :]
-                x = tl.load(
-                    x_at + example[:, None] * x_row + column[None, :] * x_col, mask=act, other=0
-                )
-                g = tl.load(
-                    g_at + example[:, None] * g_row + column[None, :] * g_col, mask=inside, other=0
-                )
-                # B again, to know what of it is not finite.
-                h, v_down = _hidden(x, w_down, UPCAST)
-                h = h.to(x.dtype)
-                made = dot(h, w_out, UPCAST)
-                if BLOCKS > 1:
-                    for block in tl.static_range(BLOCKS):
-                        if block != mine:
-                            u = block * HB + unit_place
-                            o_w_down, o_w_out = _weights(
-                                down_weight_at,
-                                out_weight_at,
-                                row,
-                                unit_row,
-                                u,
-                                place,
-                                joined,
-                                joined_out,
-                                unit_mixed,
-                                C,
-                                H,
-                                DTYPE,
-                            )
-                            h_u, o_v_down = _hidden(x, o_w_down, UPCAST)
-                            made += dot(h_u.to(x.dtype), o_w_out, UPCAST)
-                made = (made + b_out[None, :]).to(x.dtype).to(tl.float32)
-                bad = not_finite(made) & act
-                through = tl.where(bad | (act == 0), 0.0, alpha[None, :] * g.to(tl.float32))
-                gb = through.to(x.dtype)
-                gh = dot(gb, tl.trans(w_out), UPCAST)
-                g_down = _gradients(gh, v_down)
-                branch = dot(g_down.to(x.dtype), tl.trans(w_down), UPCAST)
-                if BLOCKS > 1:
-                    for block in tl.static_range(BLOCKS):
-                        if (mine == 0) & (block > 0):
-                            u = block * HB + unit_place
-                            o_w_down, o_w_out = _weights(
-                                down_weight_at,
-                                out_weight_at,
-                                row,
-                                unit_row,
-                                u,
-                                place,
-                                joined,
-                                joined_out,
-                                unit_mixed,
-                                C,
-                                H,
-                                DTYPE,
-                            )
-                            _, o_v_down = _hidden(x, o_w_down, UPCAST)
-                            gh_u = dot(gb, tl.trans(o_w_out), UPCAST)
-                            o_g_down = _gradients(gh_u, o_v_down)
-                            branch += dot(o_g_down.to(x.dtype), tl.trans(o_w_down), UPCAST)
-                odd = not_finite(made) | not_finite(branch)
-                if tl.max(tl.max((odd & act).to(tl.int32), 1), 0) != 0:  # noqa: SIM102
-                    if G > 1:
-                        # 0 * inf spreads over the strip: ask each chunk alone.
-                        h_all = tl.zeros((BM, BH), tl.float32)
-                        all_down = tl.zeros((BM, BH), tl.float32)
-                        for one in range(G):
-                            lanes, units = (seat == one)[None, :], (unit_seat == one)[None, :]
-                            x1 = tl.where(lanes, x, 0.0).to(x.dtype)
-                            made1 = tl.zeros((BM, BN), tl.float32)
-                            for block in tl.static_range(BLOCKS):
-                                u = block * HB + unit_place
-                                o_w_down, o_w_out = _weights(
-                                    down_weight_at,
-                                    out_weight_at,
-                                    row,
-                                    unit_row,
-                                    u,
-                                    place,
-                                    joined,
-                                    joined_out,
-                                    unit_mixed,
-                                    C,
-                                    H,
-                                    DTYPE,
-                                )
-                                h1, o_v_down = _hidden(x1, o_w_down, UPCAST)
-                                h1 = tl.where(units, h1, 0.0).to(x.dtype)
-                                made1 += dot(h1, o_w_out, UPCAST)
-                            made1 += b_out[None, :]
-                            made = tl.where(lanes, made1.to(x.dtype).to(tl.float32), made)
-                        bad = not_finite(made) & act
-                        through = tl.where(bad | (act == 0), 0.0, alpha[None, :] * g.to(tl.float32))
-                        gb = through.to(x.dtype)
-                        for one in range(G):
-                            lanes, units = (seat == one)[None, :], (unit_seat == one)[None, :]
-                            x1 = tl.where(lanes, x, 0.0).to(x.dtype)
-                            gb1 = tl.where(lanes, gb, 0.0).to(x.dtype)
-                            branch1 = tl.zeros((BM, BN), tl.float32)
-                            for block in tl.static_range(BLOCKS):
-                                u = block * HB + unit_place
-                                o_w_down, o_w_out = _weights(
-                                    down_weight_at,
-                                    out_weight_at,
-                                    row,
-                                    unit_row,
-                                    u,
-                                    place,
-                                    joined,
-                                    joined_out,
-                                    unit_mixed,
-                                    C,
-                                    H,
-                                    DTYPE,
-                                )
-                                h1, o_v_down = _hidden(x1, o_w_down, UPCAST)
-                                gh1 = dot(gb1, tl.trans(o_w_out), UPCAST)
-                                o_g_down = _gradients(gh1, o_v_down)
-                                o_g_down = tl.where(units, o_g_down, 0.0)
-                                g1 = o_g_down.to(x.dtype)
-                                branch1 += dot(g1, tl.trans(o_w_down), UPCAST)
-                                if block == mine:
-                                    h_all = tl.where(units, h1, h_all)
-                                    all_down = tl.where(units, o_g_down, all_down)
-                            branch = tl.where(lanes, branch1, branch)
-                        h = h_all.to(x.dtype)
-                        g_down = all_down
-                change = made - x.to(tl.float32) if REPLACE else made
-                change = tl.where(bad | (act == 0), 0.0, change)
-                branch = tl.where(not_finite(branch), 0.0, branch)
+        unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)
+        unit_code, unit_row = held_by(
+            unit_chunk, unit_known, codes_at, kinds_at, rows_at, kind, MIXING, CODES
+        )
+        unit_mixed = unit_code >= 0
+        joined = mixed[:, None] & (seat[:, None] == unit_seat[None, :])
+        b_out = tl.load(out_bias_at + row * C + place, mask=mixed, other=0).to(tl.float32)
+        unit = mine * HB + unit_place
+        w_down, w_out = _weights(
+            down_weight_at,
+            out_weight_at,
+            row,
+            unit_row,
+            unit,
+            place,
+            joined,
+            unit_mixed,
+            C,
+            H,
+            DTYPE,
+        )
+        sum_down = tl.zeros((BH, BN), tl.float32)
+        sum_out = tl.zeros((BH, BN), tl.float32)
+        part_b_out = tl.zeros((16, BN), tl.float32)
+        if REPLACE:
+            part_host = tl.zeros((16, BN), tl.float32)
+        left = zero  # tiles to come back to, as bits
+        for step in tl.range(first, last, num_stages=STAGES):
+            example = (step * BM + within).to(tl.int64)
+            inside = (example < n)[:, None] & mixed[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            x = tl.load(at, mask=inside, other=0)
+            at = g_at + example[:, None] * g_row + column[None, :] * g_col
+            g = tl.load(at, mask=inside, other=0)
+            # B again, to know what of it is not finite, and what reaches x through it; alpha, the
+            # same for all of a chunk, is left out until the end.
+            h, v_down = _hidden(x, w_down, UPCAST)
+            h = h.to(x.dtype)
+            made = dot(h, tl.trans(w_out), UPCAST)
+            gh = dot(g, w_out, UPCAST)
+            g_down = _gradients(gh, v_down)
+            g_down = g_down.to(x.dtype)
+            branch = dot(g_down, tl.trans(w_down), UPCAST)
+            if BLOCKS > 1:
+                for block in range(BLOCKS):
+                    if block != mine:
+                        u = block * HB + unit_place
+                        o_w_down, o_w_out = _weights(
+                            down_weight_at,
+                            out_weight_at,
+                            row,
+                            unit_row,
+                            u,
+                            place,
+                            joined,
+                            unit_mixed,
+                            C,
+                            H,
+                            DTYPE,
+                        )
+                        h_u, o_v_down = _hidden(x, o_w_down, UPCAST)
+                        made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
+                        gh_u = dot(g, o_w_out, UPCAST)
+                        o_g_down = _gradients(gh_u, o_v_down)
+                        branch += dot(o_g_down.to(x.dtype), tl.trans(o_w_down), UPCAST)
+            made = (made + b_out[None, :]).to(x.dtype).to(tl.float32)
+            # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
+            # the strip, as 0 * inf is NaN: such a tile is left for later.
+            fine = tl.sum(tl.sum(made * 0.0 + branch * 0.0, 1), 0) == 0.0
+            left |= tl.where(fine, zero, zero + 1) << (step - first)
+            if mine == 0:
                 passed = g.to(tl.float32)
                 if REPLACE:
-                    passed -= through
-                result = tl.where(act, passed + branch, g.to(tl.float32)).to(g.dtype)
-                if mine == 0:
-                    at = gx_at + example[:, None] * gx_row + column[None, :] * gx_col
-                    if LISTED:
-                        tl.store(at, result, mask=act)
-                    else:
-                        tl.store(at, result, mask=inside)
-                sum_alpha += tl.sum(g.to(tl.float32) * change, 0)
-                sum_b_out += tl.sum(through, 0)
-                g1 = g_down.to(x.dtype)
-                sum_down += dot(tl.trans(g1), x, UPCAST)
-                sum_out += dot(tl.trans(h), gb, UPCAST)
-            # One of the splits sums up all of them in their order.
-            base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
-            pair = (seat[None, :] == unit_seat[:, None]) & joint[None, :] & (unit < H)[:, None]
-            to_map = unit[:, None] * C + place[None, :]
-            to_out = place[None, :] * H + unit[:, None]
-            tl.store(base[None, :] + (0 * H * C + to_map), sum_down, mask=pair)
-            tl.store(base[None, :] + (1 * H * C + to_out), sum_out, mask=pair)
-            theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
-            if mine == 0:
-                tl.store(base + (BIASES + 0 * H + place), sum_b_out, mask=joint)
-                summed = tl.sum(tl.where(theirs, sum_alpha[:, None], 0.0), 0)
-                to = partial_at + (split * chunks + each.to(tl.int64)) * SIZE + (SIZE - 1)
-                tl.store(to, summed, mask=taken)
-            tl.debug_barrier()
-            ticket = tickets_at + mine * strips + strip
-            if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
-                sum_down = tl.zeros((BH, BN), tl.float32)
-                sum_out = tl.zeros((BH, BN), tl.float32)
-                sum_b_out = tl.zeros((BN,), tl.float32)
-                for part in range(splits):
-                    base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
-                    at = base[None, :] + (0 * H * C + to_map)
-                    sum_down += tl.load(at, mask=pair, other=0.0, cache_modifier=".cg")
-                    at = base[None, :] + (1 * H * C + to_out)
-                    sum_out += tl.load(at, mask=pair, other=0.0, cache_modifier=".cg")
-                    at = base + (BIASES + 0 * H + place)
-                    sum_b_out += tl.load(at, mask=joint, other=0.0, cache_modifier=".cg")
-                at = row[None, :] * (H * C)
-                sum_down = tl.where(not_finite(sum_down), 0.0, sum_down)
-                tl.store(g_down_weight_at + at + to_map, sum_down, mask=pair)
-                sum_out = tl.where(not_finite(sum_out), 0.0, sum_out)
-                tl.store(g_out_weight_at + at + to_out, sum_out, mask=pair)
-                if mine == 0:
-                    sum_b_out = tl.where(not_finite(sum_b_out), 0.0, sum_b_out)
-                    tl.store(g_out_bias_at + row * C + place, sum_b_out, mask=joint)
-                    summed = tl.zeros((GP,), tl.float32)
-                    for part in range(splits):
-                        to = partial_at + (part * chunks + each.to(tl.int64)) * SIZE + (SIZE - 1)
-                        summed += tl.load(to, mask=taken, other=0.0, cache_modifier=".cg")
-                    tl.store(g_alpha_at + each, summed, mask=taken)
-                tl.store(ticket, 0)
-        elif (LISTED == 0) & (mine == 0):
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                g = tl.load(
-                    g_at + example[:, None] * g_row + column[None, :] * g_col, mask=inside, other=0
-                )
+                    passed -= alpha[None, :] * passed
+                end = tl.where(fine, n, 0)
                 tl.store(
-                    gx_at + example[:, None] * gx_row + column[None, :] * gx_col, g, mask=inside
+                    gx_at + example[:, None] * gx_row + column[None, :] * gx_col,
+                    (passed + alpha[None, :] * branch).to(g.dtype),
+                    mask=(example < end)[:, None] & mixed[None, :],
                 )
+            part_b_out += tl.where(fine, by_sixteen(g.to(tl.float32), BM, BN), 0.0)
+            if REPLACE:
+                both = g.to(tl.float32) * x.to(tl.float32)
+                part_host += tl.where(fine, by_sixteen(both, BM, BN), 0.0)
+            sum_down += tl.where(fine, dot(tl.trans(g_down), x, UPCAST), 0.0)
+            sum_out += tl.where(fine, dot(tl.trans(h), g, UPCAST), 0.0)
+        sum_b_out = tl.sum(part_b_out, 0)
+        # The gradient of alpha is the sum of g times B, and B is linear in its last map.
+        by_lane = sum_out * tl.trans(w_out).to(tl.float32)
+        by_lane = tl.sum(tl.where(sum_out != 0, by_lane, 0.0), 0)
+        if mine == 0:
+            by_lane += tl.where(sum_b_out != 0, sum_b_out * b_out, 0.0)
+            if REPLACE:
+                by_lane -= tl.sum(part_host, 0)
+        if left != 0:
+            for k in range((last - first) * BM):
+                if (left >> (k // BM)) & 1 != 0:
+                    # Row by row, by products that leave the other chunks out.
+                    example_m = wide + (first * BM + k)
+                    inside_m = mixed & (example_m < n)
+                    x_m = tl.load(x_at + example_m * x_row + column * x_col, mask=inside_m, other=0)
+                    g_m = tl.load(
+                        g_at + example_m * g_row + column * g_col, mask=inside_m, other=0
+                    ).to(tl.float32)
+                    made_m = tl.zeros((BN,), tl.float32)
+                    for block in range(BLOCKS):
+                        u = block * HB + unit_place
+                        o_w_down, o_w_out = _weights(
+                            down_weight_at,
+                            out_weight_at,
+                            row,
+                            unit_row,
+                            u,
+                            place,
+                            joined,
+                            unit_mixed,
+                            C,
+                            H,
+                            DTYPE,
+                        )
+                        h_m, o_v_down = _row_hidden(x_m, o_w_down, joined)
+                        made_m += of_lanes(h_m.to(DTYPE), o_w_out, joined)
+                    made_m = (made_m + b_out).to(DTYPE).to(tl.float32)
+                    good = inside_m & (not_finite(made_m) == 0)
+                    through_m = tl.where(good, g_m, 0.0)
+                    branch_m = tl.zeros((BN,), tl.float32)
+                    for block in range(BLOCKS):
+                        u = block * HB + unit_place
+                        o_w_down, o_w_out = _weights(
+                            down_weight_at,
+                            out_weight_at,
+                            row,
+                            unit_row,
+                            u,
+                            place,
+                            joined,
+                            unit_mixed,
+                            C,
+                            H,
+                            DTYPE,
+                        )
+                        h_m, o_v_down = _row_hidden(x_m, o_w_down, joined)
+                        gh_m = of_units(through_m.to(DTYPE), o_w_out, joined)
+                        o_g_down = _gradients(gh_m, o_v_down)
+                        branch_m += of_lanes(o_g_down.to(DTYPE), o_w_down, joined)
+                        if block == mine:
+                            h_m = h_m.to(DTYPE).to(tl.float32)
+                            o_g_down = o_g_down.to(DTYPE).to(tl.float32)
+                            sum_down += o_g_down[:, None] * x_m.to(tl.float32)[None, :]
+                            sum_out += h_m[:, None] * through_m[None, :]
+                    if mine == 0:
+                        passed_m = g_m
+                        if REPLACE:
+                            passed_m -= alpha * through_m
+                            made_m -= x_m.to(tl.float32)
+                        by_lane += tl.where(good, g_m * made_m, 0.0)
+                        result_m = passed_m + finite(alpha * branch_m)
+                        at = gx_at + example_m * gx_row + column * gx_col
+                        tl.store(at, result_m.to(DTYPE), mask=inside_m)
+                    sum_b_out += through_m
+        # One of the splits sums up all of them in their order.
+        base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
+        chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+        tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
+        pair = (seat[None, :] == unit_seat[:, None]) & joint[None, :] & (unit < H)[:, None]
+        to_map = unit[:, None] * C + place[None, :]
+        to_out = place[None, :] * H + unit[:, None]
+        tl.store(base[None, :] + (0 * H * C + to_map), sum_down, mask=pair)
+        tl.store(base[None, :] + (1 * H * C + to_out), sum_out, mask=pair)
+        if mine == 0:
+            tl.store(base + (BIASES + 0 * H + place), sum_b_out, mask=joint)
+        tl.debug_barrier()
+        ticket = tickets_at + mine * strips + strip
+        if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
+            tl.store(ticket, 0)
+            by_lane = tl.zeros((BN,), tl.float32)
+            sum_down = tl.zeros((BH, BN), tl.float32)
+            sum_out = tl.zeros((BH, BN), tl.float32)
+            sum_b_out = tl.zeros((BN,), tl.float32)
+            for part in range(splits):
+                base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
+                chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+                by_lane += partly(lanes_at + chunk_lanes + place, mixed)
+                sum_down += partly(base[None, :] + (0 * H * C + to_map), pair)
+                sum_out += partly(base[None, :] + (1 * H * C + to_out), pair)
+                if mine == 0:
+                    sum_b_out += partly(base + (BIASES + 0 * H + place), joint)
+            to_row = row[None, :] * (H * C)
+            sum_down = finite(sum_down * alpha[None, :])
+            tl.store(g_down_weight_at + to_row + to_map, sum_down, mask=pair)
+            sum_out = finite(sum_out * alpha[None, :])
+            tl.store(g_out_weight_at + to_row + to_out, sum_out, mask=pair)
+            if mine == 0:
+                tl.store(g_out_bias_at + row * C + place, finite(sum_b_out * alpha), mask=joint)
+            theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
+            summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
+            if BLOCKS > 1:
+                # Each block of units has a part of alpha's gradient; the last to arrive adds them.
+                tl.store(blocks_at + mine * chunks + each, summed, mask=taken)
+                tl.debug_barrier()
+                common = tickets_at + BLOCKS * strips + strip
+                if tl.atomic_add(common, 1, sem="acq_rel") == BLOCKS - 1:
+                    tl.store(common, 0)
+                    summed = tl.zeros((GP,), tl.float32)
+                    for block in range(BLOCKS):
+                        summed += partly(blocks_at + block * chunks + each, taken)
+                    tl.store(g_alpha_at + each, summed, mask=taken)
+            else:
+                tl.store(g_alpha_at + each, summed, mask=taken)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: e5f4d5fe4af2c60330e3356cfe31417f
+# body: 625363c5158548ec0368d772d4efbd27
 
 """Forward pass of the chunks that hold mlp_relu: one launch for all of them."""
 
@@ -16,17 +16,20 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
-    chunks_of,
+    by_eight,
+    chunk_at,
+    column_of,
     dot,
-    gather_measures,
-    has_state,
-    is_nan,
+    held_by,
     map_weights,
     not_finite,
+    of_lanes,
+    of_units,
     out_weights,
     put_measures,
     shape_of,
-    tickets,
+    slots_of,
+    top_by_eight,
 )
 
 MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
@@ -43,14 +46,14 @@ def forward(
     parameters: tuple[Tensor, ...],
     kind: int,
     nonfinite: Tensor,
-    sample: Tensor | None,
-    order: Tensor | None,
-    count: Tensor | None,
+    measures: Tensor | None,
+    order: Tensor,
+    count: Tensor,
     *,
     replace: bool,
     tiles: Tiles,
 ) -> None:
-    """Write the result of every chunk into `out`; nothing is returned and the host never waits.
+    """Write the result of listed chunks into `out`; nothing is returned and the host never waits.
 
     A chunk is mixed where its state is one that mixes, its kind is `kind` and it has a row. There
     the result is `(1 - alpha) x + alpha B(x)` (replace) or `x + alpha B(x)`; alpha 0 and elements
@@ -58,8 +61,7 @@ def forward(
 
     Args:
         x: [N, F], any strides.
-        out: [N, F]: another tensor, of which all is written; or, with `order`, x itself, of which
-            only mixed chunks are written.
+        out: [N, F]: another tensor, or x itself; only mixed chunks are written.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -68,21 +70,16 @@ def forward(
             the widest chunk.
         kind: Number of this kind.
         nonfinite: int64 [S], counted up by the elements of B that are not finite.
-        sample: float32 [S, 4] or None: sum, sum of squares, maximum (NaN where there is one) and
-            number of non-finite elements of the result, of all but the mixed chunks of other kinds.
-        order: int32 [S] or None: the mixed chunks first; only these are done.
-        count: int32 [1] or None: how many.
+        measures: Of `new_measures`, or None: written for mixed chunks; see `gather`.
+        order: int32 [S]: the mixed chunks of this kind first; only these are done.
+        count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
-    listed = order is not None
-    t = shape_of(tiles, n, chunks, width, hidden, listed)
-    partial = None
-    if sample is not None:
-        partial = torch.empty((t.splits, chunks, 4), dtype=torch.float32, device=x.device)
+    t = shape_of(tiles, n, chunks, width, hidden, listed=True)
     _forward_rows[(t.programs,)](
         x,
         out,
@@ -92,9 +89,7 @@ def forward(
         alpha,
         *parameters,
         nonfinite,
-        partial,
-        sample,
-        tickets(x.device, t.strips) if sample is not None else None,
+        measures,
         order,
         count,
         n,
@@ -102,12 +97,13 @@ def forward(
         x.stride(1),
         out.stride(0),
         out.stride(1),
-        chunks,
         features // chunks,
         features % chunks,
         kind,
         t.splits,
         t.steps,
+        slots_of(measures),
+        features,
         C=width,
         H=hidden,
         HB=t.units,
@@ -115,11 +111,9 @@ def forward(
         G=t.group,
         BM=t.rows,
         BN=t.columns,
-        GP=t.group_lanes,
         EVEN=features % chunks == 0,
         REPLACE=replace,
-        SAMPLED=sample is not None,
-        LISTED=listed,
+        MEASURED=measures is not None,
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
         STAGES=1 if INTERPRETED else t.stages,
         **t.options,
@@ -133,10 +127,23 @@ def _relu(u):
 
 
 @triton.jit
+def _units(v_up):
+    """Return the hidden units from what the maps give."""
+    return _relu(v_up)
+
+
+@triton.jit
 def _hidden(x, w_up, b_up, UPCAST: tl.constexpr):
     """Return the hidden units of rows of x."""
     v_up = dot(x, w_up, UPCAST) + b_up[None, :]
-    return _relu(v_up)
+    return _units(v_up)
+
+
+@triton.jit
+def _row_hidden(x, w_up, b_up, joined):
+    """Return the hidden units of one row of x, each chunk's from its own lanes alone."""
+    v_up = of_units(x, w_up, joined) + b_up
+    return _units(v_up)
 
 
 @triton.jit
@@ -149,7 +156,6 @@ def _weights(
     unit,
     place,
     joined,
-    joined_out,
     unit_mixed,
     C: tl.constexpr,
     H: tl.constexpr,
@@ -160,12 +166,20 @@ def _weights(
     w_up = map_weights(up_weight_at, row, unit, place, fit, C, H).to(DTYPE)
     bias, fit_bias = unit_row * H + unit, unit_mixed & (unit < H)
     b_up = tl.load(up_bias_at + bias, mask=fit_bias, other=0).to(tl.float32)
-    fit_out = joined_out & (unit < H)[:, None]
-    w_out = out_weights(out_weight_at, row, unit, place, fit_out, C, H).to(DTYPE)
+    w_out = out_weights(out_weight_at, row, unit, place, fit, C, H).to(DTYPE)
     return w_up, b_up, w_out
 
 
-@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "chunks", "wider"])
+@triton.jit
+def _blended(x, b, alpha, REPLACE: tl.constexpr):
+    """Return x with b mixed in: in float32, and rounded once."""
+    host, b = x.to(tl.float32), b.to(tl.float32)
+    if REPLACE:
+        return tl.where(alpha == 1.0, b, host + alpha * (b - host)).to(x.dtype)
+    return (host + alpha * b).to(x.dtype)
+
+
+@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "slots", "wider"])
 def _forward_rows(
     x_at,
     out_at,
@@ -178,9 +192,7 @@ def _forward_rows(
     out_weight_at,
     out_bias_at,
     nonfinite_at,
-    partial_at,
-    sample_at,
-    tickets_at,
+    measures_at,
     order_at,
     count_at,
     n,
@@ -188,12 +200,13 @@ def _forward_rows(
     x_col,
     out_row,
     out_col,
-    chunks,
     narrow,
     wider,
     kind,
     splits,
     steps,
+    slots,
+    features,
     C: tl.constexpr,
     H: tl.constexpr,
     HB: tl.constexpr,
@@ -201,214 +214,156 @@ def _forward_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
-    SAMPLED: tl.constexpr,
-    LISTED: tl.constexpr,
+    MEASURED: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G chunks over `steps` tiles of BM rows."""
     DTYPE: tl.constexpr = x_at.dtype.element_ty
+    BLOCKS: tl.constexpr = (H + HB - 1) // HB
+    unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
+    zero = tl.full((), 0, tl.int64)
+    wide = tl.zeros((BN,), tl.int64)
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
-    BLOCKS: tl.constexpr = (H + HB - 1) // HB
-    unit_lane = tl.arange(0, BH)
-    unit_seat, unit = unit_lane // HB, unit_lane % HB
-    if LISTED:
-        total = tl.load(count_at)
-    else:
-        total = chunks
+    total = tl.load(count_at)
     strips = tl.cdiv(total, G)
     for item in range(tl.program_id(0), strips * splits, tl.num_programs(0)):
         strip, split = item % strips, item // strips
-        # The chunk, column and row of the parameters of each lane.
-        number = strip * G + seat
-        known = (seat < G) & (number < total)
-        if LISTED:
-            chunk = tl.load(order_at + number, mask=known, other=0)
-        else:
-            chunk = tl.where(known, number, 0)
-        if EVEN and not LISTED and G * C == BN:
-            column = strip * BN + lane
-            here = column < chunks * C
-        elif EVEN:
-            column = chunk * C + place
-            here = known
-        else:
-            column = chunk * narrow + tl.minimum(chunk, wider) + place
-            here = known & (place < narrow + (chunk < wider).to(tl.int32))
-        column = column.to(tl.int64)
-        if EVEN and C % 8 == 0:
-            column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
-        code = tl.load(codes_at + chunk, mask=here, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=here, other=-1)
-        own = tl.load(kinds_at + chunk, mask=here, other=-1) == kind
-        mixed = here & own & (row >= 0) & has_state(code, MIXING, CODES)
+        chunk, known = chunk_at(seat, strip, total, order_at, G)
+        column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+        code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+        mixed = here & (code >= 0)
         alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
-        row = tl.where(mixed, row, 0)
+        acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
-        sums = tl.zeros((BN,), tl.float32)
-        squares = tl.zeros((BN,), tl.float32)
-        most = tl.full((BN,), float("-inf"), tl.float32)
-        broken = tl.zeros((BN,), tl.int32)
-        if tl.max(mixed.to(tl.int32), 0) != 0:
-            # Rows of the parameters by unit: those of the unit's chunk.
-            unit_number = strip * G + unit_seat
-            unit_known = (unit_seat < G) & (unit_number < total)
-            if LISTED:
-                unit_chunk = tl.load(order_at + unit_number, mask=unit_known, other=0)
-            else:
-                unit_chunk = tl.where(unit_known, unit_number, 0)
-            unit_code = tl.load(codes_at + unit_chunk, mask=unit_known, other=-1).to(tl.int32)
-            unit_row = tl.load(rows_at + unit_chunk, mask=unit_known, other=-1)
-            unit_own = tl.load(kinds_at + unit_chunk, mask=unit_known, other=-1) == kind
-            unit_mixed = unit_own & (unit_row >= 0) & has_state(unit_code, MIXING, CODES)
-            unit_mixed = unit_mixed & unit_known
-            unit_row = tl.where(unit_mixed, unit_row, 0).to(tl.int64)
-            joined = mixed[:, None] & (seat[:, None] == unit_seat[None, :])
-            joined_out = mixed[None, :] & (seat[None, :] == unit_seat[:, None])
-            b_out = tl.load(out_bias_at + row.to(tl.int64) * C + place, mask=mixed, other=0)
-            b_out = b_out.to(tl.float32)
-            w_up, b_up, w_out = _weights(
-                up_weight_at,
-                up_bias_at,
-                out_weight_at,
-                row,
-                unit_row,
-                unit,
-                place,
-                joined,
-                joined_out,
-                unit_mixed,
-                C,
-                H,
-                DTYPE,
-            )
+        unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)
+        unit_code, unit_row = held_by(
+            unit_chunk, unit_known, codes_at, kinds_at, rows_at, kind, MIXING, CODES
+        )
+        unit_mixed = unit_code >= 0
+        joined = mixed[:, None] & (seat[:, None] == unit_seat[None, :])
+        b_out = tl.load(out_bias_at + row * C + place, mask=mixed, other=0).to(tl.float32)
+        w_up, b_up, w_out = _weights(
+            up_weight_at,
+            up_bias_at,
+            out_weight_at,
+            row,
+            unit_row,
+            unit_place,
+            place,
+            joined,
+            unit_mixed,
+            C,
+            H,
+            DTYPE,
+        )
+        left = zero  # tiles to come back to, as bits
+        sums = tl.zeros((BM // 16, 8, BN), tl.float32)
+        squares = tl.zeros((BM // 16, 8, BN), tl.float32)
+        most = tl.full((BM // 16, 8, BN), float("-inf"), tl.float32)
+        for step in tl.range(first, last, num_stages=STAGES):
+            example = (step * BM + within).to(tl.int64)
+            inside = (example < n)[:, None] & here[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            x = tl.load(at, mask=inside, other=0)
+            h = _hidden(x, w_up, b_up, UPCAST)
+            made = dot(h.to(x.dtype), tl.trans(w_out), UPCAST)
+            if BLOCKS > 1:
+                for block in range(1, BLOCKS):
+                    unit = block * HB + unit_place
+                    o_w_up, o_b_up, o_w_out = _weights(
+                        up_weight_at,
+                        up_bias_at,
+                        out_weight_at,
+                        row,
+                        unit_row,
+                        unit,
+                        place,
+                        joined,
+                        unit_mixed,
+                        C,
+                        H,
+                        DTYPE,
+                    )
+                    h_u = _hidden(x, o_w_up, o_b_up, UPCAST)
+                    made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
+            made = (made + b_out[None, :]).to(x.dtype)
+            # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
+            # the strip, as 0 * inf is NaN: such a tile is left for later.
+            fine = tl.sum(tl.sum(made.to(tl.float32) * 0.0, 1), 0) == 0.0
+            left |= tl.where(fine, zero, zero + 1) << (step - first)
+            end = tl.where(fine, n, 0)
+            counted = (example < end)[:, None] & mixed[None, :]
+            result = tl.where(acts[None, :], _blended(x, made, alpha[None, :], REPLACE), x)
+            at = out_at + example[:, None] * out_row + column[None, :] * out_col
+            tl.store(at, result, mask=counted)
+            if MEASURED:
+                v = tl.where(counted, result.to(tl.float32), 0.0)
+                sums += by_eight(v, BM, BN)
+                squares += by_eight(v * v, BM, BN)
+                top = tl.where(counted, v, float("-inf"))
+                most = tl.maximum(most, top_by_eight(top, BM, BN))
+        lane_sums = tl.sum(tl.sum(sums, 0), 0)
+        lane_squares = tl.sum(tl.sum(squares, 0), 0)
+        lane_most = tl.max(tl.max(most, 0), 0)
+        if left != 0:
             faults = tl.zeros((BN,), tl.int32)
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                x = tl.load(
-                    x_at + example[:, None] * x_row + column[None, :] * x_col, mask=inside, other=0
-                )
-                made = tl.zeros((BM, BN), tl.float32)
-                for block in tl.static_range(BLOCKS):
-                    if BLOCKS > 1:
-                        u = block * HB + unit
-                        w_up, b_up, w_out = _weights(
+            for k in range((last - first) * BM):
+                if (left >> (k // BM)) & 1 != 0:
+                    # Row by row, by products that leave the other chunks out.
+                    example_m = wide + (first * BM + k)
+                    inside_m = mixed & (example_m < n)
+                    x_m = tl.load(x_at + example_m * x_row + column * x_col, mask=inside_m, other=0)
+                    made_m = tl.zeros((BN,), tl.float32)
+                    for block in range(BLOCKS):
+                        unit = block * HB + unit_place
+                        o_w_up, o_b_up, o_w_out = _weights(
                             up_weight_at,
                             up_bias_at,
                             out_weight_at,
                             row,
                             unit_row,
-                            u,
+                            unit,
                             place,
                             joined,
-                            joined_out,
                             unit_mixed,
                             C,
                             H,
                             DTYPE,
                         )
-                    h = _hidden(x, w_up, b_up, UPCAST)
-                    made += dot(h.to(x.dtype), w_out, UPCAST)
-                made = (made + b_out[None, :]).to(x.dtype)
-                bad = not_finite(made.to(tl.float32)) & inside & mixed[None, :]
-                if tl.max(tl.max(bad.to(tl.int32), 1), 0) != 0:
-                    if G > 1:
-                        # What is not finite in one chunk is so in all of the strip: 0 * inf. Ask
-                        # each chunk alone.
-                        for one in range(G):
-                            alone = tl.zeros((BM, BN), tl.float32)
-                            for block in tl.static_range(BLOCKS):
-                                u = block * HB + unit
-                                o_w_up, o_b_up, o_w_out = _weights(
-                                    up_weight_at,
-                                    up_bias_at,
-                                    out_weight_at,
-                                    row,
-                                    unit_row,
-                                    u,
-                                    place,
-                                    joined,
-                                    joined_out,
-                                    unit_mixed,
-                                    C,
-                                    H,
-                                    DTYPE,
-                                )
-                                x1 = tl.where((seat == one)[None, :], x, 0.0).to(x.dtype)
-                                h1 = _hidden(x1, o_w_up, o_b_up, UPCAST)
-                                h1 = tl.where((unit_seat == one)[None, :], h1, 0.0).to(x.dtype)
-                                alone += dot(h1, o_w_out, UPCAST)
-                            alone = (alone + b_out[None, :]).to(x.dtype)
-                            made = tl.where((seat == one)[None, :], alone, made)
-                        bad = not_finite(made.to(tl.float32)) & inside & mixed[None, :]
-                    faults += tl.sum(bad.to(tl.int32), 0)
-                host, b = x.to(tl.float32), made.to(tl.float32)
-                if REPLACE:
-                    blended = host + alpha[None, :] * (b - host)
-                    blended = tl.where((alpha == 1.0)[None, :], b, blended)
-                else:
-                    blended = host + alpha[None, :] * b
-                kept = bad | (alpha == 0.0)[None, :] | (mixed == 0)[None, :]
-                result = tl.where(kept, x, blended.to(x.dtype))
-                at = out_at + example[:, None] * out_row + column[None, :] * out_col
-                if LISTED:
-                    tl.store(at, result, mask=inside & mixed[None, :])
-                else:
-                    tl.store(at, result, mask=inside)
-                if SAMPLED:
-                    v = tl.where(inside, result.to(tl.float32), 0.0)
-                    sums += tl.sum(v, 0)
-                    squares += tl.sum(v * v, 0)
-                    most = tl.maximum(most, tl.max(tl.where(inside, v, float("-inf")), 0))
+                        h_m = _row_hidden(x_m, o_w_up, o_b_up, joined)
+                        made_m += of_lanes(h_m.to(DTYPE), o_w_out, joined)
+                    made_m = (made_m + b_out).to(DTYPE)
+                    bad = not_finite(made_m.to(tl.float32)) & inside_m
+                    faults += bad.to(tl.int32)
+                    result_m = _blended(x_m, made_m, alpha, REPLACE)
+                    result_m = tl.where(acts & (bad == 0), result_m, x_m)
+                    at_m = out_at + example_m * out_row + column * out_col
+                    tl.store(at_m, result_m, mask=inside_m)
+                    if MEASURED:
+                        v_m = tl.where(inside_m, result_m.to(tl.float32), 0.0)
+                        lane_sums += v_m
+                        lane_squares += v_m * v_m
+                        top_m = tl.where(inside_m, v_m, float("-inf"))
+                        lane_most = tl.maximum(lane_most, top_m)
             tl.atomic_add(
-                nonfinite_at + chunk, faults.to(tl.int64), mask=mixed & (faults != 0), sem="relaxed"
+                nonfinite_at + chunk, faults.to(tl.int64), mask=faults != 0, sem="relaxed"
             )
-        else:
-            for step in tl.range(first, last, num_stages=STAGES):
-                example = (step * BM + within).to(tl.int64)
-                inside = (example < n)[:, None] & here[None, :]
-                x = tl.load(
-                    x_at + example[:, None] * x_row + column[None, :] * x_col, mask=inside, other=0
-                )
-                tl.store(
-                    out_at + example[:, None] * out_row + column[None, :] * out_col, x, mask=inside
-                )
-                if SAMPLED:
-                    v = x.to(tl.float32)
-                    sums += tl.sum(v, 0)
-                    squares += tl.sum(v * v, 0)
-                    most = tl.maximum(most, tl.max(tl.where(inside, v, float("-inf")), 0))
-        if SAMPLED:
-            if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
-                # Rare: look at the strip again, and tell NaN from what only overflowed.
-                tl.debug_barrier()
-                for step in range(first, last):
-                    example = (step * BM + within).to(tl.int64)
-                    inside = (example < n)[:, None] & here[None, :]
-                    v = tl.load(
-                        out_at + example[:, None] * out_row + column[None, :] * out_col,
-                        mask=inside,
-                        other=0,
-                    ).to(tl.float32)
-                    broken += tl.sum(not_finite(v).to(tl.int32), 0)
-                    unknown = tl.max(is_nan(v).to(tl.int32), 0) != 0
-                    most = tl.where(unknown, float("nan"), most)
-            # From lanes to chunks; one of the splits gathers them in the order of their numbers.
-            theirs, each, taken = chunks_of(seat, here, chunk, GP)
-            to = partial_at + (split * chunks + each.to(tl.int64)) * 4
-            put_measures(to, theirs, taken, sums, squares, most, broken)
-            tl.debug_barrier()
-            if tl.atomic_add(tickets_at + strip, 1, sem="acq_rel") == splits - 1:
-                its_code = tl.load(codes_at + each, mask=taken, other=-1).to(tl.int32)
-                held = tl.load(rows_at + each, mask=taken, other=-1) >= 0
-                other = tl.load(kinds_at + each, mask=taken, other=-1) != kind
-                mine = taken & ((held & other & has_state(its_code, MIXING, CODES)) == 0)
-                gather_measures(partial_at, sample_at, chunks, splits, each, taken, mine, GP)
-                tl.store(tickets_at + strip, 0)
+        if MEASURED:
+            put_measures(
+                measures_at,
+                slots,
+                features,
+                split,
+                splits,
+                column,
+                mixed,
+                lane_sums,
+                lane_squares,
+                lane_most,
+            )

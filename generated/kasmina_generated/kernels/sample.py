@@ -2,13 +2,12 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: 6c1f781c2ff9e7270d64510210f653d6
+# body: c4af58d350ebf65073d9d67bdf9e85f8
 
-"""What the values of every chunk are, in one reading and without writing to them."""
+"""What the values of chunks are, read once; and carried over, where nothing is mixed into them."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,14 +15,21 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
-    chunks_of,
-    gather_measures,
+    by_sixteen,
+    column_of,
+    has_state,
     is_nan,
+    new_measures,
     not_finite,
+    power,
     put_measures,
     shape_of,
-    tickets,
+    slots_of,
+    top_by_sixteen,
 )
+
+MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
+CODES = tl.constexpr(10)
 
 
 def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
@@ -35,53 +41,125 @@ def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
             of no row) and number of non-finite elements.
         tiles: Sizes.
     """
+    measures = new_measures(x)
+    _launch(x, x, None, None, measures, out.shape[0], tiles)
+    gather(x, measures, out)
+
+
+def carry(
+    x: Tensor, out: Tensor, codes: Tensor, rows: Tensor, measures: Tensor | None, *, tiles: Tiles
+) -> None:
+    """Copy every chunk that is not mixed, and measure it; the launches of the kinds do the others.
+
+    Args:
+        x: [N, F], any strides.
+        out: [N, F]: another tensor, or x itself, which is only measured.
+        codes: int8 [S], the chunks' states.
+        rows: Integers [S], the row of the parameters of each, -1 for none.
+        measures: Of `new_measures`, or None: written for the chunks that are copied.
+        tiles: Sizes.
+    """
+    _launch(x, out, codes, rows, measures, codes.shape[0], tiles)
+
+
+def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
+    """Add up by chunks what all launches of a pass have measured.
+
+    Args:
+        x: [N, F], what they have written.
+        measures: What they have measured.
+        out: float32 [S, 4], as of `sample`.
+    """
     n, features = x.shape
     chunks = out.shape[0]
     width = -(-features // chunks)
+    _gather_measures[(chunks,)](
+        x,
+        measures,
+        out,
+        n,
+        features,
+        x.stride(0),
+        x.stride(1),
+        features // chunks,
+        features % chunks,
+        slots_of(measures),
+        BN=power(width),
+        BM=max(1, 1024 // power(width)),
+        **({} if INTERPRETED else {"num_warps": 4}),
+    )
+
+
+def _launch(
+    x: Tensor,
+    out: Tensor,
+    codes: Tensor | None,
+    rows: Tensor | None,
+    measures: Tensor | None,
+    chunks: int,
+    tiles: Tiles,
+) -> None:
+    n, features = x.shape
+    width = -(-features // chunks)
     t = shape_of(tiles, n, chunks, width, 1, listed=False)
-    partial = torch.empty((t.splits, chunks, 4), dtype=torch.float32, device=x.device)
-    _sample_rows[(t.programs,)](
+    _carry_rows[(t.programs,)](
         x,
         out,
-        partial,
-        tickets(x.device, t.strips),
+        codes,
+        rows,
+        measures,
         n,
         x.stride(0),
         x.stride(1),
+        out.stride(0),
+        out.stride(1),
         chunks,
         features // chunks,
         features % chunks,
         t.splits,
         t.steps,
+        slots_of(measures),
+        features,
         C=width,
         G=t.group,
         BM=t.rows,
         BN=t.columns,
-        GP=t.group_lanes,
+        EVEN=features % chunks == 0,
+        COPIED=out is not x,
+        SKIPPING=codes is not None,
+        MEASURED=measures is not None,
         STAGES=1 if INTERPRETED else t.stages,
         **t.options,
     )
 
 
-@triton.jit(do_not_specialize=["n", "splits", "steps", "chunks", "wider"])
-def _sample_rows(
+@triton.jit(do_not_specialize=["n", "splits", "steps", "slots", "chunks", "wider"])
+def _carry_rows(
     x_at,
-    sample_at,
-    partial_at,
-    tickets_at,
+    out_at,
+    codes_at,
+    rows_at,
+    measures_at,
     n,
     x_row,
     x_col,
+    out_row,
+    out_col,
     chunks,
     narrow,
     wider,
     splits,
     steps,
+    slots,
+    features,
     C: tl.constexpr,
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
+    EVEN: tl.constexpr,
+    COPIED: tl.constexpr,
+    SKIPPING: tl.constexpr,
+    MEASURED: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each program takes a strip of G chunks over `steps` tiles of BM rows."""
@@ -91,37 +169,95 @@ def _sample_rows(
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
     chunk = strip * G + seat
-    wide = narrow + (chunk < wider).to(tl.int32)
-    here = (seat < G) & (chunk < chunks) & (place < wide)
-    column = (chunk * narrow + tl.minimum(chunk, wider) + place).to(tl.int64)
-    first = split * steps
-    last = tl.minimum(first + steps, tl.cdiv(n, BM))
-    sums = tl.zeros((BN,), tl.float32)
-    squares = tl.zeros((BN,), tl.float32)
-    most = tl.full((BN,), float("-inf"), tl.float32)
-    broken = tl.zeros((BN,), tl.int32)
-    for step in tl.range(first, last, num_stages=STAGES):
-        example = (step * BM + within).to(tl.int64)
-        inside = (example < n)[:, None] & here[None, :]
-        at = x_at + example[:, None] * x_row + column[None, :] * x_col
-        v = tl.load(at, mask=inside, other=0).to(tl.float32)
-        sums += tl.sum(v, 0)
-        squares += tl.sum(v * v, 0)
-        most = tl.maximum(most, tl.max(tl.where(inside, v, float("-inf")), 0))
-    if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
-        # Rare: look at the strip again, and tell NaN from what only overflowed.
-        for step in range(first, last):
+    known = (seat < G) & (chunk < chunks)
+    column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+    if EVEN and G * C == BN:  # one run of memory
+        column = (strip * BN + lane).to(tl.int64)
+    if SKIPPING:
+        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
+        row = tl.load(rows_at + chunk, mask=known, other=-1)
+        here = here & (((row >= 0) & has_state(code, MIXING, CODES)) == 0)
+    if tl.max(here.to(tl.int32), 0) != 0:
+        first = split * steps
+        last = tl.minimum(first + steps, tl.cdiv(n, BM))
+        sums = tl.zeros((16, BN), tl.float32)
+        squares = tl.zeros((16, BN), tl.float32)
+        most = tl.full((16, BN), float("-inf"), tl.float32)
+        for step in tl.range(first, last, num_stages=STAGES):
             example = (step * BM + within).to(tl.int64)
             inside = (example < n)[:, None] & here[None, :]
             at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            x = tl.load(at, mask=inside, other=0)
+            if COPIED:
+                to = out_at + example[:, None] * out_row + column[None, :] * out_col
+                tl.store(to, x, mask=inside)
+            if MEASURED:
+                v = x.to(tl.float32)
+                sums += by_sixteen(v, BM, BN)
+                squares += by_sixteen(v * v, BM, BN)
+                top = tl.where(inside, v, float("-inf"))
+                most = tl.maximum(most, top_by_sixteen(top, BM, BN))
+        if MEASURED:
+            put_measures(
+                measures_at,
+                slots,
+                features,
+                split,
+                splits,
+                column,
+                here,
+                tl.sum(sums, 0),
+                tl.sum(squares, 0),
+                tl.max(most, 0),
+            )
+
+
+@triton.jit(do_not_specialize=["n", "slots", "wider"])
+def _gather_measures(
+    x_at,
+    measures_at,
+    sample_at,
+    n,
+    features,
+    x_row,
+    x_col,
+    narrow,
+    wider,
+    slots,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """Each program adds up a chunk, in the order of the splits."""
+    chunk = tl.program_id(0)
+    lane = tl.arange(0, BN)
+    here = lane < narrow + (chunk < wider).to(tl.int32)
+    column = (chunk * narrow + tl.minimum(chunk, wider) + lane).to(tl.int64)
+    room = slots.to(tl.int64) * features
+    parts = tl.load(measures_at + 3 * room + column, mask=here, other=0.0).to(tl.int32)
+    sums = tl.zeros((BN,), tl.float32)
+    squares = tl.zeros((BN,), tl.float32)
+    most = tl.full((BN,), float("-inf"), tl.float32)
+    for part in range(tl.max(parts, 0)):
+        at = measures_at + part * features + column
+        sums += tl.load(at, mask=here, other=0.0)
+        squares += tl.load(at + room, mask=here, other=0.0)
+        top = tl.load(at + 2 * room, mask=here, other=float("-inf"))
+        most = tl.maximum(most, top)
+    broken = 0
+    worst = tl.max(most, 0)
+    if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
+        # Rare: look at the chunk again, and tell NaN from what only overflowed.
+        unknown = 0
+        for first in range(0, n, BM):
+            example = (first + tl.arange(0, BM)).to(tl.int64)
+            inside = (example < n)[:, None] & here[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
             v = tl.load(at, mask=inside, other=0).to(tl.float32)
-            broken += tl.sum(not_finite(v).to(tl.int32), 0)
-            unknown = tl.max(is_nan(v).to(tl.int32), 0) != 0
-            most = tl.where(unknown, float("nan"), most)
-    theirs, each, taken = chunks_of(seat, here, chunk, GP)
-    to = partial_at + (split * chunks + each.to(tl.int64)) * 4
-    put_measures(to, theirs, taken, sums, squares, most, broken)
-    tl.debug_barrier()
-    if tl.atomic_add(tickets_at + strip, 1, sem="acq_rel") == splits - 1:
-        gather_measures(partial_at, sample_at, chunks, splits, each, taken, taken, GP)
-        tl.store(tickets_at + strip, 0)
+            broken += tl.sum(tl.sum(not_finite(v).to(tl.int32), 1), 0)
+            unknown = tl.maximum(unknown, tl.max(tl.max(is_nan(v).to(tl.int32), 1), 0))
+        worst = tl.where(unknown != 0, float("nan"), worst)
+    to = sample_at + chunk * 4
+    tl.store(to, tl.sum(sums, 0))
+    tl.store(to + 1, tl.sum(squares, 0))
+    tl.store(to + 2, worst)
+    tl.store(to + 3, (broken + tl.zeros((), tl.int32)).to(tl.float32))

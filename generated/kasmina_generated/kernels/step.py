@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 9c7472f64ec0dc20873aa2ba0e7536f0db26b6bfbc2a9d67e288b32a8a07dfdd
 # template: kernels/step.py.jinja
-# body: a17c4a9a0a8c3acf313b44753d72b079
+# body: 1e8f763dc9df1ab1c83ec6d97464e649
 
 """One synchronous step of any number of rows of lifecycle, in Triton."""
 
@@ -213,7 +213,7 @@ def _launch(
             limits.min_evaluation_score,
             limits.min_improvement,
             on_device(tick, state.device),
-            *(record or [None] * 13),
+            *(record or (None,) * 13),
             work.edge,
             work.faults,
             work.stash,

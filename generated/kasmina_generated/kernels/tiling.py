@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 298141d99d57b425f723841c292ba05b
+# body: ef04c233aa465c776ef243513dd1cba8
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -29,6 +29,9 @@ def _probe() -> None:
 
 # Triton decides when a kernel is defined: with TRITON_INTERPRET=1 kernels run on any machine, slowly.
 INTERPRETED = not isinstance(_probe, JITFunction)
+MOST_STEPS = 63  # tiles of an item, which marks some of them as bits of an int64
+LEAST_ROWS = 16  # of a tile
+MOST_SPLITS = 128  # of the rows, unless there are so many that an item had too many tiles
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
 _MOST_PROGRAMS = 1 if INTERPRETED else 132 * 8  # where only the device knows the number of strips
 
@@ -91,7 +94,8 @@ def shape_of(
     units = min(hidden, max(1, MOST_LANES // group))
     blocks = -(-hidden // units)
     row_tiles = max(1, -(-n // tiles.rows))
-    steps = -(-row_tiles // min(tiles.splits, row_tiles))
+    most = max(min(tiles.splits, MOST_SPLITS), -(-row_tiles // MOST_STEPS))
+    steps = -(-row_tiles // min(most, row_tiles))
     splits = -(-row_tiles // steps)
     strips = -(-chunks // group)
     programs = strips * splits * (blocks if backward else 1)
@@ -110,6 +114,20 @@ def shape_of(
         stages=tiles.stages,
         options={} if INTERPRETED else {"num_warps": tiles.warps},
     )
+
+
+def new_measures(x: Tensor) -> Tensor:
+    """Return room for what the launches of a pass measure of the columns of `x` `[N, F]`."""
+    n, features = x.shape
+    slots = max(MOST_SPLITS, -(-n // (LEAST_ROWS * MOST_STEPS)))
+    room = torch.empty((3 * slots + 1, features), dtype=torch.float32, device=x.device)
+    room[-1].zero_()  # splits that have measured a column: none
+    return room
+
+
+def slots_of(measures: Tensor | None) -> int:
+    """Return how many splits of the rows there is room for."""
+    return 0 if measures is None else (measures.shape[0] - 1) // 3
 
 
 _TICKETS: dict[torch.device, list[Tensor]] = {}
@@ -146,6 +164,97 @@ def has_state(code, STATES: tl.constexpr, CODES: tl.constexpr):
 
 
 @triton.jit
+def chunk_at(seat, strip, total, order_at, G: tl.constexpr):
+    """Return the listed chunk that sits at each seat of a strip, and whether there is one."""
+    number = strip * G + seat
+    known = (seat < G) & (number < total)
+    return tl.load(order_at + number, mask=known, other=0), known
+
+
+@triton.jit
+def column_of(chunk, known, place, narrow, wider, C: tl.constexpr, EVEN: tl.constexpr):
+    """Return the column of each lane, and whether it has one; the first `wider` chunks are wider by one."""
+    if EVEN:
+        column = (chunk * C + place).to(tl.int64)
+        here = known
+    else:
+        column = (chunk * narrow + tl.minimum(chunk, wider) + place).to(tl.int64)
+        here = known & (place < narrow + (chunk < wider).to(tl.int32))
+    if EVEN and C % 8 == 0:
+        column = tl.max_contiguous(tl.multiple_of(column, 8), 8)
+    return column, here
+
+
+@triton.jit
+def held_by(
+    chunk,
+    known,
+    codes_at,
+    kinds_at,
+    rows_at,
+    kind,
+    MIXING: tl.constexpr,
+    CODES: tl.constexpr,
+):
+    """Return the state code of chunks that are mixed and hold `kind`, -1 of others, and their row."""
+    code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
+    row = tl.load(rows_at + chunk, mask=known, other=-1)
+    own = tl.load(kinds_at + chunk, mask=known, other=-1) == kind
+    mixed = known & own & (row >= 0) & has_state(code, MIXING, CODES)
+    return tl.where(mixed, code, -1), tl.where(mixed, row, 0).to(tl.int64)
+
+
+@triton.jit
+def by_sixteen(values, BM: tl.constexpr, BN: tl.constexpr):
+    """Return sums over every 16th row: a thread that loads 16 bytes at once has these rows itself."""
+    return tl.sum(tl.reshape(values, (BM // 16, 16, BN)), 0)
+
+
+@triton.jit
+def top_by_sixteen(values, BM: tl.constexpr, BN: tl.constexpr):
+    """Return maxima over every 16th row."""
+    return tl.max(tl.reshape(values, (BM // 16, 16, BN)), 0)
+
+
+@triton.jit
+def by_eight(values, BM: tl.constexpr, BN: tl.constexpr):
+    """Return sums over two rows, 8 apart: a thread has both of what a product gives."""
+    return tl.sum(tl.reshape(values, (BM // 16, 2, 8, BN)), 1)
+
+
+@triton.jit
+def top_by_eight(values, BM: tl.constexpr, BN: tl.constexpr):
+    """Return maxima over two rows, 8 apart."""
+    return tl.max(tl.reshape(values, (BM // 16, 2, 8, BN)), 1)
+
+
+@triton.jit
+def of_units(values, weights, joined):
+    """Return a row `[lanes]` times a block diagonal matrix `[lanes, units]`, blocks kept apart."""
+    values, weights = values.to(tl.float32)[:, None], weights.to(tl.float32)
+    return tl.sum(tl.where(joined, values * weights, 0.0), 0)
+
+
+@triton.jit
+def of_lanes(values, weights, joined):
+    """Return a block diagonal matrix `[lanes, units]` times a column `[units]`, blocks kept apart."""
+    values, weights = values.to(tl.float32)[None, :], weights.to(tl.float32)
+    return tl.sum(tl.where(joined, values * weights, 0.0), 1)
+
+
+@triton.jit
+def partly(at, mask):
+    """Return what another program has written; from the cache that all share."""
+    return tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def finite(values):
+    """Return values, with 0 for those that are not finite."""
+    return tl.where(not_finite(values), 0.0, values)
+
+
+@triton.jit
 def dot(a, b, UPCAST: tl.constexpr):
     """Return a product in float32; the interpreter cannot multiply bfloat16."""
     if UPCAST:
@@ -156,14 +265,14 @@ def dot(a, b, UPCAST: tl.constexpr):
 @triton.jit
 def map_weights(weight_at, row, unit, place, joined, C: tl.constexpr, H: tl.constexpr):
     """Return a map `[H, C]` of each chunk as one block diagonal matrix, `[lanes, units]`."""
-    at = row[:, None].to(tl.int64) * (H * C) + unit[None, :] * C + place[:, None]
+    at = row[:, None] * (H * C) + unit[None, :] * C + place[:, None]
     return tl.load(weight_at + at, mask=joined, other=0)
 
 
 @triton.jit
 def out_weights(weight_at, row, unit, place, joined, C: tl.constexpr, H: tl.constexpr):
-    """Return the last map `[C, H]` of each chunk as one block diagonal matrix, `[units, lanes]`."""
-    at = row[None, :].to(tl.int64) * (H * C) + place[None, :] * H + unit[:, None]
+    """Return the last map `[C, H]` of each chunk as one block diagonal matrix, `[lanes, units]`."""
+    at = row[:, None] * (H * C) + place[:, None] * H + unit[None, :]
     return tl.load(weight_at + at, mask=joined, other=0)
 
 
@@ -177,34 +286,11 @@ def chunks_of(seat, here, chunk, GP: tl.constexpr):
 
 
 @triton.jit
-def put_measures(to, theirs, taken, sums, squares, most, broken):
-    """Store what was measured of each lane, by chunks: sum, sum of squares, maximum, broken."""
-    tl.store(to, tl.sum(tl.where(theirs, sums[:, None], 0.0), 0), mask=taken)
-    tl.store(to + 1, tl.sum(tl.where(theirs, squares[:, None], 0.0), 0), mask=taken)
-    worst = tl.max(tl.where(theirs, most[:, None], float("-inf")), 0)
-    unknown = tl.max((theirs & is_nan(most)[:, None]).to(tl.int32), 0) != 0
-    tl.store(to + 2, tl.where(unknown, float("nan"), worst), mask=taken)
-    lost = tl.sum(tl.where(theirs, broken[:, None], 0), 0)
-    tl.store(to + 3, lost.to(tl.float32), mask=taken)
-
-
-@triton.jit
-def gather_measures(partial_at, sample_at, chunks, splits, each, taken, mine, GP: tl.constexpr):
-    """Add up what the splits of a strip have stored, in their order."""
-    sums = tl.zeros((GP,), tl.float32)
-    squares = tl.zeros((GP,), tl.float32)
-    most = tl.full((GP,), float("-inf"), tl.float32)
-    broken = tl.zeros((GP,), tl.float32)
-    for part in range(splits):
-        at = partial_at + (part * chunks + each.to(tl.int64)) * 4
-        sums += tl.load(at, mask=taken, other=0.0, cache_modifier=".cg")
-        squares += tl.load(at + 1, mask=taken, other=0.0, cache_modifier=".cg")
-        other = tl.load(at + 2, mask=taken, other=0.0, cache_modifier=".cg")
-        unknown = is_nan(most) | is_nan(other)
-        most = tl.where(unknown, float("nan"), tl.maximum(most, other))
-        broken += tl.load(at + 3, mask=taken, other=0.0, cache_modifier=".cg")
-    to = sample_at + each * 4
-    tl.store(to, sums, mask=mine)
-    tl.store(to + 1, squares, mask=mine)
-    tl.store(to + 2, most, mask=mine)
-    tl.store(to + 3, broken, mask=mine)
+def put_measures(measures_at, slots, features, split, splits, column, mask, sums, squares, most):
+    """Store what a split of the rows has measured of each lane, and how many splits there are."""
+    at = measures_at + split.to(tl.int64) * features + column
+    tl.store(at, sums, mask=mask)
+    tl.store(at + slots.to(tl.int64) * features, squares, mask=mask)
+    tl.store(at + 2 * slots.to(tl.int64) * features, most, mask=mask)
+    count = measures_at + 3 * slots.to(tl.int64) * features + column
+    tl.store(count, tl.zeros_like(sums) + splits, mask=mask)

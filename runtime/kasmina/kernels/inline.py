@@ -42,6 +42,15 @@ class Kernel(NamedTuple):
     backward: Callable[..., None]
 
 
+class Carrier(NamedTuple):
+    """The generated launch functions that know no kind."""
+
+    sample: Callable[..., None]  # measures every chunk
+    carry: Callable[..., None]  # copies and measures the chunks that are not mixed
+    gather: Callable[..., None]  # makes a sample of what launches have measured
+    new_measures: Callable[[Tensor], Tensor]  # room for that
+
+
 class NoKernel(Exception):
     """Why a kind has no generated kernel."""
 
@@ -91,10 +100,10 @@ def texts(package: str) -> Mapping[str, Any]:
     return found
 
 
-def sampler(package: str) -> Callable[..., None]:
-    """The generated kernel that measures every chunk of a tensor; raises `NoKernel`."""
-    sample: Callable[..., None] = _module(package, "sample").sample
-    return sample
+def carrier(package: str) -> Carrier:
+    """The generated kernels for chunks in which nothing is mixed; raises `NoKernel`."""
+    module = _module(package, "sample")
+    return Carrier(module.sample, module.carry, module.gather, module.new_measures)
 
 
 def _module(package: str, name: str) -> Any:
@@ -133,13 +142,16 @@ class Way(Protocol):
 
 
 class Launches:
-    """Generated kernels, bound to the tensors of one site; either direction is a launch a kind.
+    """Generated kernels, bound to the tensors of one site.
+
+    Either direction is a launch that carries over what is not mixed, and one a kind for what is.
+    Each goes to its own chunks alone, so that their cost follows what there is of either.
 
     Args:
         kernels: by number of the kind.
         columns: of the site.
         nonfinite: int64 `[S]`, counted up.
-        measure: the kernel that measures a tensor.
+        carrier: the kernels that know no kind.
         replace: whether B takes the chunk's place; else it is added.
     """
 
@@ -150,16 +162,16 @@ class Launches:
         kernels: Mapping[int, Kernel],
         columns: Columns,
         nonfinite: Tensor,
-        measure: Callable[..., None],
+        carrier: Carrier,
         *,
         replace: bool,
     ) -> None:
         seeds, device = len(columns.codes), columns.codes.device
-        self._measure = measure
+        self._carrier = carrier
         self.numbers: tuple[int, ...] = ()
         self._kernels, self._columns = dict(kernels), columns
         self._nonfinite, self._replace = nonfinite, replace
-        # The mixed seeds of each kind first, and how many: what a launch in place goes through.
+        # The mixed seeds of each kind first, and how many: what a launch goes through.
         self._lists = {
             number: (
                 torch.zeros(seeds, dtype=torch.int32, device=device),
@@ -200,7 +212,14 @@ class Launches:
 
     def measure(self, y: Tensor, sample: Tensor) -> None:
         """Write the sample of `y` `[N, F]`, as `forward` does; nothing else is written."""
-        self._measure(y, sample, tiles=self._tuning.tiles("forward", y, len(sample)))
+        self._carrier.sample(y, sample, tiles=self._tuning.tiles("carry", y, len(sample)))
+
+    def _carry(self, y: Tensor, out: Tensor, measures: Tensor | None) -> None:
+        """Write to `out` what nothing is mixed into, and to `measures` what that is."""
+        if out is not y or measures is not None:
+            codes, _, rows = self._columns
+            tiles = self._tuning.tiles("carry", y, len(codes))
+            self._carrier.carry(y, out, codes, rows, measures, tiles=tiles)
 
     def forward(
         self,
@@ -223,33 +242,24 @@ class Launches:
                 number of non-finite elements of each chunk of `out`; None for no telemetry.
         """
         tiles = self._tuning.tiles("forward", y, len(alpha))
-        source = y
+        measures = None if sample is None else self._carrier.new_measures(y)
+        self._carry(y, out, measures)
         for number in self.numbers:
-            order, count = self._lists[number] if source is out else (None, None)
             self._kernels[number].forward(
-                source,
+                y,
                 out,
                 *self._columns,
                 alpha,
                 stacks[number],
                 number,
                 self._nonfinite,
-                sample,
-                order,
-                count,
+                measures,
+                *self._lists[number],
                 replace=self._replace,
                 tiles=tiles,
             )
-            source = out
-        if not self.numbers:
-            self._copy(y, out, sample)
-
-    def _copy(self, y: Tensor, out: Tensor, sample: Tensor | None) -> None:
-        """What `forward` does where nothing is mixed in."""
-        if out is not y:
-            out.copy_(y)
-        if sample is not None:
-            self.measure(y, sample)
+        if measures is not None:
+            self._carrier.gather(out, measures, sample)
 
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
@@ -258,14 +268,11 @@ class Launches:
         """See `Way`."""
         tiles = self._tuning.tiles("backward", y, len(alpha))
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
-        if not self.numbers:
-            to_y.copy_(g)
+        self._carry(g, to_y, None)
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
-        source = g
         for number in self.numbers:
-            order, count = self._lists[number] if source is to_y else (None, None)
             self._kernels[number].backward(
-                source,
+                g,
                 y,
                 to_y,
                 *self._columns,
@@ -274,12 +281,10 @@ class Launches:
                 found[number],
                 to_alpha,
                 number,
-                order,
-                count,
+                *self._lists[number],
                 replace=self._replace,
                 tiles=tiles,
             )
-            source = to_y
         return Pulled(
             to_y,
             to_alpha.to(alpha.dtype),

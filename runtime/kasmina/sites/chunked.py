@@ -19,10 +19,10 @@ from kasmina.kernels.inline import (
     Launches,
     NoKernel,
     Way,
+    carrier,
     every_gradient,
     kernel,
     passed,
-    sampler,
 )
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
@@ -84,7 +84,7 @@ class InlineSite(SiteLayer):
             kernels,
             self.live,
             self.nonfinite,
-            sampler(package),
+            carrier(package),
             replace=self.mode == "replace",
         )
 

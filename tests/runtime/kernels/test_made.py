@@ -71,13 +71,14 @@ def test_a_kernel_of_a_users_kind_gives_what_its_forward_gives(tmp_path: Path) -
     codes, rows = torch.full((3,), 3, dtype=torch.int8), torch.arange(3).int()
     seeds = (codes, torch.zeros(3).int(), rows, torch.full((3,), 0.5), tuple(stacks))
     out, gx, faults = torch.empty(20, 36), torch.empty(20, 36), torch.zeros(3).long()
+    order, count = torch.arange(3).int(), torch.tensor([3]).int()
     with torch.no_grad():
         forward.forward(
-            x, out, *seeds, 0, faults, None, None, None, replace=False, tiles=forward.Tiles()
+            x, out, *seeds, 0, faults, None, order, count, replace=False, tiles=forward.Tiles()
         )
         gradients = tuple(torch.zeros_like(stack) for stack in stacks)
         backward.backward(
-            g, x, gx, *seeds, gradients, torch.zeros(3), 0, None, None,
+            g, x, gx, *seeds, gradients, torch.zeros(3), 0, order, count,
             replace=False, tiles=backward.Tiles(),
         )  # fmt: skip
     torch.testing.assert_close(out, x.detach() + 0.5 * made_of.detach().reshape(20, 36))

@@ -2,7 +2,7 @@
 # spec: lifecycle_v1 version 1, from lifecycle_v1.yaml
 # digest: cc375df58ac00879dc350c0f005e0784a07d8523ad63604587c15d564d4f3c81
 # template: kernels/step.py.jinja
-# body: f0042069fb1390881f4eac4d776e8371
+# body: 03f83d6094b5733eb37a788c4c93dbef
 
 """One synchronous step of any number of rows of lifecycle_v1, in Triton."""
 
@@ -187,7 +187,7 @@ def _launch(
             limits.min_validation_gain,
             limits.min_improvement,
             on_device(tick, state.device),
-            *(record or [None] * 2),
+            *(record or (None,) * 2),
             work.edge,
             work.faults,
             work.stash,
