@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: ef04c233aa465c776ef243513dd1cba8
+# body: 6c0457b722286bbd2ac387fa7da9ef14
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -33,7 +33,8 @@ MOST_STEPS = 63  # tiles of an item, which marks some of them as bits of an int6
 LEAST_ROWS = 16  # of a tile
 MOST_SPLITS = 128  # of the rows, unless there are so many that an item had too many tiles
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
-_MOST_PROGRAMS = 1 if INTERPRETED else 132 * 8  # where only the device knows the number of strips
+# Of a list whose length only the device knows; they go through its items in turn.
+_MOST_PROGRAMS = 1 if INTERPRETED else 1024
 
 
 class Tiles(NamedTuple):
@@ -130,15 +131,17 @@ def slots_of(measures: Tensor | None) -> int:
     return 0 if measures is None else (measures.shape[0] - 1) // 3
 
 
-_TICKETS: dict[torch.device, list[Tensor]] = {}
+_TICKETS: dict[tuple[torch.device, int], list[Tensor]] = {}
 
 
 def tickets(device: torch.device, strips: int) -> Tensor:
     """Return counters that are 0 before and after each launch, int32 [at least `strips`].
 
-    They are never given back: a graph that was captured goes on counting in them.
+    Each stream has its own, since launches on two of them may run at once. They are never given
+    back: a graph that was captured goes on counting in them.
     """
-    held = _TICKETS.setdefault(device, [])
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    held = _TICKETS.setdefault((device, stream), [])
     if not held or len(held[-1]) < strips:
         held.append(torch.zeros(max(power(strips), 1024), dtype=torch.int32, device=device))
     return held[-1]
