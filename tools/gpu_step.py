@@ -22,17 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tools.gpu_machine import (
-    Batch,
-    Machine,
-    arithmetic_rows,
-    boundary_cases,
-    build,
-    foreign,
-    population,
-    transition,
-)
-from tools.gpu_times import Row, Stepped, bandwidth, sweep, timings
+from kasmina.bench._step_rows import Batch, Machine, population, transition
+from kasmina.bench._step_times import Row, Stepped, bandwidth, sweep, timings
+from tools.gpu_machine import arithmetic_rows, boundary_cases, build, foreign
 
 SIZES = (10_000, 1_000_000, 100_000_000)
 SHAPES = [

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tools.gpu_machine import Batch, Machine, population, transition
+from kasmina.bench._step_rows import Batch, Machine, population, transition
 
 SECTOR = 32
 FLUSH = 256 * 2**20  # bytes; several times the L2
@@ -171,12 +171,13 @@ def timings(sizes: Sequence[int], copying: float) -> Iterator[Row]:
         }
         for what, (asking, limits) in ways.items():
             stepped = Stepped(machine, transition(machine, n, "cuda", asking), True, **limits)
-            yield {"rows": n, "what": what, **_row(stepped, copying)}
+            yield {"rows": n, "what": what, **measured(stepped, copying)}
             del stepped
         yield from _functional(machine, n)
 
 
-def _row(stepped: Stepped, copying: float) -> Row:
+def measured(stepped: Stepped, copying: float) -> Row:
+    """Return the times of a step, eager and in a graph, and the bytes that it has to move."""
     flush = flushed()
 
     def before() -> None:

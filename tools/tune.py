@@ -1,0 +1,179 @@
+"""Measure tiles for the inline kernels on the GPU at hand, and write the committed table.
+
+    PYTHONPATH=spec:generator:generated:runtime python -m tools.tune
+
+needs torch and triton. For each class of shapes and each direction every candidate is timed in a
+CUDA graph, with a tenth and with all of the seeds active; the least product of the times is taken.
+The table of other GPUs is left as it is. Nothing is tuned inside a training run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kasmina.bench import _gpu
+from kasmina.bench._gpu import Buffers, captured, medians
+from kasmina.bench._seeded import Seeded, launches_of
+from kasmina.kernels.tiles import TABLE, Direction, Tiles, table
+
+BF16 = torch.bfloat16
+SHARES = (0.1, 1.0)
+CANDIDATES: dict[Direction, tuple[Tiles, ...]] = {
+    "carry": (
+        Tiles(128, 128, 32, 8, 1),
+        Tiles(64, 128, 32, 4, 1),
+        Tiles(128, 64, 32, 4, 1),
+        Tiles(64, 64, 32, 4, 1),
+        Tiles(64, 256, 32, 8, 1),
+        Tiles(32, 128, 32, 4, 1),
+    ),
+    "forward": (
+        Tiles(64, 32, 32, 4, 2),
+        Tiles(64, 64, 16, 4, 2),
+        Tiles(64, 64, 32, 4, 2),
+        Tiles(128, 32, 32, 4, 2),
+        Tiles(32, 32, 32, 4, 2),
+        Tiles(64, 32, 32, 4, 1),
+        Tiles(128, 64, 32, 8, 2),
+    ),
+    "backward": (
+        Tiles(64, 32, 16, 4, 1),
+        Tiles(64, 64, 16, 4, 1),
+        Tiles(64, 32, 32, 4, 1),
+        Tiles(64, 64, 32, 4, 1),
+        Tiles(32, 64, 32, 4, 1),
+        Tiles(64, 64, 32, 8, 1),
+    ),
+}
+
+
+class Class(NamedTuple):
+    """A class of shapes: rows, features, features of a chunk (bfloat16)."""
+
+    rows: int
+    features: int
+    width: int
+
+
+CLASSES = (Class(8192, 4096, 16), Class(8192, 4096, 64), Class(256, 1024, 16))
+
+
+class Fixed:
+    """Tiles that stand in the place of the table."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[Direction, Tiles] = {
+            direction: tiles[0] for direction, tiles in CANDIDATES.items()
+        }
+
+    def tiles(self, direction: Direction, y: Tensor, chunks: int) -> Tiles:
+        """As `kasmina.kernels.tiles.Tuning`."""
+        return self.chosen[direction]
+
+
+class Bench:
+    """One class of shapes, and the site on which its tiles are timed."""
+
+    def __init__(self, of: Class, most: float = 1.0) -> None:
+        seeds = of.features // of.width
+        self.of, self.fixed = of, Fixed()
+        self.seeded = Seeded(
+            of.features, seeds, of.width, dtype=BF16, device=_gpu.DEVICE, most=max(most, 0.1)
+        )
+        self._buffers = Buffers.like(of.rows, of.features, BF16)
+        self._sample = torch.zeros(seeds, 4, device=_gpu.DEVICE)
+        launches_of(self.seeded.site)._tuning = self.fixed
+
+    def timed(self, direction: Direction, tiles: Tiles, share: float) -> float:
+        """Microseconds of a pass with these tiles; of one without active seeds to carry."""
+        self.fixed.chosen[direction] = tiles
+        self.seeded.activate(0.0 if direction == "carry" else share)
+        call = self._call("backward" if direction == "backward" else "forward")
+        return medians({"": captured(self._buffers.each(call))}, repeats=7)[""]
+
+    def _call(self, direction: str) -> Callable[[Tensor, Tensor], object]:
+        launches = launches_of(self.seeded.site)
+        alpha, stacks = self.seeded.site.alpha.detach(), [self.seeded.stack()]
+        if direction == "backward":
+            return lambda x, g: launches.backward(x, x, None, alpha, stacks)
+        sample = self._sample
+        return lambda x, out: launches.forward(x, out, alpha, stacks, False, sample)
+
+    def best(self, direction: Direction, told: list[dict[str, Any]]) -> Tiles:
+        """The fastest candidate, from now on the one in use; all times go to `told`."""
+        products = {}
+        for tiles in CANDIDATES[direction]:
+            try:
+                times = [self.timed(direction, tiles, share) for share in self.shares(direction)]
+            except Exception as error:  # noqa: BLE001  a candidate may not fit into the device
+                sys.stdout.write(f"{self.of} {direction} {tuple(tiles)}: {error}\n"[:300])
+                continue
+            products[tiles] = math.prod(times)
+            told.append(
+                {**self.of._asdict(), "direction": direction, "tiles": tuple(tiles), "us": times}
+            )
+        self.fixed.chosen[direction] = min(products, key=products.__getitem__)
+        return self.fixed.chosen[direction]
+
+    @staticmethod
+    def shares(direction: Direction) -> tuple[float, ...]:
+        """The shares of active seeds that count."""
+        return (0.0,) if direction == "carry" else SHARES
+
+
+def compilations() -> Iterator[Callable[[], object]]:
+    """What compiles everything that tuning will launch, in pieces that may run side by side."""
+    for of in CLASSES:
+        for direction, candidates in CANDIDATES.items():
+            for half in (0, 1):
+                yield partial(_launched, of, direction, candidates[half::2])
+
+
+def _launched(of: Class, direction: Direction, candidates: tuple[Tiles, ...]) -> None:
+    bench = Bench(of, most=0.1)
+    for tiles in candidates:
+        bench.timed(direction, tiles, 0.1)
+
+
+def tuned(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table of this GPU, as it is written."""
+    found: dict[str, list[dict[str, Any]]] = {direction: [] for direction in CANDIDATES}
+    for of in CLASSES:
+        bench = Bench(of)
+        shape = {"rows": of.rows, "chunks": of.features // of.width, "width": of.width, "bytes": 2}
+        for direction in CANDIDATES:
+            best = bench.best(direction, told)
+            sys.stdout.write(f"{of} {direction}: {tuple(best)}\n")
+            found[direction].append({**shape, "tiles": best._asdict()})
+    return found
+
+
+def write(found: dict[str, Any], path: Path = TABLE) -> None:
+    """Put the table of this GPU into the file."""
+    held = json.loads(path.read_text()) | {torch.cuda.get_device_name(): found}
+    path.write_text(json.dumps(held, indent=1) + "\n")
+    table.cache_clear()
+
+
+def main() -> int:
+    """Tune, and write; 2 where there is no GPU."""
+    if not torch.cuda.is_available():
+        sys.stdout.write("there is no GPU that torch can use\n")
+        return 2
+    told: list[dict[str, Any]] = []
+    write(tuned(told))
+    sys.stdout.write(json.dumps(told) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
