@@ -61,12 +61,12 @@ def choose(device: torch.device | str) -> Choice:
 
 
 def fallen_back(device: torch.device, error: Exception) -> Choice:
-    """The backend where a kernel has failed before it was needed.
+    """The backend where a kernel has failed, or gave other numbers than its twin, before it was needed.
 
     Raises:
         BackendError: the environment demands kernels.
     """
-    what = f"a kernel cannot be compiled or launched ({type(error).__name__}: {error})"
+    what = f"a kernel cannot be used ({type(error).__name__}: {error})"
     if asked() == "triton":
         raise BackendError(f"{VARIABLE}=triton, but on {device} {what}") from error
     return Choice("torch", f"the twins: {what}")

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from kasmina.kernels.made import made
 from kasmina.kernels.tiles import Tuning
-from kasmina.kernels.twin import Pulled, Stacks, zeros_for
+from kasmina.kernels.twin import Pulled, Stacks, differentiable, zeros_for
 
 DIRECTIONS = ("forward", "backward")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -293,6 +293,63 @@ class Launches:
                 for number, rows in found.items()
             },
         )
+
+
+class WrongKernel(Exception):
+    """A kernel that gives other numbers than its twin."""
+
+
+def hold(launches: Way, twin: Way, y: Tensor, stacks: Stacks, nonfinite: Tensor) -> None:
+    """Hold kernels against their twin, forwards and backwards, on a few random rows.
+
+    What a compiler, a driver or a GPU that nobody has tried makes of a kernel shows here, before
+    a number of it is used.
+
+    Args:
+        launches: the kernels.
+        twin: with the same seeds mixed in.
+        y: a tensor `[N, F]` like those of the passes to come.
+        stacks: by kind of the site the parameters of its pool.
+        nonfinite: int64 `[S]`, what both count up; left as it was.
+
+    Raises:
+        WrongKernel: they differ; says where and by how much.
+    """
+    random = torch.Generator(y.device).manual_seed(0)
+    shape, before = (_ROWS, y.shape[1]), nonfinite.clone()
+    x, g = (torch.randn(shape, generator=random, device=y.device).to(y.dtype) for _ in "xg")
+    alpha = torch.rand(len(nonfinite), generator=random, device=y.device)
+    with differentiable():
+        ours, theirs = (_results(way, x, g, alpha, stacks) for way in (launches, twin))
+    nonfinite.copy_(before)
+    for name, found in ours.items():
+        off = _distance(found, theirs[name])
+        if not off <= _TOLERANCES[y.dtype]:
+            raise WrongKernel(f"its {name} is off by {off:.2g} of the norm in {y.dtype}")
+
+
+_ROWS = 40  # of a trial, so that a tile has an end
+_TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+@torch.no_grad()
+def _results(way: Way, x: Tensor, g: Tensor, alpha: Tensor, stacks: Stacks) -> dict[str, Tensor]:
+    out = torch.empty_like(x)
+    pulled = way.backward(g, x, way.forward(x, out, alpha, stacks, True), alpha, stacks)
+    found = {"output": out, "gradient of the input": pulled.y, "gradient of alpha": pulled.alpha}
+    for number in way.numbers:
+        for place, gradient in enumerate(pulled.stacks.get(number) or ()):
+            found[f"gradient of parameter {place} of kind {number}"] = gradient
+    return found
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """The norm of the difference over the norm; infinite where other elements are finite."""
+    finite = wanted.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return float("inf")
+    found, wanted = found[finite].double(), wanted[finite].double()
+    return float((found - wanted).norm() / wanted.norm().clamp_min(1e-6))
 
 
 class _Pass(Function):

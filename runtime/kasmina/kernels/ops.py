@@ -10,14 +10,15 @@ the host's output where no backward pass follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+
+from kasmina.kernels.twin import differentiable
 
 _DEFINED = torch.library.Library("kasmina", "DEF")  # type: ignore[no-untyped-call]
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
@@ -101,17 +102,6 @@ def _empty(like: Tensor) -> Tensor:
     return torch.empty(like.shape, dtype=like.dtype, device=like.device)
 
 
-@contextmanager
-def _differentiable() -> Iterator[None]:
-    """Inside gradients can be asked for; an op may be called from below autograd, where not."""
-    keys = torch._C.DispatchKey
-    with (
-        torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
-        torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
-    ):
-        yield
-
-
 @torch.library.impl("kasmina::grow", "CompositeExplicitAutograd", lib=_DEFINED)
 @torch.no_grad()
 def _grow(
@@ -133,7 +123,7 @@ def _grow_in_place(y: Tensor, alpha: Tensor, parameters: list[Tensor], seat: int
 def _grow_backward(
     g: Tensor, y: Tensor, x: Tensor | None, alpha: Tensor, parameters: list[Tensor], seat: int
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    with _differentiable():
+    with differentiable():
         found = _site(seat).pull(g, y, x, alpha, parameters)
     read = found.y if x is None else found.x
     assert read is not None

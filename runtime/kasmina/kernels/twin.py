@@ -10,7 +10,8 @@ computes in bfloat16, eager and compiled alike, and its gradients come back in i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -177,6 +178,17 @@ def _computed(group: Group, leaves: list[Tensor], y: Tensor, grad: bool) -> Tens
     with torch.set_grad_enabled(grad):
         output = group.kind.formula(named, leaves[0])
         return group.places.only_features(output.to(y.dtype))
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Inside, gradients can be asked for; an op's body is below autograd, where they cannot."""
+    keys = torch._C.DispatchKey
+    with (
+        torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
+        torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
+    ):
+        yield
 
 
 def _bad(output: Tensor) -> Tensor | None:

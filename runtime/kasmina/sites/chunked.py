@@ -21,6 +21,7 @@ from kasmina.kernels.inline import (
     Way,
     carrier,
     every_gradient,
+    hold,
     kernel,
     passed,
 )
@@ -61,7 +62,7 @@ class InlineSite(SiteLayer):
         self._everywhere = Places(self._cut)
         self._groups: list[Group] = []
         self._launches: Launches | None = None
-        self._proved: set[torch.dtype] = set()
+        self._proved: set[tuple[torch.dtype, tuple[int, ...]]] = set()
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -92,16 +93,17 @@ class InlineSite(SiteLayer):
         """The kernels, where they can compute `y` `[N, F]`; compiled outside of a captured graph."""
         if self._launches is None or y.dtype not in DTYPES:
             return None
-        if y.dtype not in self._proved and not captured:
+        if (y.dtype, self._twin.numbers) not in self._proved and not captured:
             self._prove(y)
         return self._launches
 
     def _prove(self, y: Tensor) -> None:
-        """Compile all kernels that a pass may launch, by launching them on no rows."""
+        """Compile all kernels that a pass may launch, and hold those it will against the twin."""
         assert self._launches is not None
-        self._proved.add(y.dtype)
+        self._proved.add((y.dtype, self._twin.numbers))
         try:
             self._launches.compile(y, self.alpha.detach(), self.stacks())
+            hold(self._launches, self._twin, y, self.stacks(), self.nonfinite)
         except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
             self.backend = fallen_back(self.alpha.device, error)
             self._launches = None

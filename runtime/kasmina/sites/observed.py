@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +80,23 @@ class Observed(nn.Module):
     @sample_every.setter
     def sample_every(self, passes: int) -> None:
         self._sampler = Sampler(passes)
+
+    def sampling(self) -> dict[str, Any]:
+        """The last sample and when the next one is due, for a run that is resumed."""
+        return {
+            "sample": tuple(self._sample),
+            "every": self._sampler.every,
+            "calls": self._sampler._calls,
+        }
+
+    def resume_sampling(self, state: Mapping[str, Any]) -> None:
+        """Take back what `sampling` gave."""
+        *values, places = state["sample"]
+        values = [value.to(self._sample[0].device) for value in values]
+        kind = Sample if len(values) > 1 else ChunkSample
+        self._sample = kind._make([*values, places])
+        self._sampler = Sampler(state["every"])
+        self._sampler._calls = state["calls"]
 
     @property
     def captured(self) -> Passage | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from kasmina.kernels import tiles
-from kasmina.kernels.tiles import TableError, Tiles, Tuning, nearest, table
+from kasmina.kernels.tiles import Direction, TableError, Tiles, Tuning, nearest, table
 
 NARROW = {"rows": 8192, "chunks": 256, "width": 16, "bytes": 2, "tiles": {"rows": 128}}
 WIDE = {"rows": 8192, "chunks": 64, "width": 64, "bytes": 2, "tiles": {"columns": 128}}
@@ -28,7 +29,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_committed_table_can_be_read() -> None:
     """And whatever it holds is legal."""
     for by_direction in table().values():
-        assert set(by_direction) <= {"forward", "backward"}
+        assert set(by_direction) <= set(get_args(Direction))
 
 
 @pytest.mark.parametrize(

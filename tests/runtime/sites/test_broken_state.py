@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kasmina.kernels.backend import BackendError
 from kasmina.sites import Garden, Site, SiteError, morph
@@ -114,7 +115,7 @@ def test_a_kernel_that_cannot_be_launched(monkeypatch: pytest.MonkeyPatch) -> No
             number: kernel._replace(backward=broken) for number, kernel in launches._kernels.items()
         }
     x = torch.randn(3, 6)
-    what = r"a kernel cannot be compiled or launched \(RuntimeError: PTX codegen failed\)"
+    what = r"a kernel cannot be used \(RuntimeError: PTX codegen failed\)"
     with pytest.raises(BackendError, match=rf"^KASMINA_BACKEND=triton, but on cpu {what}"):
         model(x)
     monkeypatch.setenv("KASMINA_BACKEND", "auto")
@@ -122,5 +123,37 @@ def test_a_kernel_that_cannot_be_launched(monkeypatch: pytest.MonkeyPatch) -> No
         found = other(x)
     assert len(launched) == 2
     assert site_of(other).backend.backend == "torch"
+    monkeypatch.setenv("KASMINA_BACKEND", "torch")
+    assert torch.equal(found, grown(kinds="mlp")(x))
+
+
+@pytest.mark.parametrize(
+    ("which", "what"), [("forward", "output"), ("backward", "gradient of the input")]
+)
+def test_a_kernel_that_computes_something_else(
+    which: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel is held against its twin before its first number is used; the counters stand still."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model = grown(kinds="mlp")
+    launches = site_of(model)._launches
+    assert launches is not None
+    right = launches._kernels[0]
+    wrong: list[Tensor] = []
+
+    def off(*arguments: Any, **options: Any) -> None:
+        getattr(right, which)(*arguments, **options)
+        written = arguments[1 if which == "forward" else 2]
+        wrong.append(written.mul_(2))
+
+    launches._kernels = {0: right._replace(**{which: off})}
+    monkeypatch.setenv("KASMINA_BACKEND", "auto")
+    told = rf"a kernel cannot be used \(WrongKernel: its {what} is off by 1 of the norm in torch.float32\)"
+    x = torch.randn(3, 6)
+    with pytest.warns(RuntimeWarning, match=told):
+        found = model(x)
+    assert any(len(each) for each in wrong)
+    assert site_of(model).backend.backend == "torch"
+    assert not Garden.of(model).nonfinite().any()
     monkeypatch.setenv("KASMINA_BACKEND", "torch")
     assert torch.equal(found, grown(kinds="mlp")(x))
