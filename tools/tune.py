@@ -3,7 +3,8 @@
     PYTHONPATH=spec:generator:generated:runtime python -m tools.tune
 
 needs torch and triton. For each class of shapes and each direction every candidate is timed in a
-CUDA graph, with a tenth and with all of the seeds active; the least product of the times is taken.
+CUDA graph, with a tenth and with all of the seeds active, measured and not; the least product of
+the times is taken.
 The table of other GPUs is left as it is. Nothing is tuned inside a training run.
 """
 
@@ -26,18 +27,26 @@ from kasmina.bench._seeded import Seeded, launches_of
 from kasmina.kernels.tiles import TABLE, Direction, Tiles, table
 
 BF16 = torch.bfloat16
-SHARES = (0.1, 1.0)
+# Share of the seeds that act, and whether the pass is measured; what is timed for a direction.
+SITUATIONS: dict[Direction, tuple[tuple[float, bool], ...]] = {
+    "carry": ((0.0, True), (0.0, False)),
+    "forward": ((0.1, True), (0.1, False), (1.0, True), (1.0, False)),
+    "backward": ((0.1, False), (1.0, False)),
+}
 CANDIDATES: dict[Direction, tuple[Tiles, ...]] = {
     "carry": (
         Tiles(128, 128, 32, 8, 1),
         Tiles(64, 128, 32, 4, 1),
         Tiles(128, 64, 32, 4, 1),
+        Tiles(128, 64, 16, 4, 1),
         Tiles(64, 64, 32, 4, 1),
         Tiles(64, 256, 32, 8, 1),
         Tiles(32, 128, 32, 4, 1),
     ),
     "forward": (
         Tiles(64, 32, 32, 4, 2),
+        Tiles(128, 32, 16, 4, 2),
+        Tiles(64, 32, 16, 4, 2),
         Tiles(64, 64, 16, 4, 2),
         Tiles(64, 64, 32, 4, 2),
         Tiles(128, 32, 32, 4, 2),
@@ -46,6 +55,7 @@ CANDIDATES: dict[Direction, tuple[Tiles, ...]] = {
         Tiles(128, 64, 32, 8, 2),
     ),
     "backward": (
+        Tiles(64, 32, 16, 4, 2),
         Tiles(64, 32, 16, 4, 1),
         Tiles(64, 64, 16, 4, 1),
         Tiles(64, 32, 32, 4, 1),
@@ -93,27 +103,32 @@ class Bench:
         self._sample = torch.zeros(seeds, 4, device=_gpu.DEVICE)
         launches_of(self.seeded.site)._tuning = self.fixed
 
-    def timed(self, direction: Direction, tiles: Tiles, share: float) -> float:
-        """Microseconds of a pass with these tiles; of one without active seeds to carry."""
+    def timed(self, direction: Direction, tiles: Tiles, share: float, sampled: bool) -> float:
+        """Microseconds of a pass with these tiles, with or without telemetry."""
         self.fixed.chosen[direction] = tiles
-        self.seeded.activate(0.0 if direction == "carry" else share)
-        call = self._call("backward" if direction == "backward" else "forward")
+        self.seeded.activate(share)
+        call = self._backward() if direction == "backward" else self._forward(sampled)
         return medians({"": captured(self._buffers.each(call))}, repeats=7)[""]
 
-    def _call(self, direction: str) -> Callable[[Tensor, Tensor], object]:
-        launches = launches_of(self.seeded.site)
-        alpha, stacks = self.seeded.site.alpha.detach(), [self.seeded.stack()]
-        if direction == "backward":
-            return lambda x, g: launches.backward(x, x, None, alpha, stacks)
-        sample = self._sample
+    def _forward(self, sampled: bool) -> Callable[[Tensor, Tensor], object]:
+        launches, alpha, stacks = self._bound()
+        sample = self._sample if sampled else None
         return lambda x, out: launches.forward(x, out, alpha, stacks, False, sample)
+
+    def _backward(self) -> Callable[[Tensor, Tensor], object]:
+        launches, alpha, stacks = self._bound()
+        return lambda x, g: launches.backward(x, x, None, alpha, stacks)
+
+    def _bound(self) -> tuple[Any, Tensor, list[list[Tensor]]]:
+        site = self.seeded.site
+        return launches_of(site), site.alpha.detach(), [self.seeded.stack()]
 
     def best(self, direction: Direction, told: list[dict[str, Any]]) -> Tiles:
         """The fastest candidate, from now on the one in use; all times go to `told`."""
         products = {}
         for tiles in CANDIDATES[direction]:
             try:
-                times = [self.timed(direction, tiles, share) for share in self.shares(direction)]
+                times = [self.timed(direction, tiles, *each) for each in SITUATIONS[direction]]
             except Exception as error:  # noqa: BLE001  a candidate may not fit into the device
                 sys.stdout.write(f"{self.of} {direction} {tuple(tiles)}: {error}\n"[:300])
                 continue
@@ -123,11 +138,6 @@ class Bench:
             )
         self.fixed.chosen[direction] = min(products, key=products.__getitem__)
         return self.fixed.chosen[direction]
-
-    @staticmethod
-    def shares(direction: Direction) -> tuple[float, ...]:
-        """The shares of active seeds that count."""
-        return (0.0,) if direction == "carry" else SHARES
 
 
 def compilations() -> Iterator[Callable[[], object]]:
@@ -141,7 +151,8 @@ def compilations() -> Iterator[Callable[[], object]]:
 def _launched(of: Class, direction: Direction, candidates: tuple[Tiles, ...]) -> None:
     bench = Bench(of, most=0.1)
     for tiles in candidates:
-        bench.timed(direction, tiles, 0.1)
+        for share, sampled in SITUATIONS[direction]:
+            bench.timed(direction, tiles, min(share, 0.1), sampled)
 
 
 def tuned(told: list[dict[str, Any]]) -> dict[str, Any]:

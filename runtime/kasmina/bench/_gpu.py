@@ -169,6 +169,11 @@ def beside(times: Mapping[str, float], floor: float | None = None) -> dict[str, 
     return found | {"copy bandwidth, TB/s": bandwidth() / 1e6}
 
 
+def work(flop: float, bytes_: float) -> dict[str, float]:
+    """What a row needs to be a point of a roofline."""
+    return {"GFLOP": flop / 1e9, "MB": bytes_ / 1e6}
+
+
 def against(what: str, times: Mapping[str, float], targets: Mapping[str, float]) -> list[Row]:
     """How many times faster "ours" is than each baseline, with the factor that is wanted."""
     return [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kasmina.bench import require
 from kasmina.blueprints import Placement
 from kasmina.lifecycle import Lifecycle
 from kasmina.sites import ChunkManager, Garden, Site, SiteLayer, morph
@@ -170,3 +171,8 @@ def error(found: Tensor, wanted: Tensor) -> float:
 def launches_of(site: SiteLayer) -> Any:
     """The site's generated kernels; None where its twins compute."""
     return getattr(site, "_launches", None)
+
+
+def require_kernels(site: SiteLayer) -> None:
+    """Raise `IncorrectResult` where a pass has fallen back, or would fall back, to the twins."""
+    require(site.backend.backend == "triton", f"kernels compute the site: {site.backend.why}")

@@ -21,8 +21,17 @@ from kasmina.bench._gpu import (
     medians,
     on_gpu,
     rows_of,
+    work,
 )
-from kasmina.bench._seeded import ALPHA, Seeded, error, launches_of, loop, vectorised
+from kasmina.bench._seeded import (
+    ALPHA,
+    Seeded,
+    error,
+    launches_of,
+    loop,
+    require_kernels,
+    vectorised,
+)
 from kasmina.bench.forward import (
     BF16,
     CHUNKS,
@@ -93,7 +102,7 @@ def _pulled(call: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
 def large(chunk: int, share: float) -> Iterator[Row]:
     """Gradients of input, parameters and alpha; the baseline gives the same."""
     seeded, buffers = prepared(chunk, share, FEATURES), Buffers.like(ROWS, FEATURES, BF16)
-    require(launches_of(seeded.site) is not None, f"there are kernels: {seeded.site.backend.why}")
+    require_kernels(seeded.site)
     launches, alpha = launches_of(seeded.site), seeded.site.alpha.detach()
     stacks = [seeded.stack()]
     theirs = recorded(seeded, buffers.sources)
@@ -110,6 +119,7 @@ def large(chunk: int, share: float) -> Iterator[Row]:
     floor = (2 + share) * whole / bandwidth()  # read dL/dy and the active chunks, write dL/dx
     what = f"backward {ROWS}x{FEATURES} bf16, chunk {chunk}, {share:.0%} active"
     figures = beside(times, floor)
+    figures |= work(12 * ROWS * FEATURES * share * chunk, (2 + share) * whole)
     yield Row(what, times["ours"] / floor, "x own copy floor", FLOOR, baselines=figures)
     yield from against(what, times, FASTER)
 

@@ -30,8 +30,7 @@ SEEDS = (1, 10, 100, 1000, 10_000)
 PERCENT = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100)
 WIDTHS = (2, 4, 8, 16, 32, 64, 128, 256)
 ROWS, FEATURES, CHUNK, FEW = 8192, 4096, 16, 512
-SMALL = {"ROWS": 64, "FEATURES": 512, "FEW": 32}  # on a CPU, with fewer seeds
-MOST = 1000  # seeds on a CPU
+SMALL = {"ROWS": 256, "FEATURES": 2048, "FEW": 64}  # on a CPU
 
 
 @benchmark("curves")
@@ -44,9 +43,8 @@ def cases() -> Iterator[Case]:
     """What is measured, each by itself."""
     rows, features, few = (ROWS, FEATURES, FEW) if on_gpu() else tuple(SMALL.values())
     for seeds in SEEDS:
-        if on_gpu() or seeds <= MOST:
-            what = partial(point, "seeds", seeds, few, seeds * CHUNK, seeds)
-            yield partial(what, max(0.1, 1 / seeds))
+        what = partial(point, "seeds", seeds, few, seeds * CHUNK, seeds)
+        yield partial(what, max(0.1, 1 / seeds))
     for percent in PERCENT:
         yield partial(point, "share, %", percent, rows, features, features // CHUNK, percent / 100)
     for width in WIDTHS:

@@ -24,8 +24,17 @@ from kasmina.bench._gpu import (
     on_gpu,
     rows_of,
     together,
+    work,
 )
-from kasmina.bench._seeded import ALPHA, Seeded, error, launches_of, loop, vectorised
+from kasmina.bench._seeded import (
+    ALPHA,
+    Seeded,
+    error,
+    launches_of,
+    loop,
+    require_kernels,
+    vectorised,
+)
 
 ROWS, FEATURES = 8192, 4096
 CHUNKS, SHARES = (16, 64), (0.1, 1.0)
@@ -97,7 +106,7 @@ def prepared(chunk: int, share: float, features: int) -> Seeded:
 def launching(seeded: Seeded, sample: Tensor | None) -> Callable[[Tensor, Tensor], Any]:
     """The site's kernels by themselves."""
     launches, alpha, stacks = launches_of(seeded.site), seeded.site.alpha.detach(), [seeded.stack()]
-    require(launches is not None, f"the site has kernels: {seeded.site.backend.why}")
+    require_kernels(seeded.site)
     return lambda x, out: launches.forward(x, out, alpha, stacks, False, sample)
 
 
@@ -148,12 +157,14 @@ def large(chunk: int, share: float) -> Iterator[Row]:
             "copy_": buffers.copies(),
         }
     )
+    require_kernels(seeded.site)  # its own passes have held the kernels against the twins
     times |= medians(
         {"loop over chunks": called(_passes(buffers, loop(seeded, True))[:1])}, repeats=3
     )
     what = f"forward {ROWS}x{FEATURES} bf16, chunk {chunk}, {share:.0%} active, telemetry"
     floor = 2 * buffers.sources[0].nbytes / bandwidth()
-    figures = beside(times, floor)
+    whole = 2 * buffers.sources[0].nbytes
+    figures = beside(times, floor) | work(4 * ROWS * FEATURES * share * chunk, whole)
     yield Row(what, times["ours"] / floor, "x copy floor", FLOORS[share], baselines=figures)
     yield from against(what, times, FASTER)
 
@@ -194,6 +205,7 @@ def small() -> Iterator[Row]:
     with torch.no_grad():
         off = error(seeded.model(x), plain(seeded)(x)[0])
         require(off < TOLERANCE, f"the small site is right: {off}")
+        require_kernels(seeded.site)
         many = captured([partial(seeded.model, x)] * 20)
         times = {
             "captured": together(many.call, 20) / many.times,

@@ -20,7 +20,7 @@ from kasmina.bench._gpu import (
     on_gpu,
     rows_of,
 )
-from kasmina.bench._seeded import ALPHA, Seeded, error
+from kasmina.bench._seeded import ALPHA, Seeded, error, require_kernels
 from kasmina.bench.forward import BF16, FEATURES, ROWS, TOLERANCE, nothing_more
 
 SEEDS, UNITS, SHARE = 1024, 64, 0.1
@@ -90,6 +90,8 @@ def measured(
         off = error(seeded.model(few) - few, reference(seeded, few) - few.double())
         require(off < TOLERANCE, f"the site gives what its seeds give one by one: {off}")
     on_device = dtype is BF16
+    if on_device:
+        require_kernels(seeded.site)
     host = {"copy bandwidth, TB/s": bandwidth() / 1e6} if on_device else {}
     models = {"ours": seeded.model, "dense MLP": dense}
     forward: dict[str, Call] = {name: partial(_forward, model, x) for name, model in models.items()}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kasmina.bench import Row, benchmark, interleave, require, single_thread
-from kasmina.sites import ChunkManager, Garden, Site, morph
+from kasmina.bench._seeded import Seeded, loop
+from kasmina.sites import Site, morph
 from kasmina.tasks.mlp import build_mlp
 
 EXAMPLES, FEATURES, CLASSES, WIDTH = 64, 64, 10, 32  # the digits MLP and its batch
@@ -100,8 +101,8 @@ def _active() -> list[Row]:
     """One pass through an inline site of many seeds, by the share of them that acts."""
     rows = []
     for share in SHARES:
-        model, x = _many_seeds(share), torch.randn(BATCH, SEEDS * CHUNK)
-        by_loop = _loop(model)
+        seeded = Seeded(SEEDS * CHUNK, SEEDS, HIDDEN).activate(share / 100)
+        model, x, by_loop = seeded.model, torch.randn(BATCH, SEEDS * CHUNK), loop(seeded)
         with torch.no_grad():
             agree = torch.allclose(model(x), by_loop(x), atol=1e-5)
             require(agree, f"{share}% active: the vectorised site gives what the loop gives")
@@ -127,47 +128,3 @@ def _active() -> list[Row]:
             )
         )
     return rows
-
-
-def _many_seeds(share: int) -> nn.Module:
-    """Only a site: its host hands on what it is given."""
-    site = Site("", placement="inline", seeds=SEEDS, hidden=HIDDEN, features=SEEDS * CHUNK)
-    model = morph(nn.Identity(), [site])
-    garden = Garden.of(model)
-    active = torch.arange(SEEDS)[: SEEDS * share // 100]
-    for row in active.tolist():
-        garden.allocate(row)
-    code = _code_of(garden, "full")
-    garden.state.update(active, {"lifecycle_state": code, "alpha": 0.5})
-    garden.refresh()
-    return model
-
-
-def _code_of(garden: Garden, plane: str) -> int:
-    """A state whose plane this is."""
-    lifecycle = garden.state.lifecycle
-    wanted = lifecycle.attribute_code("plane", plane)
-    codes = torch.tensor([int(state) for state in lifecycle.State])
-    return int(codes[lifecycle.plane_of(codes) == wanted][0])
-
-
-def _loop(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The same by a loop over chunks, each active one with a module of its own."""
-    garden, chunks = Garden.of(model), ChunkManager(SEEDS * CHUNK, SEEDS)
-    (site,) = garden.sites.values()
-    stacked = {name: p.detach() for name, p in site.pool("mlp").stacked().items()}
-    kind = site.pool("mlp").kind
-    rows, alpha = garden.state["blueprint_slot"].tolist(), garden.state["alpha"].tolist()
-    modules = [
-        kind.export({name: value[row] for name, value in stacked.items()}) if row >= 0 else None
-        for row in rows
-    ]
-
-    def forward(x: Tensor) -> Tensor:
-        parts = [
-            chunk if module is None else chunk + a * module(chunk)
-            for chunk, module, a in zip(chunks.split(x), modules, alpha, strict=True)
-        ]
-        return torch.cat(parts, -1)
-
-    return forward

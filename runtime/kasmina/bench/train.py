@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kasmina.bench import Row, _gpu, benchmark, interleave, require
 from kasmina.bench._gpu import Call, Case, bandwidth, called, medians, on_gpu, rows_of
-from kasmina.bench._seeded import ALPHA, code_of
+from kasmina.bench._seeded import ALPHA, code_of, require_kernels
 from kasmina.bench.forward import compiled, nothing_more
 from kasmina.sites import Garden, Site, morph
 
@@ -165,6 +165,8 @@ def adapting() -> Iterator[Row]:
         site.sample_every = 1
     with torch.no_grad():
         require(not torch.equal(ours.model(ours.x), plain(ours.x)), "the seeds act")
+    for site in Garden.of(ours.model).sites.values():
+        require_kernels(site)
     yield from overhead("10% active, every pass sampled", theirs, ours, 3.0)
     yield Row(
         f"utilisation in that step (device busy time over wall, {CALLS} steps)",

@@ -26,8 +26,11 @@ from kasmina.bench import (
 )
 from kasmina.bench._seeded import Seeded, error, launches_of, loop, vectorised
 from kasmina.kernels import tiles
+from kasmina.kernels.backend import Choice
 from tools import tune
 
+# NumPy's in the interpreter, on lanes that are masked.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 NAMES = ("forward", "backward", "train", "step", "parallel", "curves")
 
 
@@ -217,3 +220,13 @@ def test_tuning_writes_what_the_runtime_reads(
         (measured,) = found["this one"][direction]
         assert measured[:4] == (16, 8, 4, 2)
         assert tuple(measured.tiles) in [tuple(each) for each in candidates]
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_site_that_fell_back_to_its_twins_is_not_timed() -> None:
+    """A row that is called a kernel's is never the twin's."""
+    seeded = forward.prepared(16, 0.5, 64)
+    forward.launching(seeded, None)
+    seeded.site.backend = Choice("torch", "the twins: a kernel is wrong")
+    with pytest.raises(IncorrectResult, match="kernels compute the site: the twins: a kernel is"):
+        forward.launching(seeded, None)
