@@ -6,7 +6,7 @@ import json as json_module
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
@@ -16,15 +16,18 @@ from cyclopts import Parameter, Token
 from rich.console import Console
 from rich.table import Table
 
+from kasmina.cli import resuming
 from kasmina.errors import UsageError
 from kasmina.observe.folder import FolderError, RunFolder, write_atomically
 
 if TYPE_CHECKING:
+    from kasmina.checkpoint import CheckpointManager
     from kasmina.growth import GrowConfig, RunResult
     from kasmina.growth.task import Task
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 RUNS = Path("runs")
+DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 5}
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -43,46 +46,75 @@ WholeOrNone = Annotated[int | None, Parameter(converter=_whole)]
 
 def grow(
     *,
-    task: str,
+    task: str | None = None,
     width: WholeOrNone = None,
     budget: WholeOrNone = None,
     epochs: WholeOrNone = None,
-    seed: Whole = 0,
+    seed: WholeOrNone = None,
     compare: Flag = False,
     out: Path | None = None,
     force: Flag = False,
     json: Flag = False,
     lifecycle: Path | None = None,
     set_: Annotated[Sequence[str], Parameter(name="--set", negative=())] = (),
+    checkpoint_every: WholeOrNone = None,
+    resume: Path | None = None,
 ) -> int:
     """Train a network and let it grow meanwhile.
 
     Leaves a run directory with the event log, the result, the report and the grown network. Ctrl-C
-    ends in order after the current step; a second one ends at once.
+    ends in order after the current step; a second one ends at once. Whatever ended it, --resume
+    goes on from the last checkpoint, to the same result.
 
     Args:
         task: digits, mnist1d, chars, or your own as package.module:function.
         width: width of the start network.
         budget: parameters that the network may have in the end.
         epochs: epochs to train.
-        seed: of the start network, of the batches and of all that Kasmina draws.
+        seed: of the start network, of the batches and of all that Kasmina draws; 0 if not given.
         compare: also train the static start network and a static one of the final size.
         out: run directory; without it the first free one of runs/TASK-SEED, runs/TASK-SEED-2, ...
         force: replace the run that the directory holds.
         json: print the result as one JSON object; everything else goes to standard error.
         lifecycle: directory of a lifecycle of your own, from `kasmina spec build FILE --out DIR`.
         set_: another value for a limit of the lifecycle, as limit=value; may be given again.
+        checkpoint_every: epochs from one checkpoint to the next, 5 if not given; also one at each
+            graft and rewind, and every five minutes. 0 keeps none.
+        resume: run directory whose run goes on; its options are those that it was started with.
 
     Returns:
         0, or 130 where Ctrl-C ended the run in order.
     """
-    _check_numbers(width=width, budget=budget, epochs=epochs, seed=seed)
-    limits = _limits(set_)
-    job = _task(task, width)
-    config = _config(width, budget, epochs, seed, compare, lifecycle, limits)
+    _check_numbers(width=width, budget=budget, epochs=epochs, seed=seed, every=checkpoint_every)
+    given = {
+        "task": task,
+        "width": width,
+        "budget": budget,
+        "epochs": epochs,
+        "seed": seed,
+        "compare": compare or None,
+        "lifecycle": None if lifecycle is None else str(lifecycle.resolve()),
+        "limits": _limits(set_) or None,
+        "every": checkpoint_every,
+    }
     console = Console(stderr=json, highlight=False)
-    folder = _folder(out, job.name, seed, force)
-    result, asked = _run(job, config, folder, console)
+    if resume is not None:
+        if out is not None or force:
+            raise UsageError(
+                "--resume goes on in the run's own directory: leave --out and --force out"
+            )
+        folder, options = resuming.resumed(resume, given)
+        if checkpoint_every is not None:
+            options["every"] = checkpoint_every
+        job, config = _job(options)
+    else:
+        if task is None:
+            raise UsageError("give --task, or --resume RUN to go on with a run")
+        options = {name: DEFAULTS.get(name) if v is None else v for name, v in given.items()}
+        job, config = _job(options)
+        folder = _folder(out, job.name, force, options)
+    with folder.held():
+        result, asked = _run(job, config, folder, console, options["every"], resume is not None)
     if json:
         print(json_module.dumps(summary(result)))  # noqa: T201  one line, not wrapped
     _tell(console, result, folder)
@@ -101,13 +133,40 @@ def summary(result: RunResult) -> dict[str, Any]:
     return {name: _known(value) for name, value in plain.items()}
 
 
+def _job(options: dict[str, Any]) -> tuple[Task, GrowConfig]:
+    """What to train and how, from the options of a run."""
+    job = _task(options["task"], options["width"])
+    return job, _config(
+        options["width"],
+        options["budget"],
+        options["epochs"],
+        options["seed"],
+        options["compare"],
+        None if options["lifecycle"] is None else Path(options["lifecycle"]),
+        options["limits"],
+    )
+
+
 def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _check_numbers(*, width: int | None, budget: int | None, epochs: int | None, seed: int) -> None:
-    least = {"--width": (width, 1), "--budget": (budget, 1), "--epochs": (epochs, 1)}
-    for name, (value, lowest) in {**least, "--seed": (seed, 0)}.items():
+def _check_numbers(
+    *,
+    width: int | None,
+    budget: int | None,
+    epochs: int | None,
+    seed: int | None,
+    every: int | None,
+) -> None:
+    least = {
+        "--width": (width, 1),
+        "--budget": (budget, 1),
+        "--epochs": (epochs, 1),
+        "--seed": (seed, 0),
+        "--checkpoint-every": (every, 0),
+    }
+    for name, (value, lowest) in least.items():
         if value is not None and value < lowest:
             raise UsageError(f"{name} is {value}; it must be {lowest} or more")
 
@@ -162,16 +221,23 @@ def _config(
     )
 
 
-def _folder(out: Path | None, task: str, seed: int, force: bool) -> RunFolder:
+def _folder(out: Path | None, task: str, force: bool, options: dict[str, Any]) -> RunFolder:
+    seed, kept = options["seed"], options if options["every"] else None
     if out is None:
-        return RunFolder.create_next(RUNS, task, seed, replace=force)
-    return RunFolder.create(out, task, seed, replace=force)
+        return RunFolder.create_next(RUNS, task, seed, replace=force, options=kept)
+    return RunFolder.create(out, task, seed, replace=force, options=kept)
+
+
+def _manager(folder: RunFolder) -> CheckpointManager:
+    from kasmina.checkpoint import CheckpointManager, Retention
+
+    return CheckpointManager(folder.checkpoints, retention=Retention(normal=3, high=3))
 
 
 def _run(
-    task: Task, config: GrowConfig, folder: RunFolder, console: Console
+    task: Task, config: GrowConfig, folder: RunFolder, console: Console, every: int, resume: bool
 ) -> tuple[RunResult, bool]:
-    """Grow, and leave log, result, report and network in the folder.
+    """Grow, and leave log, result, report, network and checkpoints in the folder.
 
     Returns:
         The result, and whether the user has asked for an early end.
@@ -180,17 +246,31 @@ def _run(
 
     from kasmina.control import TamiyoController
     from kasmina.growth import grow
+    from kasmina.growth.saving import ResumeRefused, Saving
     from kasmina.observe.live import follow
-    from kasmina.observe.log import EventLog
+    from kasmina.observe.log import EventLog, Position
     from kasmina.observe.report import write_report
 
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     run = f"{task.name}-{config.seed}"
+    manager = _manager(folder) if every or resume else None
+    found = resuming.find(manager, folder, console) if manager and resume else None
+    saving = Saving(manager, every, found) if manager else None
+    at = found.position if found else Position(0, 0)
     try:
-        with EventLog(folder.log, run) as log, _interrupt(console) as stop, follow(log, console):
-            result = grow(task, config, controller=TamiyoController(), log=log, stop=stop)
+        with (
+            manager or nullcontext(),
+            EventLog(folder.log, run, at=at if resume else None) as log,
+            _interrupt(console) as stop,
+            follow(log, console, found.events if found else ()),
+        ):
+            result = grow(
+                task, config, controller=TamiyoController(), log=log, stop=stop, saving=saving
+            )
             asked = stop()
+    except ResumeRefused:
+        raise  # all is as it was
     except BaseException:
         if folder.log.exists() and folder.log.stat().st_size:
             with suppress(FolderError):  # what is being raised says more

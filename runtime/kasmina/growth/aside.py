@@ -87,6 +87,9 @@ class RowAdam:
         elif len(first) < len(parameter):  # the pool has doubled
             more = parameter.new_zeros((len(parameter) - len(first), *parameter.shape[1:]))
             first, second = torch.cat([first, more]), torch.cat([second, more])
+        first, second = (
+            m.to(parameter.device) for m in (first, second)
+        )  # a resume's are on the CPU
         self.moments[name] = (first, second)
         return first, second
 

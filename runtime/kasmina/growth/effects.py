@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Effects:
         self._snapshots: dict[int, Snapshot] = {}
         self._taken = 0
         self.rewinds: dict[str, int] = dict.fromkeys(gardener.garden.sites, 0)
-        self._stateful = {**gardener.stateful(), **stateful}
+        self.stateful = {**gardener.stateful(), **stateful}
         unknown = [
             e.name for e in gardener.garden.state.lifecycle.Effect if e.name not in self._handlers
         ]
@@ -72,12 +72,30 @@ class Effects:
         """Whether there is anything to return to."""
         return bool(self._snapshots)
 
+    @property
+    def milestones(self) -> int:
+        """Snapshots and rewinds so far."""
+        return self._taken + sum(self.rewinds.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What no rewind brings back: the snapshots themselves, and how often it was done."""
+        return {
+            "taken": self._taken,
+            "rewinds": dict(self.rewinds),
+            "snapshots": [snapshot.parts() for snapshot in self._snapshots.values()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._taken, self.rewinds = state["taken"], dict(state["rewinds"])
+        self._snapshots = {parts["number"]: Snapshot(**parts) for parts in state["snapshots"]}
+
     def _snapshot(self, rows: Tensor, result: StepResult) -> None:
         gardener = self._gardener
         self._taken += 1
         gardener.garden.state.update(rows, {"checkpoint_id": self._taken})
         self._snapshots[self._taken] = rewind.take(
-            self._taken, gardener.clock.step, gardener.model, gardener.optimizer, self._stateful
+            self._taken, gardener.clock.step, gardener.model, gardener.optimizer, self.stateful
         )
         gardener.journal.write("snapshot", number=self._taken)
 
@@ -110,7 +128,7 @@ class Effects:
             return  # none of them had touched the host
         number, left = min(numbers), gardener.clock.step
         target = int(state.codes[rows[0]])
-        rewind.restore(self._snapshots[number], gardener.model, gardener.optimizer, self._stateful)
+        rewind.restore(self._snapshots[number], gardener.model, gardener.optimizer, self.stateful)
         cohort = (state["checkpoint_id"] == number).nonzero().squeeze(1)
         ended = torch.tensor(sorted({*rows.tolist(), *cohort.tolist()}))
         for site in {gardener.garden.address(row).site for row in ended.tolist()}:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +35,19 @@ class FlopMeter:
                 yield
             self._known[key] = int(counter.get_total_flops())
         self.total += factor * self._known[key]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The total, and what is known: a pass that is counted may take other kernels."""
+        return {"total": self.total, "known": [(_plain(k), n) for k, n in self._known.items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.total, self._known = state["total"], dict(state["known"])
+
+
+def _plain(key: Hashable) -> Hashable:
+    """An equal key of plain tuples: torch's sizes are some of their own."""
+    return tuple(map(_plain, key)) if isinstance(key, tuple) else key
 
 
 @contextmanager

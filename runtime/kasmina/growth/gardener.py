@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -199,6 +200,36 @@ class Gardener:
             "kasmina.controller": self.controller,
             **self._holdings.stateful(),
         }
+
+    def resumable(self) -> dict[str, Stateful]:
+        """What a rewind brings back besides model and optimizer, and then what it must not."""
+        return {
+            **self._effects.stateful,
+            "kasmina.effects": self._effects,
+            "kasmina.meter": self.meter,
+            "kasmina.gardener": self,  # the last: it takes over what the others have loaded
+        }
+
+    @property
+    def milestones(self) -> int:
+        """How often a cohort has begun to graft or was taken back."""
+        return self._effects.milestones
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs of the loop itself, between two steps."""
+        return {
+            "validation": (self.validation.loss, self.validation.metric),
+            "queue": [asdict(command) for command in self.queue],
+            "limits": self.limits.as_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.validation = Validation(*state["validation"])
+        self.queue = deque(Command(**command) for command in state["queue"])
+        for name, value in state["limits"].items():
+            self.limits.override(name, value)
+        self._refresh()
 
     def measure(self) -> Validation:
         """One validation pass of the model as it stands; its cost is counted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that decides how a run goes on; tensors are copies."""
+    """Everything that decides how a run goes on."""
 
     number: int
     step: int
@@ -35,6 +35,10 @@ class Snapshot:
     optimizer: dict[str, Any]
     others: dict[str, Any]
     streams: dict[str, Any]
+
+    def parts(self) -> dict[str, Any]:
+        """Field by field, as a checkpoint keeps it; `Snapshot(**parts)` is equal."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _streams() -> dict[str, Any]:
@@ -54,6 +58,24 @@ def _restore_streams(streams: Mapping[str, Any]) -> None:
     random.setstate(streams["python"])
 
 
+def gather(
+    number: int,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    others: Mapping[str, Stateful],
+) -> Snapshot:
+    """The model (buffers too), the optimizer, `others` and every random stream; not copied."""
+    return Snapshot(
+        number=number,
+        step=step,
+        model={name: value.detach() for name, value in model.state_dict().items()},
+        optimizer=optimizer.state_dict(),
+        others={name: other.state_dict() for name, other in others.items()},
+        streams=_streams(),
+    )
+
+
 def take(
     number: int,
     step: int,
@@ -61,14 +83,13 @@ def take(
     optimizer: torch.optim.Optimizer,
     others: Mapping[str, Stateful],
 ) -> Snapshot:
-    """Copy the model (buffers too), the optimizer, `others` and every random stream."""
-    return Snapshot(
-        number=number,
-        step=step,
-        model={name: value.detach().clone() for name, value in model.state_dict().items()},
-        optimizer=copy.deepcopy(optimizer.state_dict()),
-        others={name: copy.deepcopy(other.state_dict()) for name, other in others.items()},
-        streams=_streams(),
+    """What `gather` gives, copied."""
+    live = gather(number, step, model, optimizer, others)
+    return replace(
+        live,
+        model={name: value.clone() for name, value in live.model.items()},
+        optimizer=copy.deepcopy(live.optimizer),
+        others=copy.deepcopy(live.others),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from kasmina.errors import KasminaError
 from kasmina.growth.controller import Controller
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gardener import Gardener, GardenerConfig
+from kasmina.growth.saving import Keeper, Saving
 from kasmina.growth.task import Data, Task, evaluate, seeded
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, LogError
@@ -85,6 +87,7 @@ def grow(
     log: EventLog | None = None,
     stop: Stop = lambda: False,
     gardening: Mapping[str, Any] | None = None,
+    saving: Saving | None = None,
 ) -> RunResult:
     """Train `task` and let it grow; the test split is read once, at the end.
 
@@ -95,12 +98,14 @@ def grow(
         log: where every event is written.
         stop: asked after each step; True ends the run in order.
         gardening: settings of `GardenerConfig` that differ from its defaults.
+        saving: where the run is saved, and what it goes on from.
 
     Raises:
+        ResumeRefused: what it should go on from is of another run.
         KasminaError: budget below the start size, NaN in the loss, a spec that does not fit.
     """
     started = time.perf_counter()
-    run = _Run(task, config, controller, log, dict(gardening or {}))
+    run = _Run(task, config, controller, log, dict(gardening or {}), saving)
     try:
         status = run.train(stop)
     except LogError:
@@ -111,7 +116,8 @@ def grow(
     if status != "finished":  # the last tick's validation is of a network that was another one
         run.gardener.validation = run.gardener.measure()
     test = evaluate(task, run.model, run.data.test())[1]
-    wall_s = time.perf_counter() - started  # without the static networks
+    earlier_s = run.keeper.earlier_s if run.keeper else 0.0
+    wall_s = earlier_s + time.perf_counter() - started  # without the static networks
     comparisons = tuple(_comparisons(run, stop)) if config.compare else ()
     result = RunResult(
         task=task.name,
@@ -142,6 +148,7 @@ class _Run:
         controller: Controller,
         log: EventLog | None,
         gardening: dict[str, Any],
+        saving: Saving | None,
     ) -> None:
         self.task, self.config = task, config
         self.data = task.build_data(config.seed)
@@ -172,10 +179,22 @@ class _Run:
             stateful={"data": self.data.train, "scheduler": self.scheduler},
             meter=self.meter,
         )
-        self._start()
+        self.keeper = None if saving is None else self._keeper(saving, log)
+        if self.keeper is None or saving is None or saving.found is None:
+            self._start()
+        else:
+            self.keeper.resume(saving.found)
 
     def train(self, stop: Stop) -> str:
         """Train to the end, or until `stop`; a rewind sets the clock back, so this may repeat."""
+        if self.keeper is None:
+            return self._train(stop, lambda: None)
+        self.keeper.save()
+        status = self._train(stop, self.keeper.save_if_due)
+        self.keeper.save("high", blocking=True)
+        return status
+
+    def _train(self, stop: Stop, after_step: Callable[[], None]) -> str:
         clock, per_epoch = self.gardener.clock, self.data.train.batches_per_epoch
         while clock.step < self.steps:
             if stop():
@@ -184,7 +203,29 @@ class _Run:
             if clock.step and clock.step % per_epoch == 0 and clock.step // per_epoch > clock.epoch:
                 self.gardener.tick()
                 self._epoch()
+            after_step()
         return "finished"
+
+    def _keeper(self, saving: Saving, log: EventLog | None) -> Keeper:
+        gardener, lifecycle = self.gardener, self.gardener.garden.state.lifecycle
+        identity = {
+            "task": self.task.name,
+            "seed": self.config.seed,
+            "width": self.config.width,
+            "epochs": self.epochs,
+            "compare": self.config.compare,
+            "lifecycle": {"name": lifecycle.name, "digest": lifecycle.digest},
+            "limits": gardener.limits.as_dict(),
+            "gardener": asdict(gardener.config),
+            "controller": gardener.controller.name,
+            "optimizer": type(self.optimizer).__name__,
+            "scheduler": type(self.scheduler).__name__,
+            "sites": gardener.garden.describe(),
+            "parameters": {name: tuple(p.shape) for name, p in self.model.named_parameters()},
+            "batches per epoch": self.data.train.batches_per_epoch,
+            "first validation batch": _digest(_example(self.task, self.data)),
+        }
+        return Keeper(saving, gardener, log, identity, self.data.train.batches_per_epoch)
 
     def states(self) -> dict[str, int]:
         """How many seeds are in which state; states without a seed are left out."""
@@ -250,6 +291,12 @@ class _Run:
             architecture=self.gardener.garden.architecture(),
             error=error,
         )
+
+
+def _digest(values: Tensor) -> str:
+    """Tells other data apart."""
+    plain = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.blake2b(plain.numpy().data, digest_size=8).hexdigest()
 
 
 def count(model: nn.Module) -> int:

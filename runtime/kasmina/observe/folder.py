@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +21,7 @@ LOG = "events.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"
 MODEL = "model.safetensors"
+CHECKPOINTS = "checkpoints"  # a directory
 FILES = (LOG, RESULT, REPORT, MODEL, MARKER)  # the marker goes last when a run is taken away
 
 
@@ -25,11 +30,15 @@ class FolderError(KasminaError, OSError):
 
 
 class Marker(msgspec.Struct, frozen=True):
-    """What makes a directory a run: `kasmina-run.json`."""
+    """What makes a directory a run: `kasmina-run.json`.
+
+    `options` are those that the run was started with; None where it cannot be resumed.
+    """
 
     format: int
     task: str
     seed: int
+    options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,15 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, task: str, seed: int, *, replace: bool = False) -> RunFolder:
+    def create(
+        cls,
+        path: Path,
+        task: str,
+        seed: int,
+        *,
+        replace: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> RunFolder:
         """Make a directory for a new run.
 
         Args:
@@ -48,6 +65,7 @@ class RunFolder:
             seed: of the run.
             replace: take away the run that is there. Only the files of a run go, and only from a
                 directory that is marked as one.
+            options: what the run is started with, so that it can be resumed.
 
         Raises:
             FolderError: the directory is in use, holds something else, or cannot be written.
@@ -61,16 +79,25 @@ class RunFolder:
                 f"{path}: this directory cannot be made: {error.strerror}; choose another one with "
                 "--out"
             ) from error
-        write_atomically(path / MARKER, msgspec.json.encode(Marker(FORMAT, task, seed)))
+        marker = Marker(FORMAT, task, seed, None if options is None else dict(options))
+        write_atomically(path / MARKER, msgspec.json.encode(marker))
         return folder
 
     @classmethod
-    def create_next(cls, runs: Path, task: str, seed: int, *, replace: bool = False) -> RunFolder:
+    def create_next(
+        cls,
+        runs: Path,
+        task: str,
+        seed: int,
+        *,
+        replace: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> RunFolder:
         """Make `runs/TASK-SEED`, or, where that is taken, the first free `runs/TASK-SEED-N`."""
         name = f"{task.replace(':', '-')}-{seed}"
         numbered = (runs / (name if n == 1 else f"{name}-{n}") for n in count(1))
         path = next(path for path in numbered if replace or not os.path.lexists(path))
-        return cls.create(path, task, seed, replace=replace)
+        return cls.create(path, task, seed, replace=replace, options=options)
 
     @property
     def log(self) -> Path:
@@ -92,6 +119,30 @@ class RunFolder:
         """The grown network's tensors."""
         return self.path / MODEL
 
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the run's checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the run to this process; the lock goes with the process, however it ends.
+
+        Raises:
+            FolderError: another process has it.
+        """
+        file = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise FolderError(
+                    f"{self.path}: another process is at work on this run; wait for it, or end it"
+                ) from error
+            yield
+        finally:
+            os.close(file)
+
     def marker(self) -> Marker | None:
         """Read what run it holds; None where it holds none."""
         try:
@@ -101,6 +152,12 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take the run's files away, and the directory where nothing else is in it."""
+        if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
+            for pattern in ("*.ckpt", ".*.tmp"):
+                for file in self.checkpoints.glob(pattern):
+                    file.unlink(missing_ok=True)
+            with suppress(OSError):  # something else lies in it
+                self.checkpoints.rmdir()
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
@@ -123,7 +180,8 @@ class RunFolder:
                 f"{marker.seed}; choose another one with --out, or replace the run with --force"
             )
         if marker is not None:
-            self.discard()
+            with self.held():
+                self.discard()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

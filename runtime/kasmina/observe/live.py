@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -125,17 +125,24 @@ _TOLD = {
 
 
 @contextmanager
-def follow(log: EventLog, console: Console) -> Iterator[None]:
+def follow(log: EventLog, console: Console, before: Sequence[Record] = ()) -> Iterator[None]:
     """Show what the log takes in, as long as the context lasts.
 
     In a terminal one view is redrawn; with NO_COLOR, in a dumb terminal or in a file each epoch and
     each transition is a line.
+
+    Args:
+        log: what is followed.
+        console: where it is shown.
+        before: events that a resumed run already has; only the redrawn view needs them.
     """
     if plain(console):
         log.subscribe(lambda record: _print_line(console, record))
         yield
         return
     view = LiveView()
+    for record in before:
+        view.take(record)
     with Live(console=console, refresh_per_second=8, get_renderable=view.render):
         log.subscribe(view.take)
         yield

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kasmina.observe.record import (
     KINDS,
@@ -35,12 +35,21 @@ __all__ = [
     "KINDS",
     "EventLog",
     "LogError",
+    "Position",
     "Record",
     "SeedKey",
     "TornLine",
     "canonical",
     "read_log",
+    "read_until",
 ]
+
+
+class Position(NamedTuple):
+    """A place in a log, between two events."""
+
+    bytes: int
+    events: int
 
 
 class EventLog:
@@ -52,18 +61,29 @@ class EventLog:
         path: the file; its folder exists.
         run: name of the run, without a slash.
         clock: seconds since the epoch, for the `clock` part.
+        at: go on from here, as `read_until` has checked it; what stands behind is cut off when the
+            first event is written.
 
     Raises:
         LogError: the file cannot be opened, belongs to another run, or holds no log.
     """
 
     def __init__(
-        self, path: Path | str, run: str, *, clock: Callable[[], float] = time.time
+        self,
+        path: Path | str,
+        run: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        at: Position | None = None,
     ) -> None:
         self.path, self.run, self._clock = Path(path), run, clock
         self._subscribers: list[Callable[[Record], None]] = []
         self._lock = Lock()
-        self._seq = _continue(self.path, run) if self.path.exists() else 0
+        self._at = at  # until the first event is written
+        if at is not None:
+            self._seq = at.events
+        else:
+            self._seq = _continue(self.path, run) if self.path.exists() else 0
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
             self._file: int | None = os.open(self.path, flags, 0o644)
@@ -117,6 +137,22 @@ class EventLog:
         """Call back after each event, in the thread that appends it."""
         self._subscribers.append(callback)
 
+    def sync(self) -> Position:
+        """Bring all events so far onto the disk; returns where the next one will stand.
+
+        Raises:
+            LogError: the log is closed, or the disk refused.
+        """
+        with self._lock:
+            if self._file is None:
+                raise LogError(f"{self.path}: the log is closed")
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                raise LogError(f"{self.path}: the log cannot be kept: {error.strerror}") from error
+            size = os.fstat(self._file).st_size if self._at is None else self._at.bytes
+            return Position(size, self._seq)
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         with self._lock:
@@ -134,6 +170,9 @@ class EventLog:
         """Write a whole line or nothing."""
         if self._file is None:
             raise LogError(f"{self.path}: the log is closed, so event {self._seq} is not written")
+        if self._at is not None:
+            os.ftruncate(self._file, self._at.bytes)
+            self._at = None
         before = os.fstat(self._file).st_size
         try:
             written = 0
@@ -161,16 +200,30 @@ def read_log(path: Path | str, *, ignore_torn: bool = False) -> list[Record]:
     """
     path = Path(path)
     *lines, rest = _bytes(path).split(b"\n")
-    records: list[Record] = []
-    for number, line in enumerate(lines, start=1):
-        record = decode(line, f"{path}:{number}")
-        _check_follows(record, records, f"{path}:{number}")
-        records.append(record)
+    records = _records(lines, path)
     if rest and not ignore_torn:
         raise TornLine(
             f"{path}:{len(lines) + 1}: the last line is torn after {len(rest)} bytes: its writer "
             f"was killed; the {len(records)} events before it are whole, read them with "
             "ignore_torn=True"
+        )
+    return records
+
+
+def read_until(path: Path | str, position: Position) -> list[Record]:
+    """Read the events before a position strictly, whatever stands behind it.
+
+    Raises:
+        LogError: the file cannot be read, a line is not legal, or the position is none of this log.
+    """
+    path = Path(path)
+    content = _bytes(path)[: position.bytes] if position.bytes else b""
+    *lines, rest = content.split(b"\n")
+    records = _records(lines, path)
+    if len(content) < position.bytes or rest or len(records) != position.events:
+        raise LogError(
+            f"{path}: {position.events} events should end at byte {position.bytes}; the log has "
+            f"{len(records)} whole ones up to byte {len(content)}"
         )
     return records
 
@@ -184,6 +237,15 @@ def canonical(line: str | bytes) -> str:
     decode(line, "line")
     raw = parse(line, "line")
     return dump({key: raw[key] for key in sorted(raw) if key != "clock"})
+
+
+def _records(lines: Sequence[bytes], path: Path) -> list[Record]:
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        record = decode(line, f"{path}:{number}")
+        _check_follows(record, records, f"{path}:{number}")
+        records.append(record)
+    return records
 
 
 def _key(address: Addressed) -> SeedKey:

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from kasmina import cli
-from kasmina.observe.folder import FILES
+from kasmina.observe.folder import CHECKPOINTS, FILES
 from kasmina.observe.log import read_log
 from tests.helpers import ROOT, run_cli
 
@@ -73,7 +73,7 @@ def test_a_run_leaves_all_its_files(here: Path, capsys: pytest.CaptureFixture[st
     """Log, result, report, network, marker; and a table for the reader."""
     assert cli.main(["grow", "--task", "digits", "--epochs", "2", "--compare"]) == 0
     folder = here / "runs" / "digits-0"
-    assert {path.name for path in folder.iterdir()} == set(FILES)
+    assert {path.name for path in folder.iterdir()} == {*FILES, CHECKPOINTS}
     records = read_log(folder / "events.jsonl")
     assert (records[0].kind, records[-1].kind) == ("run_started", "run_finished")
     assert (
@@ -258,7 +258,8 @@ def test_a_full_disk_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
     try:
-        assert cli.main(["grow", "--task", "growtask:line", "--out", "r"]) == 1
+        words = "--task growtask:line --out r --checkpoint-every 0"
+        assert cli.main(["grow", *words.split()]) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
@@ -322,7 +323,7 @@ def test_ctrl_c_ends_in_order(here: Path) -> None:
     assert "Traceback" not in err
     last = read_log(here / "r" / "events.jsonl")[-1]
     assert (last.kind, last["status"]) == ("run_finished", "interrupted")
-    assert {path.name for path in (here / "r").iterdir()} == set(FILES)
+    assert {path.name for path in (here / "r").iterdir()} == {*FILES, CHECKPOINTS}
     assert "The run was interrupted" in (here / "r" / "report.html").read_text()
 
 

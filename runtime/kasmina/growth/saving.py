@@ -1,0 +1,279 @@
+"""Checkpoints of a run: when one is due, what is in it, and how a run goes on from it.
+
+All that decides how a run goes on is a list of named `Stateful` parts beside model, optimizer and
+random streams, the same three that a rewind brings back. A checkpoint is taken between two steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.checkpoint import (
+    BadContents,
+    CheckpointManager,
+    Contents,
+    Damaged,
+    NothingIntact,
+)
+from kasmina.checkpoint.manifest import Priority
+from kasmina.errors import KasminaError
+from kasmina.growth import rewind
+from kasmina.growth.gardener import Gardener
+from kasmina.growth.rewind import Snapshot
+from kasmina.observe.log import EventLog, LogError, Position, Record, read_until
+from kasmina.sites import Garden
+
+MOST_S = 300.0  # seconds of training that a kill may cost, however long an epoch is
+ROWS = "kasmina.state."  # in a model's state dict; a checkpoint keeps the rows apart
+
+
+class ResumeRefused(KasminaError):
+    """The checkpoint is of another run than the one that is to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A checkpoint that a run can go on from.
+
+    Attributes:
+        id: which one.
+        contents: what it holds.
+        events: those that the log had then.
+        skipped: what was wrong with newer ones.
+    """
+
+    id: str
+    contents: Contents
+    events: list[Record]
+    skipped: tuple[str, ...]
+
+    @property
+    def position(self) -> Position:
+        """Where the log goes on."""
+        return _position(self.contents)
+
+    @property
+    def place(self) -> str:
+        """Where the run goes on, for people."""
+        known = self.contents.metadata
+        return f"epoch {known['epoch']}, step {known['step']}"
+
+    def machine(self) -> str:
+        """In what this machine differs, so that the last bits may; "" for nothing."""
+        return "; ".join(_differences(self.contents.metadata["machine"], _machine()))
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Where and how often a run is saved.
+
+    Attributes:
+        manager: of the directory.
+        every: epochs from one checkpoint to the next; 0 saves none.
+        found: what to go on from; None begins.
+    """
+
+    manager: CheckpointManager
+    every: int
+    found: Found | None = None
+
+
+def newest(manager: CheckpointManager, log: Path) -> Found | None:
+    """The newest checkpoint that is intact and whose events are in the log; None without any.
+
+    Raises:
+        NothingIntact: there are some, and none can be used.
+        NewerFormat: the newest takes a newer kasmina to read it.
+    """
+    skipped: list[Damaged] = []
+    for entry in manager.list():
+        try:
+            restored = manager.restore(str(entry.id))
+            contents = restored.contents()
+            events = _events(entry.path, contents, log)
+        except Damaged as error:
+            skipped.append(error)
+        else:
+            return Found(restored.id, contents, events, tuple(map(str, skipped)))
+    if skipped:
+        raise NothingIntact(manager.directory, skipped)
+    return None
+
+
+def _events(path: Path, contents: Contents, log: Path) -> list[Record]:
+    """The log's events up to the checkpoint."""
+    try:
+        return read_until(log, _position(contents))
+    except LogError as error:
+        raise Damaged(path, f"its log is not there: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise Damaged(path, "it is no checkpoint of kasmina grow") from error
+
+
+def _position(contents: Contents) -> Position:
+    return Position(*contents.metadata["log"])
+
+
+class Keeper:
+    """Saves one run, and brings it back.
+
+    Args:
+        saving: where and how often.
+        gardener: of the run; model and optimizer are its own.
+        log: of the run.
+        identity: what must be equal where the run goes on, by name; without arrays.
+        per_epoch: steps of an epoch.
+    """
+
+    def __init__(
+        self,
+        saving: Saving,
+        gardener: Gardener,
+        log: EventLog | None,
+        identity: Mapping[str, Any],
+        per_epoch: int,
+    ) -> None:
+        self._saving, self._gardener, self._log = saving, gardener, log
+        self._parts = {
+            **gardener.resumable(),
+            "kasmina.samples": _Samples(gardener.garden),
+            "kasmina.buffers": _Buffers(gardener.model),
+        }
+        self._identity = {**identity, "parts": list(self._parts)}
+        self._steps = saving.every * per_epoch
+        self._started = time.monotonic()
+        self.earlier_s = 0.0
+        self._note()
+
+    def save_if_due(self) -> None:
+        """Save in the background where it is time; call after each step."""
+        if not self._steps:
+            return
+        gardener = self._gardener
+        if gardener.milestones != self._milestones:
+            self.save("high")
+        elif gardener.clock.step >= self._due or time.monotonic() - self._when > MOST_S:
+            self.save()
+
+    def save(self, priority: Priority = "normal", *, blocking: bool = False) -> None:
+        """Save now; raises `KasminaError` where something in the run cannot be kept."""
+        if not self._steps:
+            return
+        try:
+            self._saving.manager.save(self._contents(), priority=priority, blocking=blocking)
+        except BadContents as error:
+            raise KasminaError(
+                f"this run cannot be saved: {error}; keep plain values in the state dicts of your "
+                "optimizer and scheduler, or run without checkpoints by --checkpoint-every 0"
+            ) from error
+        self._note()
+
+    def resume(self, found: Found) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ResumeRefused: it is of another run; nothing was changed.
+        """
+        contents = found.contents
+        differences = list(_differences(contents.architecture, self._identity))
+        if differences or contents.state is None:
+            raise ResumeRefused(
+                f"checkpoint {found.id} is of another run than this one would be, so nothing was "
+                "resumed:\n" + "\n".join(f"- {line}" for line in differences)
+            )
+        rows = {f"{ROWS}{name}": column for name, column in contents.state["columns"].items()}
+        parts = {**contents.parts, "model": {**contents.parts["model"], **rows}}
+        model, optimizer = self._gardener.model, self._gardener.optimizer
+        rewind.restore(Snapshot(**parts), model, optimizer, self._parts)
+        self.earlier_s = contents.metadata["seconds"]
+        self._note()
+
+    def seconds(self) -> float:
+        """How long the run has trained, before it was resumed as well."""
+        return self.earlier_s + time.monotonic() - self._started
+
+    def _note(self) -> None:
+        """Something was just saved, or need not be."""
+        self._milestones, self._when = self._gardener.milestones, time.monotonic()
+        self._due = self._gardener.clock.step + self._steps
+
+    def _contents(self) -> Contents:
+        gardener = self._gardener
+        clock = gardener.clock
+        parts = rewind.gather(
+            0, clock.step, gardener.model, gardener.optimizer, self._parts
+        ).parts()
+        host = {name: v for name, v in parts["model"].items() if not name.startswith(ROWS)}
+        return Contents(
+            state=gardener.garden.state.state_dict(),
+            parts={**parts, "model": host},
+            architecture=self._identity,
+            metadata={
+                "epoch": clock.epoch,
+                "step": clock.step,
+                "log": (0, 0) if self._log is None else tuple(self._log.sync()),
+                "seconds": self.seconds(),
+                "machine": _machine(),
+            },
+            device=str(gardener.garden.state.device),
+        )
+
+
+class _Samples:
+    """What the sites last told of their output."""
+
+    def __init__(self, garden: Garden) -> None:
+        self._garden = garden
+
+    def state_dict(self) -> dict[str, Any]:
+        return {path: site.sampling() for path, site in self._garden.sites.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for path, site in self._garden.sites.items():
+            site.resume_sampling(state[path])
+
+
+class _Buffers:
+    """Buffers that a model leaves out of its state dict, e.g. what a site has counted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        kept = self._model.state_dict().keys()
+        return {name: b for name, b in self._model.named_buffers() if name not in kept}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        buffers = dict(self._model.named_buffers())
+        for name, value in state.items():
+            if name in buffers and buffers[name].shape == value.shape:
+                buffers[name].copy_(value)
+            else:
+                owner, _, own = name.rpartition(".")
+                device = next(self._model.parameters()).device
+                self._model.get_submodule(owner).register_buffer(
+                    own, value.to(device), persistent=False
+                )
+
+
+def _machine() -> dict[str, Any]:
+    """What may change the last bits of a sum."""
+    return {"torch": str(torch.__version__), "torch threads": torch.get_num_threads()}
+
+
+def _differences(saved: Any, here: Any, place: str = "") -> Iterator[str]:
+    """In what two trees of plain values differ, one line each."""
+    if isinstance(saved, dict) and isinstance(here, dict):
+        for name in dict.fromkeys([*saved, *here]):
+            inside = f"{place}.{name}" if place else str(name)
+            yield from _differences(saved.get(name), here.get(name), inside)
+    elif saved != here:
+        yield f"{place}: {saved!r} was saved, here it is {here!r}"
