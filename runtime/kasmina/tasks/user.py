@@ -233,7 +233,7 @@ def default_metric(output: Tensor, target: Tensor) -> float:
     if not target.is_floating_point() and output.dim() == target.dim() + 1:
         return accuracy(output.movedim(1, -1), target)
     if target.is_floating_point() and output.shape == target.shape:
-        error = (output - target).double().square().mean()
+        error = (output.detach() - target).double().square().mean()
         return float((1.0 - error / target.double().var(correction=0)).clamp(0.0, 1.0).nan_to_num())
     raise ValueError(
         f"no metric is known for outputs {list(output.shape)} and targets {list(target.shape)} "
