@@ -2,6 +2,7 @@
 
     PYTHONPATH=spec:generator:generated:runtime python -m tools.gpu_bench [--seconds S]
 
+needs torch, triton, transitions, msgspec and safetensors, and no more of what the project installs.
 First everything is compiled, by processes side by side; then tiles are tuned and written; then each
 case of each benchmark runs by itself, and an error in one is told and leaves the others alone. With
 OUT set, all rows are in $OUT/gpu_bench.json after every case, and the table in $OUT/tiles.json.
