@@ -19,7 +19,13 @@ from kasmina.errors import KasminaError
 from tests.generator.specs import DOOR, spoil, write
 from tests.helpers import run_cli
 
-CALL = "import sys; from kasmina.cli import main; sys.exit(main())"
+# A process that was started in the background ignores Ctrl-C, and so do its children.
+CALL = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from kasmina.cli import main
+sys.exit(main())
+"""
 
 
 class Watching:
