@@ -42,11 +42,12 @@ class Snapshot:
 
 
 def _streams() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": np.random.get_state(),
-        "python": random.getstate(),
+        "python": (version, np.array(words, dtype=np.uint32), gauss),  # 625 words, as one array
     }
 
 
@@ -55,7 +56,8 @@ def _restore_streams(streams: Mapping[str, Any]) -> None:
     if streams["cuda"]:
         torch.cuda.set_rng_state_all(streams["cuda"])
     np.random.set_state(streams["numpy"])
-    random.setstate(streams["python"])
+    version, words, gauss = streams["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
 
 
 def gather(
