@@ -53,8 +53,7 @@ def _streams() -> dict[str, Any]:
 
 def _restore_streams(streams: Mapping[str, Any]) -> None:
     torch.set_rng_state(streams["torch"])
-    if streams["cuda"]:
-        torch.cuda.set_rng_state_all(streams["cuda"])
+    torch.cuda.set_rng_state_all(streams["cuda"][: torch.cuda.device_count()])
     np.random.set_state(streams["numpy"])
     version, words, gauss = streams["python"]
     random.setstate((version, tuple(words.tolist()), gauss))

@@ -218,6 +218,7 @@ class _Run:
             "limits": gardener.limits.as_dict(),
             "gardener": asdict(gardener.config),
             "controller": gardener.controller.name,
+            "device": str(gardener.garden.state.device),
             "optimizer": type(self.optimizer).__name__,
             "scheduler": type(self.scheduler).__name__,
             "sites": gardener.garden.describe(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kasmina.checkpoint import CheckpointManager, NothingIntact
-from kasmina.growth import Command, FlopMeter
+from kasmina.growth import Command, FlopMeter, saving
 from kasmina.growth.saving import Keeper, ResumeRefused, Saving, newest
 from kasmina.observe.log import EventLog
 from kasmina.sites import Site
@@ -72,6 +72,30 @@ def test_a_garden_goes_on_to_the_bit(tmp_path: Path, steps: int, states: set[str
     assert_same(other.model.state_dict(), one.model.state_dict())
     assert other.gardener.clock == one.gardener.clock
     assert other.gardener.meter.state_dict() == one.gardener.meter.state_dict()
+
+
+def test_a_checkpoint_is_due_by_epochs_by_time_and_at_a_graft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second epoch of four steps here; a graft is of high priority."""
+    one = bed()
+    with CheckpointManager(tmp_path) as manager:
+        kept = Keeper(Saving(manager, 2), one.gardener, None, {}, 4)
+        for _ in range(22):
+            live(one, 1)
+            kept.save_if_due()
+        manager.flush()
+        found = [entry.manifest for entry in reversed(manager.list())]
+        assert [(m.metadata["step"], m.priority) for m in found if m] == [
+            (8, "normal"),
+            (16, "normal"),
+            (20, "high"),
+        ]
+        monkeypatch.setattr(saving, "MOST_S", -1.0)
+        live(one, 1)
+        kept.save_if_due()
+        manager.flush()
+        assert len(manager.list()) == 4
 
 
 def test_what_a_user_has_asked_for_is_kept(tmp_path: Path) -> None:
