@@ -157,3 +157,33 @@ def test_known_costs_come_back_under_equal_keys() -> None:
     with again.forward(("train", x.shape, (("a", 1),)), FlopMeter.TRAIN):
         pass
     assert again.total == 2 * meter.total > 0
+
+
+def test_buffers_that_a_state_dict_leaves_out_are_kept(tmp_path: Path) -> None:
+    """What a site has counted, a host's own, and one that came up during training."""
+    one, other = bed(), bed()
+    for each in (one, other):
+        each.model.register_buffer("seen", torch.zeros(2), persistent=False)
+    one.model.get_buffer("seen").fill_(7)
+    one.model[2].register_buffer("cache", torch.arange(3), persistent=False)
+    site = next(iter(one.gardener.garden.sites.values()))
+    site.nonfinite[1] = 5
+    with CheckpointManager(tmp_path) as manager:
+        keeper(one, manager).save(blocking=True)
+        found = newest(manager, log_of(tmp_path))
+        assert found is not None
+        keeper(other, manager).resume(found)
+    assert_same(dict(other.model.named_buffers()), dict(one.model.named_buffers()))
+    assert int(other.gardener.garden.nonfinite()[1]) == 5
+
+
+def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sums may be rounded otherwise."""
+    with CheckpointManager(tmp_path) as manager:
+        keeper(bed(), manager).save(blocking=True)
+        found = newest(manager, log_of(tmp_path))
+    assert found is not None
+    assert found.machine() == ""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    assert found.machine() == f"torch threads: {threads} was saved, here it is {threads + 1}"

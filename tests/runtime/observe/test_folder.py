@@ -111,3 +111,25 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path}/no/file: this file cannot be written: No such file or directory"
     )
+
+
+def test_checkpoints_go_with_their_run(tmp_path: Path) -> None:
+    """What is none of them stays, and so does its directory."""
+    folder = RunFolder.create(tmp_path / "r", "t", 0, options={"task": "t"})
+    assert folder.marker() == Marker(1, "t", 0, {"task": "t"})
+    folder.checkpoints.mkdir()
+    for name in ("000000000001-00000000.ckpt", ".000000000001-00000000.0a.tmp", "notes"):
+        (folder.checkpoints / name).touch()
+    RunFolder.create(tmp_path / "r", "t", 1, replace=True)
+    assert [file.name for file in folder.checkpoints.iterdir()] == ["notes"]
+
+
+def test_a_run_is_held_by_one(tmp_path: Path) -> None:
+    """And free again once it was let go."""
+    folder = RunFolder.create(tmp_path / "r", "t", 0)
+    with folder.held(), pytest.raises(FolderError) as caught:
+        RunFolder.create(tmp_path / "r", "t", 0, replace=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/r: another process is at work on this run; wait for it, or end it"
+    )
+    RunFolder.create(tmp_path / "r", "t", 0, replace=True)

@@ -19,7 +19,16 @@ import pytest
 import torch
 
 from kasmina.lifecycle.address import Address
-from kasmina.observe.log import EventLog, LogError, SeedKey, TornLine, canonical, read_log
+from kasmina.observe.log import (
+    EventLog,
+    LogError,
+    Position,
+    SeedKey,
+    TornLine,
+    canonical,
+    read_log,
+    read_until,
+)
 from kasmina.observe.record import ENVELOPE, KINDS
 
 LINE = (
@@ -404,3 +413,41 @@ def test_the_file_is_read_by_all_and_written_by_its_owner(tmp_path: Path) -> Non
     os.umask(umask)
     EventLog(tmp_path / "log", "r").close()
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o644 & ~umask
+
+
+def test_a_log_is_cut_back_by_the_first_event_after_it(tmp_path: Path) -> None:
+    """Until then it is as it was, and its place is the one that was given."""
+    path = tmp_path / "log"
+    with EventLog(path, "r") as log:
+        limit(log)
+        place = log.sync()
+        limit(log)
+    whole = path.read_bytes()
+    with EventLog(path, "r", at=place) as log:
+        assert log.sync() == place == Position(path.read_bytes().index(b"\n") + 1, 1)
+        assert path.read_bytes() == whole
+        limit(log)
+    assert [record.seq for record in read_log(path)] == [0, 1]
+    assert read_until(path, place) == read_log(path)[:1]
+
+
+def test_a_place_that_is_none_of_the_log_is_told(tmp_path: Path) -> None:
+    """Behind its end, in the middle of an event, with another count; a closed log has none."""
+    path = tmp_path / "log"
+    with EventLog(path, "r") as log:
+        limit(log)
+    with pytest.raises(LogError, match="the log is closed"):
+        log.sync()
+    size = path.stat().st_size
+    for bytes_, events, whole, upto in [
+        (size + 9, 1, 1, size),
+        (size - 1, 1, 0, size - 1),
+        (size, 2, 1, size),
+    ]:
+        with pytest.raises(LogError) as caught:
+            read_until(path, Position(bytes_, events))
+        assert str(caught.value) == (
+            f"{path}: {events} events should end at byte {bytes_}; the log has {whole} whole ones "
+            f"up to byte {upto}"
+        )
+    assert read_until(path, Position(0, 0)) == []
