@@ -88,7 +88,7 @@ def _squares(y: Tensor, axes: tuple[int, ...]) -> Tensor:
         return y.square().sum(axes)
     rows = max(1, _BLOCK * len(y) // y.numel())
     total = torch.zeros(y.shape[1])
-    for block in y.split(rows):
+    for block in torch.split(y, rows):
         total += block.square().sum(axes)
     return total
 
