@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 RUNS = Path("runs")
-DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 5}
+DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 10}
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -78,7 +78,7 @@ def grow(
         json: print the result as one JSON object; everything else goes to standard error.
         lifecycle: directory of a lifecycle of your own, from `kasmina spec build FILE --out DIR`.
         set_: another value for a limit of the lifecycle, as limit=value; may be given again.
-        checkpoint_every: epochs from one checkpoint to the next, 5 if not given; also one at each
+        checkpoint_every: epochs from one checkpoint to the next, 10 if not given; also one at each
             graft and rewind, and every five minutes. 0 keeps none.
         resume: run directory whose run goes on; its options are those that it was started with.
 
