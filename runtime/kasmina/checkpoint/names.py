@@ -12,7 +12,8 @@ from kasmina.checkpoint.errors import BadName
 SUFFIX = ".ckpt"
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 LONGEST = 255  # characters of a tensor's name
-_ID = re.compile(r"([0-9]{12,15})-([0-9a-f]{8})")
+# One way to write each number, so that an id and its file's name say the same.
+_ID = re.compile(r"([0-9]{12}|[1-9][0-9]{12,14})-([0-9a-f]{8})")
 _V1 = re.compile(r"checkpoint_([0-9]{1,12})\.json")
 _TEMPORARY = re.compile(r"\.[0-9]{12,15}-[0-9a-f]{8}\.[0-9a-f]{8}\.tmp")
 

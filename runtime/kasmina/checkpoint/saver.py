@@ -40,19 +40,22 @@ class Saver:
         _SAVERS.add(self)
 
     def submit(self, job: Job) -> None:
-        """Queue a job; waits while the queue is full. Raises what an earlier job raised."""
+        """Queue a job; waits while the queue is full. Raises what an earlier job raised.
+
+        Raises:
+            RuntimeError: no thread can be started; the job is not queued.
+        """
         if self._pid != os.getpid():
             self._start_afresh()
         self.raise_failure()
         with self._changed:
             self._changed.wait_for(lambda: len(self._jobs) < self._depth)
+            if self._thread is None:  # first, since a process may be allowed no more threads
+                thread = threading.Thread(target=self._work, name="kasmina-checkpoint", daemon=True)
+                thread.start()
+                self._thread = thread
             self._jobs.append(job)
             self._changed.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="kasmina-checkpoint", daemon=True
-                )
-                self._thread.start()
 
     def flush(self) -> None:
         """Wait until every job is done; raises what one of them raised."""

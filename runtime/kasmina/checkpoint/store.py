@@ -131,9 +131,11 @@ class Store:
     def sweep(self) -> int:
         """Remove what writers left that were killed; those at work keep theirs."""
         leftovers = [self.directory / name for name in self.names() if is_leftover(name)]
-        with suppress(OSError):  # where nothing can be deleted they do no harm
-            return sum(self._remove(path) for path in leftovers)
-        return 0
+        removed = 0
+        for path in leftovers:
+            with suppress(OSError):  # what cannot be deleted does no harm
+                removed += self._remove(path)
+        return removed
 
     def write(
         self,

@@ -178,7 +178,9 @@ def _marked(tag: str, value: Any, blocks: Mapping[str, Block]) -> Any:
         return _MAPPINGS[tag](pairs)
     if tag == "$versioned":
         table, versions = (restored(each, blocks) for each in value)
-        table._metadata = versions
+        if not isinstance(table, OrderedDict):
+            raise BadTree(f"a {type(table).__name__} with versions, which only a state dict has")
+        table._metadata = versions  # type: ignore[attr-defined]
         return table
     raise BadTree(f"unknown mark {tag[:40]!r}")
 

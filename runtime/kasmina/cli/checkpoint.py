@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from kasmina.checkpoint import (
     LATEST,
@@ -49,7 +50,7 @@ def list_(directory: Path, /, *, json: _Switch = False) -> int:
     entries = manager.list()
     table = Table(_ID, "created (UTC)", "priority", "bytes", "seeds", "spec", "", box=None)
     for entry in entries:
-        table.add_row(*_row(entry))
+        table.add_row(*map(_cell, _row(entry)))
     _tell(
         {
             "directory": str(manager.directory),
@@ -77,7 +78,7 @@ def verify(directory: Path, id: str | None = None, /, *, json: _Switch = False) 
     verdicts = manager.verify(id)
     table = Table(_ID, "bytes", "", box=None)
     for verdict in verdicts:
-        table.add_row(verdict.id, f"{verdict.bytes:,}", _fault(verdict.fault))
+        table.add_row(*map(_cell, (verdict.id, f"{verdict.bytes:,}", _fault(verdict.fault))))
     bad = sum(verdict.fault is not None for verdict in verdicts)
     found = [
         {"id": v.id, "bytes": v.bytes, "intact": v.fault is None, "fault": _text(v.fault)}
@@ -112,11 +113,13 @@ def show(directory: Path, id: str = LATEST, /, *, json: _Switch = False) -> int:
     console = Console(highlight=False)
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(found.manifest).items():
-        facts.add_row(name, value)
+        facts.add_row(name, _cell(value))
     console.print(facts)
     tensors = Table("tensor", "dtype", "shape", "bytes", box=None)
     for name, block in found.blocks.items():
-        tensors.add_row(name, block.dtype, str(list(block.shape)), f"{len(block.data):,}")
+        tensors.add_row(
+            *map(_cell, (name, block.dtype, str(list(block.shape)), f"{len(block.data):,}"))
+        )
     console.print("", tensors)
     if found.report:
         console.print(f"\n{found.report}", markup=False, soft_wrap=True)
@@ -320,6 +323,11 @@ def _tell(found: dict[str, Any], text: Table | str, json: bool) -> None:
         _print(found)
     else:
         Console(highlight=False).print(text, markup=False, soft_wrap=isinstance(text, str))
+
+
+def _cell(text: str) -> Text:
+    """What a file says, without markup, and with its control characters spelled out."""
+    return Text("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
 
 
 def _print(found: dict[str, Any]) -> None:

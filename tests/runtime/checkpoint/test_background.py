@@ -273,3 +273,24 @@ def test_a_queue_has_room_for_one_at_least() -> None:
     """0 would wait for ever."""
     with pytest.raises(ValueError, match="a queue of 0; legal is 1 or more"):
         Saver(0)
+
+
+def test_a_thread_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That save is refused; later ones start a thread, and nothing waits for one that is not there."""
+    refused: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    manager = CheckpointManager(tmp_path)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        manager.save(contents(1), blocking=False)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    saved = manager.save(contents(2), blocking=False)
+    manager.flush()
+    manager.close()
+    assert len(refused) == 1
+    assert [str(entry.id) for entry in manager.list()] == [saved]

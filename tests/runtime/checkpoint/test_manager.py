@@ -156,3 +156,23 @@ assert not {"torch", "numpy"} & set(sys.modules)
     done = run_python(code)
     assert (done.returncode, done.stderr) == (0, "")
     assert kasmina.CheckpointManager is CheckpointManager
+
+
+@pytest.mark.parametrize("number", ["0000000000042", "00000000000000", "000000000000042"])
+def test_a_number_has_one_way_to_be_written(number: str, tmp_path: Path) -> None:
+    """A copy under a longer name is a file of somebody else's, and latest does not look for it."""
+    manager = CheckpointManager(tmp_path)
+    saved = manager.save(contents(1))
+    (file,) = tmp_path.glob("*.ckpt")
+    (tmp_path / f"{number}-1a2b3c4d.ckpt").write_bytes(file.read_bytes())
+    assert [str(entry.id) for entry in manager.list()] == [saved]
+    assert str(manager.restore().id) == saved
+
+
+def test_a_leftover_that_cannot_be_removed_keeps_no_other(tmp_path: Path) -> None:
+    """A directory has the name of a leftover; the files are swept all the same."""
+    (tmp_path / ".000000000001-aaaaaaaa.aaaaaaaa.tmp").mkdir()
+    for mark in ("bbbbbbbb", "cccccccc", "dddddddd"):
+        (tmp_path / f".000000000001-{mark}.{mark}.tmp").write_bytes(b"x")
+    CheckpointManager(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".000000000001-aaaaaaaa.aaaaaaaa.tmp"]

@@ -19,7 +19,7 @@ from kasmina.checkpoint import BadContents, CheckpointManager, Contents
 from kasmina.checkpoint.border import array_of
 from kasmina.checkpoint.strict_json import dumps, loads
 from kasmina.checkpoint.tensors import decode, encode
-from kasmina.checkpoint.trees import Flattened, restored
+from kasmina.checkpoint.trees import BadTree, Flattened, restored
 
 
 def through(value: Any) -> Any:
@@ -153,6 +153,15 @@ def test_a_circle_is_refused() -> None:
     circle.append(circle)
     with pytest.raises(BadContents, match="nested more than 100 deep, or a circle; nothing was"):
         Flattened().add("it", circle)
+
+
+@pytest.mark.parametrize("table", [1, [{"a": 1}], {"a": 1}])
+def test_versions_of_what_is_no_state_dict(table: Any) -> None:
+    """A file may say so; it is refused as every other tree that nobody wrote."""
+    with pytest.raises(
+        BadTree, match=r"^\$versioned: a (int|list|dict) with versions, which only a state dict has"
+    ):
+        restored({"$versioned": [table, 2]}, {})
 
 
 def test_arrays_have_no_place_in_metadata(tmp_path: Path) -> None:

@@ -93,6 +93,19 @@ def test_show_tells_everything(three: tuple[Path, list[str]], capsys: Printed) -
     assert found["tensors"]["state/alpha"] == {"dtype": "F32", "shape": [6]}
 
 
+def test_what_a_file_says_is_shown_as_text(tmp_path: Path, capsys: Printed) -> None:
+    """Neither markup nor escape sequences of a file reach the terminal."""
+    manager = CheckpointManager(tmp_path)
+    manager.save(Contents(metadata={"note": "see [/docs]"}, device="cpu[/red]\x1b]0;title\x07"))
+    for command in ("show", "list", "verify"):
+        assert main(["checkpoint", command, str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        if command == "show":
+            assert "cpu[/red]\\x1b]0;title\\x07" in out
+            assert "see [/docs]" in out
+
+
 def test_prune_deletes_what_it_says(three: tuple[Path, list[str]], capsys: Printed) -> None:
     """With --dry-run nothing."""
     place, ids = three
