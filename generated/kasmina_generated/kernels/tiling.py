@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 6c0457b722286bbd2ac387fa7da9ef14
+# body: b4a2133ef816a51ec2f8bb18ba9a5793
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -149,8 +149,12 @@ def tickets(device: torch.device, strips: int) -> Tensor:
 
 @triton.jit
 def not_finite(values):
-    """Return which values are NaN or infinite."""
-    return (values - values) != 0
+    """Return which values are NaN or infinite.
+
+    Not by values - values: where values are a product, a compiler fuses the two operations and
+    leaves what the product was rounded by.
+    """
+    return (tl.abs(values) < float("inf")) == 0
 
 
 @triton.jit
