@@ -1,0 +1,355 @@
+"""The bus of one process, and the default: the semantics of a server without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from kasmina.bus.client import (
+    FIRST,
+    NEWEST,
+    Delivery,
+    Loss,
+    Pending,
+    StreamInfo,
+    check_names,
+    check_payloads,
+)
+from kasmina.bus.errors import BusClosed, BusFull, NoSuchGroup
+from kasmina.bus.losses import Ledger
+from kasmina.bus.streams import ENTRY_COST, NO_STREAM, Group, Stream, acknowledge, text
+
+LIMIT_BYTES = 256 << 20
+
+
+class Broker:
+    """What the clients of one in-process bus share."""
+
+    def __init__(self, limit_bytes: int, clock: Callable[[], float]) -> None:
+        self.lock = Lock()
+        self.clock = clock
+        self.limit_bytes = limit_bytes
+        self.streams: dict[str, Stream] = {}
+        self._values: dict[str, tuple[bytes, float]] = {}  # with the time when they expire
+        self._value_bytes = 0
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def make_room(self, needed: int) -> None:
+        """Raise `BusFull` where so many bytes more are too many."""
+        if self._held() + needed > self.limit_bytes:
+            self._forget_expired()
+        if self._held() + needed > self.limit_bytes:
+            raise BusFull(
+                f"the in-process bus holds {self._held()} of at most {self.limit_bytes} bytes and "
+                f"{needed} more were to be stored; trim what is done, pass `keep`, or open it with "
+                "a larger `limit_bytes`"
+            )
+
+    def put(self, key: str, value: bytes, until: float) -> None:
+        """Keep a value until a time."""
+        before = self._values.pop(key, None)
+        self._values[key] = value, until
+        self._value_bytes += _cost(value) - (_cost(before[0]) if before else 0)
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value that has not expired."""
+        value, until = self._values.get(key, (None, 0.0))
+        return value if until > self.clock() else None
+
+    def wipe(self) -> None:
+        """Lose everything."""
+        self.streams.clear()
+        self._values.clear()
+        self._value_bytes = 0
+
+    def _held(self) -> int:
+        return self._value_bytes + sum(stream.bytes for stream in self.streams.values())
+
+    def _forget_expired(self) -> None:
+        now = self.clock()
+        self._values = {key: kept for key, kept in self._values.items() if kept[1] > now}
+        self._value_bytes = sum(_cost(value) for value, _ in self._values.values())
+
+    def wake(self) -> None:
+        """Let everyone who waits look again; the lock is held."""
+        for loop, event in self._waiting:
+            with suppress(RuntimeError):  # its loop was closed under it
+                loop.call_soon_threadsafe(event.set)
+
+    @contextmanager
+    def waiting(self) -> Iterator[asyncio.Event]:
+        """Give an event that the next change sets; the lock is not held."""
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        with self.lock:
+            self._waiting.add(waiter)
+        try:
+            yield waiter[1]
+        finally:
+            with self.lock:
+                self._waiting.discard(waiter)
+
+
+class InProcessBus:
+    """A client of a bus that lives in this process, as `MessageBusClient` says.
+
+    Safe for many threads, each with a loop of its own. `peer` gives further clients of the same
+    bus. What it holds is lost with the process.
+
+    Args:
+        limit_bytes: payloads and what they cost besides; more raises `BusFull`.
+        clock: seconds, never going back; ids, idle times and expiry go by it.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_bytes: int = LIMIT_BYTES,
+        clock: Callable[[], float] = time.time,
+        broker: Broker | None = None,
+    ) -> None:
+        self._broker = broker or Broker(limit_bytes, clock)
+        self._ledger = Ledger()
+        self._groups: set[tuple[str, str]] = set()  # that this client has made
+        self._closed = False
+
+    def peer(self) -> InProcessBus:
+        """Another client of the same bus."""
+        return InProcessBus(broker=self._broker)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what has happened since the client was made, by name."""
+        return self._ledger.counters
+
+    def on_loss(self, callback: Callable[[Loss], None]) -> None:
+        """Call back for every loss that this client finds."""
+        self._ledger.on_loss(callback)
+
+    async def publish(self, stream: str, payload: bytes, *, keep: int | None = None) -> str:
+        """Append one entry and return its id."""
+        return (await self.publish_many(stream, [payload], keep=keep))[0]
+
+    async def publish_many(
+        self, stream: str, payloads: Sequence[bytes], *, keep: int | None = None
+    ) -> list[str]:
+        """Append entries in their order and return their ids."""
+        check_names(stream=stream)
+        check_payloads(payloads)
+        with self._open() as broker:
+            broker.make_room(sum(map(_cost, payloads)))
+            found = self._stream(stream)
+            now = int(broker.clock() * 1000)
+            ids = [text(found.append(payload, now)) for payload in payloads]
+            if keep is not None:
+                found.drop(max(0, len(found) - keep))
+            broker.wake()
+            self._ledger.counters["published"] += len(ids)
+        await asyncio.sleep(0)  # a caller in a loop lets others run, as it would over a socket
+        return ids
+
+    async def create_group(self, stream: str, group: str, *, start: str = FIRST) -> bool:
+        """Make a group, and its stream, where they do not exist; say whether the group is new."""
+        check_names(stream=stream, group=group)
+        with self._open():
+            self._groups.add((stream, group))
+            return self._create_group(stream, group, start)
+
+    async def consume(
+        self,
+        streams: Sequence[str],
+        group: str,
+        consumer: str,
+        *,
+        count: int = 512,
+        wait_s: float = 0.0,
+    ) -> list[Delivery]:
+        """Give this consumer entries that the group has given to nobody yet."""
+        check_names(group=group, consumer=consumer)
+
+        def give() -> list[Delivery]:
+            taken: list[Delivery] = []
+            for name in streams:
+                stream, found = self._group_or_again(name, group)
+                taken += stream.give(found, consumer, count, self._broker.clock())
+            self._ledger.counters["delivered"] += len(taken)
+            return taken
+
+        return await self._wait_for(give, wait_s)
+
+    async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> int:
+        """Say that entries are done; returns how many of them were pending until now."""
+        with self._open():
+            found = self._find_group(stream, group)
+            done = acknowledge(found, ids) if found else 0
+            self._ledger.counters["acknowledged"] += done
+            return done
+
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, idle_s: float, count: int = 512
+    ) -> list[Delivery]:
+        """Take over the oldest entries that have been pending for at least `idle_s`."""
+        check_names(consumer=consumer)
+        with self._open() as broker:
+            held, found = self._group_or_again(stream, group)
+            taken, gone = held.take_over(found, consumer, idle_s, count, broker.clock())
+            self._ledger.counters["claimed"] += len(taken)
+        if gone:
+            ids = ", ".join(map(text, gone[:5]))
+            detail = f"entries were trimmed from {stream!r} while they were pending: {ids}"
+            self._ledger.lost(Loss("trimmed", stream, group, len(gone), detail))
+        await asyncio.sleep(0)
+        return taken
+
+    async def pending(self, stream: str, group: str, *, count: int = 512) -> list[Pending]:
+        """Return the oldest pending entries; none where there is no such group."""
+        with self._open() as broker:
+            found = self._find_group(stream, group)
+            return broker.streams[stream].pending(found, count, broker.clock()) if found else []
+
+    async def read(
+        self, stream: str, *, after: str = FIRST, count: int = 512, wait_s: float = 0.0
+    ) -> list[Delivery]:
+        """Return entries behind an id, for nobody in particular."""
+        check_names(stream=stream)
+        if after == NEWEST:
+            after = (await self.info(stream)).last
+
+        def look() -> list[Delivery]:
+            found = self._broker.streams.get(stream)
+            entries = found.behind(found.start(after), count) if found else ()
+            return [Delivery(stream, text(at), payload) for at, payload in entries]
+
+        return await self._wait_for(look, wait_s)
+
+    async def remove(self, stream: str, ids: Sequence[str]) -> int:
+        """Take single entries away; returns how many there were."""
+        with self._open() as broker:
+            found = broker.streams.get(stream)
+            return found.remove(ids) if found else 0
+
+    async def trim(self, stream: str, *, before: str) -> int:
+        """Take away all entries older than the id `before`; returns how many there were."""
+        with self._open() as broker:
+            found = broker.streams.get(stream)
+            return found.drop(found.older(found.start(before))) if found else 0
+
+    async def info(self, stream: str) -> StreamInfo:
+        """Return where a stream and its groups stand."""
+        with self._open() as broker:
+            found = broker.streams.get(stream)
+            return found.info() if found else NO_STREAM
+
+    async def put_many(self, values: Mapping[str, bytes], *, expires_s: float) -> None:
+        """Keep values beside the streams, by key, for a time."""
+        check_payloads(list(values.values()))
+        for key in values:
+            check_names(key=key)
+        with self._open() as broker:
+            broker.make_room(sum(map(_cost, values.values())))
+            for key, value in values.items():
+                broker.put(key, value, broker.clock() + expires_s)
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return values by their keys; None for one that is not there, or not any more."""
+        with self._open() as broker:
+            return [broker.get(key) for key in keys]
+
+    async def wipe(self) -> None:
+        """Lose everything, as a server does by FLUSHALL; for tests."""
+        with self._open() as broker:
+            broker.wipe()
+
+    async def drain(self) -> None:
+        """Return at once: every call has been answered when it returns."""
+
+    async def close(self) -> None:
+        """Let go of the bus; what waits raises `BusClosed`."""
+        with self._broker.lock:
+            self._closed = True
+            self._broker.wake()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[Broker]:
+        """Hold the lock of a bus that this client has not closed."""
+        with self._broker.lock:
+            if self._closed:
+                raise BusClosed("this client of the in-process bus was closed; open another one")
+            yield self._broker
+
+    async def _wait_for(self, look: Callable[[], list[Delivery]], wait_s: float) -> list[Delivery]:
+        """Look, and look again after every change, until there is something or time is out."""
+        with self._open():
+            found = look()
+        if found or wait_s <= 0:
+            await asyncio.sleep(0)
+            return found
+        with suppress(TimeoutError), self._broker.waiting() as changed:
+            async with asyncio.timeout(wait_s):
+                while True:
+                    with self._open():
+                        found = look()
+                    if found:
+                        return found
+                    await changed.wait()
+                    changed.clear()
+        return found
+
+    def _stream(self, name: str) -> Stream:
+        return self._broker.streams.setdefault(name, Stream(name))
+
+    def _find_group(self, stream: str, group: str) -> Group | None:
+        found = self._broker.streams.get(stream)
+        return found.groups.get(group) if found else None
+
+    def _create_group(self, stream: str, group: str, start: str) -> bool:
+        found = self._stream(stream)
+        new = group not in found.groups
+        if new:
+            found.groups[group] = Group(found.start(start))
+        return new
+
+    def _group_or_again(self, stream: str, group: str) -> tuple[Stream, Group]:
+        """Return a group; one of ours that has vanished begins anew."""
+        found = self._find_group(stream, group)
+        if found is None:
+            if (stream, group) not in self._groups:
+                raise no_such_group(stream, group)
+            wiped = stream not in self._broker.streams
+            self._create_group(stream, group, FIRST)
+            self._ledger.lost(vanished(stream, group, wiped=wiped))
+            found = self._broker.streams[stream].groups[group]
+        return self._broker.streams[stream], found
+
+
+def _cost(value: bytes) -> int:
+    return len(value) + ENTRY_COST
+
+
+def no_such_group(stream: str, group: str) -> NoSuchGroup:
+    """Return the error of a group that nobody has made."""
+    return NoSuchGroup(
+        f"stream {stream!r} has no group {group!r}; make it with `create_group` before it is read"
+    )
+
+
+def vanished(stream: str, group: str, *, wiped: bool) -> Loss:
+    """Return the loss of a group that was there before."""
+    gone = "with its stream" if wiped else "from its stream"
+    detail = f"group {group!r} of {stream!r} has vanished {gone}; it begins anew at the first entry"
+    return Loss("wiped" if wiped else "group gone", stream, group, None, detail)
