@@ -1,27 +1,45 @@
-"""Grafting: the strategies that move a seed's alpha."""
+"""Grafting: the strategies that move a seed's alpha, and what learns which of them works."""
 
 from kasmina.grafting.ramp import Ramp
 from kasmina.grafting.registry import (
+    LEARNED,
+    UNDECIDED,
     GraftingStrategy,
     GraftingStrategyRegistry,
     StrategyError,
-    ramp_down,
-    ramp_up,
+    move,
+    reads_drift,
     strategy,
     strategy_by_number,
     strategy_number,
 )
-from kasmina.grafting.schedules import Cosine, Linear
+from kasmina.grafting.selector import Choice, StrategySelector
+from kasmina.grafting.strategies import (
+    Adaptive,
+    Cosine,
+    DriftControlled,
+    Linear,
+    Momentum,
+    PerformanceLinked,
+)
 
 __all__ = [
+    "LEARNED",
+    "UNDECIDED",
+    "Adaptive",
+    "Choice",
     "Cosine",
+    "DriftControlled",
     "GraftingStrategy",
     "GraftingStrategyRegistry",
     "Linear",
+    "Momentum",
+    "PerformanceLinked",
     "Ramp",
     "StrategyError",
-    "ramp_down",
-    "ramp_up",
+    "StrategySelector",
+    "move",
+    "reads_drift",
     "strategy",
     "strategy_by_number",
     "strategy_number",

@@ -8,7 +8,8 @@
             return ramp.progress.square()
 
 A strategy is pure: the same ramp gives the same alpha, nothing is remembered and nothing is
-written. It must be monotone in `steps` and end at exactly 1.
+written. It must end at exactly 1. One that has `reads_drift = True` gets the drift of the host's
+weights, which costs a copy of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from kasmina.errors import KasminaError
 from kasmina.grafting.ramp import Ramp
+
+LEARNED = "learned"  # in the place of a name: the strategy is chosen at the graft
+UNDECIDED = -1  # its number, until then
 
 
 class StrategyError(KasminaError, ValueError):
@@ -57,6 +61,8 @@ class GraftingStrategyRegistry:
         """
 
         def add(strategy: Strategy) -> Strategy:
+            if name == LEARNED:
+                raise StrategyError(f"{name!r} means that a strategy is chosen; take another name")
             if name in cls._strategies:
                 taken = type(cls._strategies[name]).__qualname__
                 raise StrategyError(
@@ -85,7 +91,8 @@ class GraftingStrategyRegistry:
             near = get_close_matches(name, cls._strategies, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise StrategyError(
-                f"unknown grafting strategy {name!r}; known: {', '.join(cls._strategies)}{hint}"
+                f"unknown grafting strategy {name!r}; known: {', '.join(cls._strategies)}, or "
+                f"{LEARNED!r}{hint}"
             )
         return cls._strategies[name]
 
@@ -96,7 +103,12 @@ def strategy(name: str) -> GraftingStrategy:
 
 
 def strategy_number(name: str) -> int:
-    """What the `grafting_strategy` column holds for `name`; raises `StrategyError`."""
+    """What the `grafting_strategy` column holds for `name`; raises `StrategyError`.
+
+    For "learned" that is -1: a `StrategySelector` chooses when the seed begins to graft.
+    """
+    if name == LEARNED:
+        return UNDECIDED
     GraftingStrategyRegistry.get(name)
     return GraftingStrategyRegistry.names().index(name)
 
@@ -110,16 +122,29 @@ def strategy_by_number(number: int) -> GraftingStrategy:
     return GraftingStrategyRegistry.get(names[number])
 
 
-def ramp_up(numbers: Tensor, ramp: Ramp) -> Tensor:
-    """Alpha of each seed by its own strategy.
+def move(numbers: Tensor, ramp: Ramp, start: Tensor, target: Tensor) -> Tensor:
+    """The next alpha of each seed, on its way from `start` to `target` by its own strategy.
+
+    A ramp downwards goes by no measurement, so that it surely ends.
 
     Args:
         numbers: the `grafting_strategy` column, any integer dtype, `[S]`.
-        ramp: the ramps of the same seeds.
+        ramp: the ramps of the same seeds, `alpha` the blend factors as they are.
+        start: float32 `[S]` in [0, 1], where the ramps began.
+        target: float32 `[S]` in [0, 1], where they shall end; reached exactly.
 
     Returns:
         float32 `[S]` in [0, 1].
     """
+    way = target - start
+    behind = torch.where(way == 0, 1.0, (ramp.alpha - start) / way).clamp(0, 1)
+    seen = replace(ramp, alpha=behind)
+    share = torch.where(way < 0, _shares(numbers, seen.unmeasured()), _shares(numbers, seen))
+    return torch.lerp(start, target, share)
+
+
+def _shares(numbers: Tensor, ramp: Ramp) -> Tensor:
+    """How much of its way each seed shall have behind it."""
     found = torch.zeros_like(ramp.alpha)
     for number in set(numbers.tolist()):
         alpha = strategy_by_number(number).alpha(ramp)
@@ -127,21 +152,9 @@ def ramp_up(numbers: Tensor, ramp: Ramp) -> Tensor:
     return found.clamp(0, 1)
 
 
-def ramp_down(numbers: Tensor, ramp: Ramp) -> Tensor:
-    """Alpha of seeds that are withdrawn: the same ramps downwards, to exactly 0 at their end.
-
-    What is left of alpha shrinks by `(1 - f(t)) / (1 - f(t - 1))`, where f is the seed's ramp; so
-    it falls along `alpha_0 * (1 - f(t))` from whatever alpha the withdrawal began with.
-
-    Args:
-        numbers: the `grafting_strategy` column, `[S]`.
-        ramp: `steps` since the withdrawal began, 1 at its first step; `alpha` as it is now.
-
-    Returns:
-        float32 `[S]` in [0, 1].
-    """
-    rising = replace(ramp, alpha=1 - ramp.alpha)
-    before = ramp_up(numbers, replace(rising, steps=(ramp.steps - 1).clamp_min(0)))
-    now = ramp_up(numbers, rising)
-    left = (1 - now) / (1 - before).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.where(now >= 1, torch.zeros_like(left), ramp.alpha * left.clamp(0, 1))
+def reads_drift(numbers: Tensor) -> bool:
+    """Whether a strategy among `numbers` wants the drift of the host's weights."""
+    return any(
+        getattr(strategy_by_number(number), "reads_drift", False)
+        for number in set(numbers.tolist())
+    )

@@ -51,7 +51,7 @@ class GardenerConfig:
         ramp_steps: optimizer steps of an alpha ramp.
         aside_rate: learning rate of the isolated training.
         max_rewinds: rewinds of one site after which nothing germinates there any more.
-        strategy: grafting strategy of a command that names none.
+        strategy: grafting strategy of a command that names none; "learned" lets the run find out.
     """
 
     budget: int | None = None
@@ -117,7 +117,7 @@ class Gardener:
         for name, value in (limits or {}).items():
             self.limits.override(name, value)
         self.journal = Journal(log, self.garden, self.clock)
-        self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps)
+        self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps, model, self.journal)
         self._agree = reduce_context or (lambda context: context)
         self._validator = Validator(model, validate)
         self._gates = gates_for(state.lifecycle.context_fields)
@@ -176,6 +176,7 @@ class Gardener:
         """
         self.clock.epoch += 1
         self.validation = self._validate()
+        self.ramps.tick(self.validation.loss)
         context = self._context()
         commands = [*self._drain(), *self._propose().commands]
         self.epoch_loss = self.ledger.train_loss
@@ -196,6 +197,7 @@ class Gardener:
         return {
             "kasmina.clock": self.clock,
             "kasmina.ledger": self.ledger,
+            "kasmina.ramps": self.ramps,
             "kasmina.aside": self._aside,
             "kasmina.controller": self.controller,
             **self._holdings.stateful(),
@@ -206,6 +208,7 @@ class Gardener:
         return {
             **self._effects.stateful,
             "kasmina.effects": self._effects,
+            "kasmina.choices": self.ramps.choices,
             "kasmina.meter": self.meter,
             "kasmina.gardener": self,  # the last: it takes over what the others have loaded
         }

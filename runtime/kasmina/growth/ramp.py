@@ -2,39 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
-from kasmina.grafting import Ramp, ramp_down, ramp_up
+from kasmina.errors import KasminaError
+from kasmina.grafting import Ramp, StrategySelector, move, reads_drift
+from kasmina.growth.choosing import Choices
+from kasmina.growth.journal import Journal
 from kasmina.growth.ledger import Ledger
 from kasmina.growth.planes import mask_in, rows_in
 from kasmina.sites import Garden
 
 
+class Drift:
+    """How far weights are from their moving average m: `|w - m| / |m|`, `m <- 0.9 m + 0.1 w`.
+
+    Args:
+        weights: whose; a copy of them is kept while someone asks.
+    """
+
+    KEPT = 0.9
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        self._weights = list(weights)
+        self._average: list[Tensor] = []
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """The drift at this step; 0 at the first."""
+        if not self._average:
+            self._average = [w.detach().clone() for w in self._weights]
+        apart = [w - m for w, m in zip(self._weights, self._average, strict=True)]
+        size = float(get_total_norm(self._average)) if apart else 0.0
+        drift = float(get_total_norm(apart)) / size if size else 0.0
+        for mean, way in zip(self._average, apart, strict=True):
+            mean.add_(way, alpha=1 - self.KEPT)
+        return drift
+
+    def rest(self) -> None:
+        """Nobody asks any more."""
+        self._average = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moving average."""
+        return {"average": [m.clone() for m in self._average]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        held = zip(state["average"], self._weights, strict=False)
+        self._average = [m.to(w, copy=True) for m, w in held]
+
+
 class Ramps:
     """Moves alpha once an optimizer step, for all seeds at once.
+
+    A ramp can be changed on its way, between two steps: `pause`, `resume` and `retarget`. To
+    abort a graft give its seed the command "cancel": it is withdrawn from the alpha that it has.
 
     Args:
         garden: whose state tensor holds `alpha`, `ramp_steps` and `grafting_strategy`.
         ledger: gathers the path integral while alpha moves up.
         length: optimizer steps of a full ramp, 1 or more.
+        model: whose weights' drift a strategy may read; those of blueprints do not count.
+        journal: where changes of a ramp are written, and choices of strategies.
+        selector: chooses the strategy "learned"; among all by default.
     """
 
-    def __init__(self, garden: Garden, ledger: Ledger, length: int) -> None:
-        self._garden, self._ledger, self._length = garden, ledger, length
+    def __init__(
+        self,
+        garden: Garden,
+        ledger: Ledger,
+        length: int,
+        model: nn.Module,
+        journal: Journal,
+        selector: StrategySelector | None = None,
+    ) -> None:
+        self._garden, self._ledger, self._length, self._journal = garden, ledger, length, journal
+        self.choices = Choices(garden, journal, selector or StrategySelector())
+        own = set(map(id, garden.parameters()))
+        self._drift = Drift(p for p in model.parameters() if id(p) not in own)
+        seeds = len(garden.state)
+        self._start, self._target = torch.zeros(seeds), torch.ones(seeds)
+        self._lengths = torch.full((seeds,), length)
+        self._paused = torch.zeros(seeds, dtype=torch.bool)
+        self._loss = self._trend = self._stability = float("nan")
 
     def start(self, rows: Tensor) -> None:
         """The rows begin to graft: alpha is 0 and nothing has been gained yet."""
-        self._garden.state.update(rows, {"alpha": 0.0, "ramp_steps": 0})
+        self._garden.state.update(rows, {"alpha": 0.0})
+        self._aim(rows, 1.0, self._length)
         self._ledger.integral.start(rows)
+        self.choices.choose(rows.tolist(), self._loss)
 
     def turn(self, rows: Tensor) -> None:
         """The rows have just moved; those that withdraw begin their way down."""
         leaving = rows[mask_in(self._garden.state, "plane", "withdraw")[rows]]
         if len(leaving):
-            self._garden.state.update(leaving, {"ramp_steps": 0})
+            self._aim(leaving, 0.0, self._length)
+
+    def tick(self, validation_loss: float) -> None:
+        """An epoch has ended, with this validation loss in nats; before the lifecycle's step."""
+        change = validation_loss - self._loss
+        known = self._trend == self._trend
+        self._trend = 0.5 * (self._trend + change) if known else change
+        self._loss, self._stability = validation_loss, self._ledger.stability()
+        self.choices.settle()
 
     def move(self, gradient: Tensor | None) -> None:
         """One optimizer step was made.
@@ -44,19 +120,109 @@ class Ramps:
         """
         state = self._garden.state
         blending, leaving = rows_in(state, "plane", "blend"), rows_in(state, "plane", "withdraw")
+        blending = blending[~self._paused[blending.cpu()].to(blending.device)]
         leaving = leaving[state["alpha"][leaving] > 0]
         if gradient is not None and len(blending):
             before = state["alpha"][blending]
-            after = self._write(blending, ramp_up)
-            self._ledger.integral.add(blending, gradient[blending], after - before)
+            step = self._write(blending) - before
+            moved = blending[step != 0]  # a seed that waits, or has arrived, gathers no evidence
+            self._ledger.integral.add(moved, gradient[moved], step[step != 0])
         if len(leaving):
-            self._write(leaving, ramp_down)
+            self._write(leaving)
 
-    def _write(self, rows: Tensor, direction: Callable[[Tensor, Ramp], Tensor]) -> Tensor:
-        """Move the rows one step in a direction; returns their new alpha."""
-        state = self._garden.state
+    def pause(self, rows: Sequence[int]) -> None:
+        """Leave alpha of these ramps as it is until `resume`; raises `KasminaError`."""
+        self._change(rows, "pause")
+        self._paused[list(rows)] = True
+
+    def resume(self, rows: Sequence[int]) -> None:
+        """Let paused ramps go on; raises `KasminaError`."""
+        self._change(rows, "resume")
+        self._paused[list(rows)] = False
+
+    def retarget(self, rows: Sequence[int], target: float = 1.0, steps: int | None = None) -> None:
+        """Give ramps another end, from the alpha that they have.
+
+        Args:
+            rows: seeds that blend.
+            target: alpha at the end, in [0, 1]. The built-in lifecycle waits for 1, so another
+                one must be followed by a further retarget before the state's time is out.
+            steps: optimizer steps until then, 1 or more; a full ramp's by default.
+
+        Raises:
+            KasminaError: a seed does not blend, or a value is out of its range.
+        """
+        steps = self._length if steps is None else steps
+        if not 0 <= target <= 1 or steps < 1:
+            raise KasminaError(
+                f"retarget(target={target}, steps={steps}): legal: a target in [0, 1] and 1 step "
+                "or more"
+            )
+        self._change(rows, "retarget", target=target, steps=steps)
+        self._aim(torch.as_tensor(rows), target, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every ramp began and shall end, and what strategies were told."""
+        return {
+            "start": self._start.clone(),
+            "target": self._target.clone(),
+            "lengths": self._lengths.clone(),
+            "paused": self._paused.clone(),
+            "measured": (self._loss, self._trend, self._stability),
+            "drift": self._drift.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._start, self._target = state["start"].clone(), state["target"].clone()
+        self._lengths, self._paused = state["lengths"].clone(), state["paused"].clone()
+        self._loss, self._trend, self._stability = state["measured"]
+        self._drift.load_state_dict(state["drift"])
+
+    def _aim(self, rows: Tensor, target: float, steps: int) -> None:
+        """Begin a ramp from the alpha of now."""
+        state, at = self._garden.state, rows.cpu()
+        state.update(rows, {"ramp_steps": 0})
+        self._start[at] = state["alpha"][rows].cpu()
+        self._target[at], self._lengths[at], self._paused[at] = target, steps, False
+
+    def _write(self, rows: Tensor) -> Tensor:
+        """Move the rows one step; returns their new alpha."""
+        state, at = self._garden.state, rows.cpu()
+        numbers, now = state["grafting_strategy"][rows], state["alpha"][rows]
         steps = state["ramp_steps"][rows] + 1
-        ramp = Ramp(steps, torch.full_like(steps, self._length), state["alpha"][rows])
-        alpha = direction(state["grafting_strategy"][rows], ramp)
+
+        def of(values: Tensor) -> Tensor:
+            return values[at].to(now.device)
+
+        ramp = Ramp(steps, of(self._lengths), now, **self._measured(numbers, at, now))
+        alpha = move(numbers, ramp, of(self._start), of(self._target))
         state.update(rows, {"alpha": alpha, "ramp_steps": steps})
         return alpha
+
+    def _measured(self, numbers: Tensor, at: Tensor, like: Tensor) -> dict[str, Tensor]:
+        """What strategies may read; NaN where it is not known yet."""
+        score = self._ledger.integral.gain()[at]
+        found = {
+            "stability": torch.full_like(like, self._stability),
+            "trend": torch.full_like(like, self._trend),
+            "score": torch.where(score.isinf(), torch.nan, score).to(like),
+        }
+        if reads_drift(numbers):
+            found["drift"] = torch.full_like(like, self._drift.measure())
+        else:
+            self._drift.rest()
+        return found
+
+    def _change(self, rows: Sequence[int], action: str, **fields: Any) -> None:
+        """Log a change of ramps; raises `KasminaError` where a seed does not blend."""
+        state = self._garden.state
+        blends = mask_in(state, "plane", "blend")
+        for row in rows:
+            if not bool(blends[row]):
+                raise KasminaError(
+                    f"{action}: {self._garden.address(row)} is in {state.state(row).name} and has "
+                    "no ramp; only a seed whose alpha moves up (plane blend) can be changed"
+                )
+        for row in rows:
+            self._journal.write("ramp", of=row, action=action, **fields)

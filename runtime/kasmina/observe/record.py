@@ -31,6 +31,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "refused": ("event", "state", "reason"),
     "allocated": ("blueprint", "parameters"),
     "released": ("blueprint",),
+    "strategy": ("strategy", "indices"),
+    "learned": ("strategy", "reward"),
+    "ramp": ("action",),
     "scaled": ("rows", "losses"),
     "evidence": ("measure", "value", "interval", "terms"),
     "snapshot": ("number",),
@@ -47,7 +50,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         "architecture",
     ),
 }
-ADDRESSED = frozenset({"transition", "refused", "allocated", "released", "evidence"})
+ADDRESSED = frozenset(
+    {"transition", "refused", "allocated", "released", "evidence", "strategy", "ramp", "learned"}
+)
 ENVELOPE = ("run", "seq", "kind", "epoch", "step")  # after the version, in this order
 
 

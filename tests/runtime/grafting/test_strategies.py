@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,27 +12,51 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kasmina.grafting import (
+    LEARNED,
+    UNDECIDED,
+    Adaptive,
+    DriftControlled,
     GraftingStrategyRegistry,
+    Momentum,
+    PerformanceLinked,
     Ramp,
     StrategyError,
-    ramp_down,
-    ramp_up,
+    move,
+    reads_drift,
     strategy,
     strategy_by_number,
     strategy_number,
 )
 
+CURVES = ("linear", "cosine")
+PACED = {  # the measurement that each reads, with a value that slows it down and one that hastens it
+    "drift_controlled": ("drift", 2 * DriftControlled.threshold, 0.0),
+    "momentum": ("trend", Momentum.scale, -Momentum.scale),
+    "adaptive": ("stability", 0.0, 1.0),
+    "performance_linked": ("score", -PerformanceLinked.scale, PerformanceLinked.scale),
+}
+BUILT_IN = (*CURVES, *PACED)
 
-def ramp(steps: list[int], length: int, alpha: float = 0.0) -> Ramp:
+
+def ramp(steps: list[int], length: int, alpha: float = 0.0, **measured: float) -> Ramp:
     """A ramp of several seeds."""
     at = torch.tensor(steps)
-    return Ramp(at, torch.full_like(at, length), torch.full((len(steps),), alpha))
+    seen = {name: torch.full((len(steps),), value) for name, value in measured.items()}
+    return Ramp(at, torch.full_like(at, length), torch.full((len(steps),), alpha), **seen)
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine"])
+def walk(name: str, length: int, **measured: float) -> list[float]:
+    """Alpha step by step, until it is 1 or twice the length is over."""
+    path = [0.0]
+    while path[-1] < 1 and len(path) <= 2 * length:
+        path.append(float(strategy(name).alpha(ramp([len(path)], length, path[-1], **measured))))
+    return path
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("length", [1, 2, 7, 100, 333])
 def test_monotone_from_0_to_exactly_1(name: str, length: int) -> None:
-    """A strategy starts at 0, never falls, and ends at exactly 1 and stays there."""
+    """A strategy starts at 0, never falls, and without measurements ends after `length` steps."""
     alpha = strategy(name).alpha(ramp(list(range(length + 3)), length))
     assert alpha.dtype == torch.float32
     assert alpha[0] == 0
@@ -44,41 +71,134 @@ def test_formulas() -> None:
     assert strategy("cosine").alpha(quarter).tolist() == pytest.approx([0.1464466, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("name", "measured", "pace"),
+    [
+        ("drift_controlled", DriftControlled.threshold, 1.0),
+        ("drift_controlled", 1.01 * DriftControlled.threshold, 0.0),
+        ("momentum", 0.0, 1.0),
+        ("momentum", -0.5 * Momentum.scale, 2**0.5),
+        ("momentum", -100.0, 2.0),
+        ("momentum", 100.0, 0.5),
+        ("adaptive", 0.5, 1.0),
+        ("adaptive", 0.75, 2**0.5),
+        ("adaptive", 0.0, 0.5),
+        ("performance_linked", 0.0, 1.0),
+        ("performance_linked", 1.0, 2.0),
+        ("performance_linked", -0.5 * PerformanceLinked.scale, 2**-0.5),
+        *[(name, float("nan"), 1.0) for name in PACED],
+    ],
+)
+def test_paces(name: str, measured: float, pace: float) -> None:
+    """One step of 100 moves alpha by the pace over the length; what is unknown is pace 1."""
+    seen = {PACED[name][0]: measured}
+    alpha = strategy(name).alpha(ramp([30], 100, 0.3, **seen))
+    assert alpha.item() == pytest.approx(0.3 + pace / 100, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", PACED)
+@pytest.mark.parametrize("length", [1, 3, 50, 333])
+def test_every_ramp_ends(name: str, length: int) -> None:
+    """After half the length where all is well (drift: the length), after twice it where not."""
+    field, slow, quick = PACED[name]
+    hastened = walk(name, length, **{field: quick})
+    best = length if name == "drift_controlled" else -(-length // 2)
+    assert (len(hastened) - 1, hastened[-1]) == (best, 1.0)
+    slowed = walk(name, length, **{field: slow})
+    assert slowed[-1] == 1.0
+    assert 2 * length - 1 <= len(slowed) - 1 <= 2 * length
+    for path in (hastened, slowed):
+        assert all(a <= b for a, b in pairwise(path))
+
+
+@given(
+    st.sampled_from(sorted(PACED)),
+    st.integers(1, 40),
+    st.lists(st.floats(width=32), min_size=80, max_size=80),
+)
+def test_whatever_is_measured_alpha_rises_to_1(
+    name: str, length: int, measured: list[float]
+) -> None:
+    """NaN and infinities included; the end is exact."""
+    alpha, path = 0.0, [0.0]
+    for step in range(1, 2 * length + 1):
+        seen = {PACED[name][0]: measured[step - 1]}
+        alpha = float(strategy(name).alpha(ramp([step], length, alpha, **seen)))
+        path.append(alpha)
+    assert path[-1] == 1.0
+    assert all(0 <= a <= b <= 1 for a, b in pairwise(path))
+
+
+def test_seeds_of_one_ramp_go_at_their_own_pace() -> None:
+    """Vectorised: each element of the measurement belongs to its seed."""
+    scores = torch.tensor([-1.0, 0.0, 1.0])
+    seen = replace(ramp([1, 1, 1], 10), score=scores)
+    assert strategy("performance_linked").alpha(seen).tolist() == pytest.approx([0.05, 0.1, 0.2])
+
+
 def test_a_length_below_1_ends_at_once() -> None:
     """A ramp without length is over after its first step."""
-    assert strategy("linear").alpha(ramp([1], 0)).tolist() == [1.0]
+    for name in BUILT_IN:
+        assert strategy(name).alpha(ramp([1], 0)).tolist() == [1.0]
 
 
 def test_numbers_are_stable() -> None:
     """The built-in strategies have the first numbers, in the order of registration."""
-    assert GraftingStrategyRegistry.names()[:2] == ("linear", "cosine")
+    assert GraftingStrategyRegistry.names()[:6] == BUILT_IN
     assert strategy_number("cosine") == 1
     assert strategy_by_number(1) is strategy("cosine")
+    assert strategy_number(LEARNED) == UNDECIDED == -1
 
 
 def test_each_seed_follows_its_own_strategy() -> None:
-    """`ramp_up` takes a column of numbers."""
-    ramps = ramp([1, 1, 4], 4)
-    alpha = ramp_up(torch.tensor([0, 1, 1], dtype=torch.int8), ramps)
+    """`move` takes a column of numbers."""
+    ends = torch.zeros(3), torch.ones(3)
+    alpha = move(torch.tensor([0, 1, 1], dtype=torch.int8), ramp([1, 1, 4], 4), *ends)
     assert alpha.tolist() == pytest.approx([0.25, 0.1464466, 1.0])
 
 
 @given(
-    number=st.sampled_from([0, 1]),
-    length=st.integers(1, 50),
-    start=st.floats(0.0, 1.0, width=32),
+    st.sampled_from(range(len(BUILT_IN))),
+    st.integers(1, 50),
+    st.floats(0.0, 1.0, width=32),
+    st.floats(0.0, 1.0, width=32),
 )
-def test_withdrawal_mirrors_the_ramp(number: int, length: int, start: float) -> None:
-    """From any alpha the withdrawal falls along the same curve, to exactly 0."""
-    numbers = torch.tensor([number])
-    alpha, path = torch.tensor([start]), []
+def test_a_ramp_may_begin_and_end_anywhere(
+    number: int, length: int, start: float, target: float
+) -> None:
+    """Along the same curve, without turning back, to exactly its target."""
+    numbers, ends = torch.tensor([number]), (torch.tensor([start]), torch.tensor([target]))
+    path = [ends[0]]
     for step in range(1, length + 1):
-        alpha = ramp_down(numbers, Ramp(torch.tensor([step]), torch.tensor([length]), alpha))
-        path.append(alpha)
-        up = strategy_by_number(number).alpha(ramp([step], length))
-        assert torch.allclose(alpha, start * (1 - up), atol=1e-5)
-    assert (torch.cat([torch.tensor([start]), *path]).diff() <= 0).all()
-    assert path[-1].item() == 0
+        path.append(move(numbers, replace(ramp([step], length), alpha=path[-1]), *ends))
+        curve = strategy_by_number(number).alpha(ramp([step], length))
+        assert torch.allclose(path[-1], start + (target - start) * curve, atol=1e-5)
+    assert path[-1].item() == ends[1].item()
+    assert (torch.cat(path).diff() * (1 if target >= start else -1) >= -1e-7).all()
+
+
+@pytest.mark.parametrize("name", PACED)
+def test_a_withdrawal_ends_whatever_is_measured(name: str) -> None:
+    """Nothing holds up what is on its way out."""
+    field, slow, _ = PACED[name]
+    numbers, ends = torch.tensor([strategy_number(name)]), (torch.tensor([0.6]), torch.zeros(1))
+    alpha, seen = ends[0], {field: slow}
+    for step in range(1, 11):
+        alpha = move(numbers, replace(ramp([step], 10, **seen), alpha=alpha), *ends)
+        assert alpha.item() == pytest.approx(0.6 * (1 - step / 10), abs=1e-6)
+    assert alpha.item() == 0.0
+
+
+def test_only_who_reads_the_drift_pays_for_it() -> None:
+    """The weights' moving average is kept for `drift_controlled` alone."""
+    found = {name: reads_drift(torch.tensor([strategy_number(name)])) for name in BUILT_IN}
+    assert [name for name, reads in found.items() if reads] == ["drift_controlled"]
+
+
+def test_a_restless_network_has_a_longer_ramp() -> None:
+    """Adaptive: stability 0, 1/2 and 1 make 20, 10 and 5 steps of 10."""
+    assert [len(walk("adaptive", 10, stability=s)) - 1 for s in (0.0, 0.5, 1.0)] == [20, 10, 5]
+    assert isinstance(strategy("adaptive"), Adaptive)
 
 
 def test_a_strategy_of_ones_own() -> None:
@@ -91,7 +211,6 @@ def test_a_strategy_of_ones_own() -> None:
                 return ramp.progress.square()
 
     assert strategy("square_for_test").alpha(ramp([1], 2)).tolist() == [0.25]
-    assert strategy_number("square_for_test") >= 2
 
 
 @pytest.mark.parametrize(
@@ -99,7 +218,10 @@ def test_a_strategy_of_ones_own() -> None:
     [
         (
             lambda: strategy("cosin"),
-            r"^unknown grafting strategy 'cosin'; known: linear, cosine.*; did you mean 'cosine'\?$",
+            (
+                r"^unknown grafting strategy 'cosin'; known: linear, cosine.*, or 'learned'; did you "
+                r"mean 'cosine'\?$"
+            ),
         ),
         (lambda: strategy_number("none"), r"^unknown grafting strategy 'none'; known: linear"),
         (
@@ -109,6 +231,10 @@ def test_a_strategy_of_ones_own() -> None:
         (
             lambda: GraftingStrategyRegistry.register("linear")(object),  # type: ignore[type-var]
             r"^grafting strategy 'linear' is already registered by Linear; choose another name$",
+        ),
+        (
+            lambda: GraftingStrategyRegistry.register("learned")(object),  # type: ignore[type-var]
+            r"^'learned' means that a strategy is chosen; take another name$",
         ),
         (
             lambda: GraftingStrategyRegistry.register("empty")(object),  # type: ignore[type-var]

@@ -1,0 +1,219 @@
+"""Alpha in a living garden: changed on its way, measured, and by strategies that a run learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kasmina.errors import KasminaError
+from kasmina.grafting import GraftingStrategyRegistry, StrategySelector, strategy_number
+from kasmina.growth import Command
+from kasmina.growth.choosing import Choices
+from kasmina.growth.ramp import Drift
+from kasmina.observe.log import EventLog, read_log
+from tests.runtime.growth.gardens import Bed, assert_same, germinate
+
+
+def grafting(strategy: str = "linear", **options: object) -> Bed:
+    """A bed whose first seed has just begun its ramp."""
+    torch.manual_seed(3)
+    bed = Bed(germinate(0, strategy=strategy), **options)  # type: ignore[arg-type]
+    bed.until("GRAFTING")
+    return bed
+
+
+def alpha(bed: Bed) -> float:
+    """That of the first seed."""
+    return float(bed.gardener.garden.state["alpha"][0])
+
+
+def test_a_paused_ramp_waits_and_goes_on() -> None:
+    """Alpha stays where it is to the bit, then the ramp goes on as if nothing had been."""
+    bed = grafting()
+    bed.batch()
+    bed.gardener.ramps.pause([0])
+    for _ in range(2):
+        bed.batch()
+        assert alpha(bed) == 0.125
+    assert bed.gardener.ledger.integral.judgement(0).terms == 1
+    bed.gardener.ramps.resume([0])
+    bed.batch()
+    assert alpha(bed) == 0.25
+
+
+def test_a_ramp_gets_another_end_on_its_way() -> None:
+    """From the alpha that it has, without a jump, to exactly its target; and on from there."""
+    bed = grafting()
+    bed.batch()
+    ramps = bed.gardener.ramps
+    ramps.retarget([0], 0.5, steps=3)
+    seen = []
+    for _ in range(4):
+        bed.batch()
+        seen.append(alpha(bed))
+    assert seen == pytest.approx([0.25, 0.375, 0.5, 0.5])
+    assert seen[-1] == 0.5
+    ramps.retarget([0], 0.25, steps=1)
+    bed.batch()
+    assert alpha(bed) == 0.25
+    ramps.retarget([0], steps=2)
+    for _ in range(2):
+        bed.batch()
+    assert alpha(bed) == 1.0
+
+
+def test_an_aborted_ramp_falls_from_where_it_was() -> None:
+    """`cancel` in the middle of a ramp: down to 0 from the alpha of then, and the row is free."""
+    bed = grafting(ramp_steps=16)
+    bed.batch(), bed.batch()
+    bed.gardener.request(Command("cancel", 0, "test"))
+    bed.gardener.tick()
+    assert bed.states[0] == "CANCELLED"
+    seen = [alpha(bed)]
+    while int(bed.gardener.garden.state["blueprint_slot"][0]) >= 0:
+        bed.batch()
+        seen.append(alpha(bed))
+    assert seen == pytest.approx([0.125 * (1 - step / 16) for step in range(17)])
+    assert seen[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", GraftingStrategyRegistry.names()[:6])
+def test_every_strategy_brings_a_seed_through(name: str) -> None:
+    """Within twice its length, with everything measured that it reads."""
+    bed = grafting(name)
+    for _ in range(16):
+        bed.batch()
+    assert alpha(bed) == 1.0
+
+
+def test_a_ramp_comes_back_as_it_was_saved() -> None:
+    """State and load in the middle of a changed ramp; the two go on alike to the bit."""
+    beds = [grafting("drift_controlled") for _ in range(2)]
+    for bed in beds:
+        torch.manual_seed(5)
+        bed.batch()
+        bed.gardener.ramps.retarget([0], 0.75, steps=5)
+        bed.batch()
+    saved = beds[0].gardener.ramps.state_dict()
+    for values in (beds[1].gardener.ramps._start, beds[1].gardener.ramps._target):
+        values.fill_(0.3)
+    beds[1].gardener.ramps._drift.rest()
+    beds[1].gardener.ramps.load_state_dict(saved)
+    for bed in beds:
+        torch.manual_seed(6)
+        for _ in range(4):
+            bed.batch()
+    assert alpha(beds[0]) == alpha(beds[1])
+    assert_same(beds[0].host_state(), beds[1].host_state())
+
+
+def test_changes_of_a_ramp_are_in_the_log(tmp_path: Path) -> None:
+    """Who was changed, and how."""
+    bed = grafting(log=EventLog(tmp_path / "events.jsonl", "test"))
+    bed.gardener.ramps.pause([0])
+    bed.gardener.ramps.resume([0])
+    bed.gardener.ramps.retarget([0], 0.5, steps=3)
+    events = [r for r in read_log(tmp_path / "events.jsonl") if r.kind == "ramp"]
+    assert [r["action"] for r in events] == ["pause", "resume", "retarget"]
+    assert events[2].address is not None and events[2].address.slot == 0
+    assert (events[2]["target"], events[2]["steps"]) == (0.5, 3)
+
+
+def test_what_has_no_ramp_cannot_be_changed() -> None:
+    """The message names the seed, its state and what is legal."""
+    bed = grafting()
+    with pytest.raises(KasminaError) as caught:
+        bed.gardener.ramps.pause([0, 1])
+    assert str(caught.value) == (
+        "pause: test/.[1]#0 is in DORMANT and has no ramp; only a seed whose alpha moves up (plane "
+        "blend) can be changed"
+    )
+    bed.batch()
+    assert alpha(bed) == 0.125  # nothing was half done
+    for target, steps in ((1.5, 1), (math.nan, 1), (0.5, 0)):
+        with pytest.raises(KasminaError, match=r"legal: a target in \[0, 1\] and 1 step or more$"):
+            bed.gardener.ramps.retarget([0], target, steps)
+
+
+def test_drift_is_the_way_from_the_moving_average() -> None:
+    """|w - m| / |m| over all weights, m <- 0.9 m + 0.1 w; at rest it is 0."""
+    weights = [nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([4.0]))]
+    drift = Drift(weights)
+    assert drift.measure() == 0.0
+    with torch.no_grad():
+        weights[0].add_(5)
+    assert drift.measure() == pytest.approx(1.0)  # 5 / 5
+    assert drift.measure() == pytest.approx(4.5 / (3.5**2 + 16) ** 0.5)
+    drift.rest()
+    assert drift.measure() == 0.0
+    assert Drift([]).measure() == 0.0
+
+
+def test_a_restless_host_holds_a_drift_controlled_ramp_up() -> None:
+    """Weights that jump at each step are waited for; the linear ramp beside it is not."""
+    shares = {}
+    for name in ("linear", "drift_controlled"):
+        bed = grafting(name)
+        for group in bed.optimizer.param_groups:
+            group["lr"] = 0.5
+        for _ in range(6):
+            bed.batch()
+        shares[name] = alpha(bed)
+    assert shares["linear"] == 0.75
+    assert shares["drift_controlled"] < 0.4
+
+
+def test_a_run_learns_which_strategy_works(tmp_path: Path) -> None:
+    """Seeds that ask for "learned" get a strategy at their graft; choice and reward are logged."""
+    log = EventLog(tmp_path / "events.jsonl", "test")
+    bed = Bed(germinate(0, 1, 2), log=log, together=6, strategy="learned")
+    state = bed.gardener.garden.state
+    bed.until("TRAINING")
+    assert state["grafting_strategy"][:3].tolist() == [-1] * 3
+    bed.until("GRAFTING")
+    names = GraftingStrategyRegistry.names()
+    assert state["grafting_strategy"][:3].tolist() == [strategy_number(n) for n in names[:3]]
+    for _ in range(40):
+        bed.epoch()
+    assert all(s in ("FOSSILIZED", "DORMANT", "CULLED") for s in bed.states[:3])
+    records = read_log(tmp_path / "events.jsonl")
+    chosen = [r for r in records if r.kind == "strategy"]
+    learned = [r for r in records if r.kind == "learned"]
+    assert [r["strategy"] for r in chosen] == list(names[:3])
+    assert sorted(r["strategy"] for r in learned) == sorted(names[:3])
+    selector = bed.gardener.ramps.choices.selector.state_dict()
+    assert all(selector[n]["rewards"] == 1 and not selector[n]["waiting"] for n in names[:3])
+    kept = [r for r in learned if r.address is not None and bed.states[r.address.slot] != "CULLED"]
+    assert kept and all(r["reward"] > 0.5 for r in kept)
+
+
+def test_a_rewind_is_the_worst_reward_and_is_not_forgotten() -> None:
+    """The state goes back to before the graft, what was learned of it does not."""
+    bed = Bed(germinate(0), strategy="learned")
+    bed.until("GRAFTING")
+    name = GraftingStrategyRegistry.names()[0]
+    bed.batch()
+    bed.gardener.request(Command("emergency", 0, "test"))
+    bed.gardener.tick()
+    assert bed.states[0] == "ROLLED_BACK"
+    bed.gardener.tick()
+    learned = bed.gardener.ramps.choices.selector.state_dict()[name]
+    assert learned == {"rewards": 1, "total": 0.0, "waiting": 0}
+
+
+def test_choices_come_back_as_they_were_saved() -> None:
+    """What waits for its end after a resume is learned from there."""
+    bed = Bed(germinate(0), strategy="learned")
+    bed.until("GRAFTING")
+    choices = bed.gardener.ramps.choices
+    other = Choices(bed.gardener.garden, bed.gardener.journal, StrategySelector())
+    other.load_state_dict(choices.state_dict())
+    assert other.state_dict() == choices.state_dict()
+    bed.gardener.garden.state.update([0], {"generation": 1})
+    other.settle()  # recycled unseen: nothing is known of its end
+    assert other.state_dict()["waiting"] == []
+    assert all(not arm["rewards"] for arm in other.selector.state_dict().values())
