@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -78,16 +79,18 @@ class Watched(Disk):
 
 
 class Failing(Watched):
-    """Raises an error at the `nth` call of one kind, from there on at each."""
+    """Raises an error at the `nth` call of one kind, from there on at each or so many times."""
 
-    def __init__(self, name: str, nth: int = 1, code: int = errno.EIO) -> None:
+    def __init__(
+        self, name: str, nth: int = 1, code: int = errno.EIO, times: float = math.inf
+    ) -> None:
         super().__init__()
-        self._name, self._nth, self._code = name, nth, code
+        self._name, self._nth, self._code, self._times = name, nth, code, times
         self.fired = 0
 
     def before(self, name: str, arguments: tuple[object, ...]) -> None:
         """Fail where it is time."""
-        if name == self._name and self.calls[name] >= self._nth:
+        if name == self._name and self.calls[name] >= self._nth and self.fired < self._times:
             self.fired += 1
             raise OSError(self._code, os.strerror(self._code))
 

@@ -75,6 +75,11 @@ def migrate(manager: CheckpointManager) -> Migrated:
     return manager.migrate(remove=True)
 
 
+def convert(manager: CheckpointManager) -> Migrated:
+    """Bring the rows of all under another spec."""
+    return manager.migrate(lambda state: {**state, "digest": "1" * 64}, digest="1" * 64)
+
+
 def three(directory: Path) -> None:
     """Numbers 1 to 3."""
     filled(directory, 3)
@@ -113,6 +118,16 @@ def archived(directory: Path, manager: CheckpointManager) -> str:
     return {0: "old", 3: "new"}.get(packed, "between")
 
 
+def converted(directory: Path, manager: CheckpointManager) -> str:
+    """All three are there, each under one of the two specs, and otherwise equal."""
+    found = [manager.restore(str(entry.id)) for entry in manager.list()]
+    assert [number_in(each.contents()) for each in found] == [3, 2, 1]
+    done = sum(each.manifest.spec is not None and each.manifest.spec.digest == "1" * 64
+               for each in found)  # fmt: skip
+    assert done == sum(bool(each.manifest.migrations) for each in found)
+    return {0: "old", 3: "new"}.get(done, "between")
+
+
 def migrated(directory: Path, manager: CheckpointManager) -> str:
     """Each golden checkpoint is there in format 1, or in format 2, or in both."""
     made = {entry.id.number: entry for entry in manager.list()}
@@ -138,6 +153,7 @@ OPERATIONS: dict[str, tuple[Operation, Callable[[Path], None], Oracle]] = {
     "prune": (prune, three, pruned),
     "archive": (archive, three, archived),
     "migrate": (migrate, golden, migrated),
+    "convert": (convert, three, converted),
 }
 
 

@@ -169,7 +169,7 @@ def test_damage_does_not_stop_saving(tmp_path: Path) -> None:
         f"went back to {ids[0]}, because:\n- {path_of(manager, ids[1])}: is no checkpoint: "
         "it does not begin with the mark of one"
     )
-    fresh = manager.save(contents(3))
+    fresh = manager.save(contents(3), parent=found.id)
     again = manager.restore()
     assert (again.id, again.skipped, again.manifest.parent) == (fresh, (), ids[0])
 

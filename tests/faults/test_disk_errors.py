@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,9 @@ from kasmina.checkpoint import (
     Retention,
     StoreFailed,
 )
+from kasmina.cli import main
 from tests.faults.disks import Failing, Short, Watched, contents, filled, leftovers, number_in
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_python
 
 Count = Callable[[str, object], None]
 
@@ -56,17 +59,30 @@ def test_a_failed_call_leaves_the_old_state(
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
-    """How much is needed, and how to make room."""
-    manager = CheckpointManager(tmp_path, disk=Failing("write", 1, errno.ENOSPC))
+    """How much is needed, and the command that makes room: it frees what it is said to free."""
+    filled(tmp_path, 1)
+    assert told_when_full(tmp_path).endswith(" Nothing was changed; free some space")
+    filled(tmp_path, 3)
+    before = sum(path.stat().st_size for path in tmp_path.iterdir())
+    text = told_when_full(tmp_path)
+    assert text.startswith(f"writing {tmp_path}/000000000005-")
+    found = re.search(r"No space left on device; [\d,]+ bytes are needed\. Nothing was changed; free "
+                      r"some space, or keep only the newest checkpoint and free ([\d,]+) bytes with "
+                      r"kasmina (.*)$", text)  # fmt: skip
+    assert found is not None
+    assert found[2].split()[2] == str(tmp_path)
+    assert main(found[2].split()) == 0
+    (left,) = tmp_path.iterdir()
+    assert before - left.stat().st_size == int(found[1].replace(",", ""))
+
+
+def told_when_full(directory: Path) -> str:
+    """What a save says where no byte can be written."""
+    disk = Failing("write", 1, errno.ENOSPC)
     with pytest.raises(DiskFull) as caught:
-        manager.save(contents(1))
-    text = str(caught.value)
-    assert text.startswith(f"writing {tmp_path}/000000000001-")
-    assert "No space left on device; " in text
-    assert text.endswith(
-        "bytes are needed. Nothing was changed; free some space, or delete old checkpoints with "
-        f"kasmina checkpoint prune {tmp_path}"
-    )
+        CheckpointManager(directory, disk=disk).save(contents(1))
+    assert disk.fired == 1
+    return str(caught.value)
 
 
 def test_a_failed_fsync_is_never_called_again(tmp_path: Path) -> None:
@@ -117,23 +133,166 @@ def test_a_disk_that_takes_nothing_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("operation", ["prune", "archive", "migrate"])
-def test_errors_of_the_other_operations(operation: str, tmp_path: Path) -> None:
-    """Nothing that was there is lost when deleting, replacing or taking over fails."""
+def new_spec(state: dict[str, object]) -> dict[str, object]:
+    """Rows under another digest."""
+    return {**state, "digest": "1" * 64}
+
+
+def test_what_cannot_be_deleted_keeps_no_other(tmp_path: Path) -> None:
+    """A prune goes on, and tells which one stayed and why."""
+    _, ids = filled(tmp_path, 4)
+    disk = Failing("unlink", code=errno.EACCES, times=1)
+    done = CheckpointManager(tmp_path, disk=disk).prune(Retention(1))
+    (error,) = done.failed
+    assert disk.fired == 1
+    assert (type(error), error.errno) == (StoreFailed, errno.EACCES)
+    assert str(error) == (
+        f"deleting {tmp_path}/{ids[0]}.ckpt: Permission denied; nothing was changed"
+    )
+    assert done.deleted == tuple(ids[1:3])
+    whole = CheckpointManager(tmp_path)
+    assert number_in(whole.restore(ids[0]).contents()) == 1
+    assert [str(entry.id) for entry in whole.list()] == [ids[3], ids[0]]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_save_stands_where_an_old_one_cannot_be_deleted(blocking: bool, tmp_path: Path) -> None:
+    """It is told once, and the run goes on; what else is old goes."""
+
+    class Stuck(Watched):
+        """Has one file that cannot be deleted."""
+
+        def before(self, name: str, arguments: tuple[object, ...]) -> None:
+            """Refuse it."""
+            if name == "unlink" and str(arguments[0]).endswith(f"{ids[0]}.ckpt"):
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    _, ids = filled(tmp_path, 1)
+    disk = Stuck()
+    manager = CheckpointManager(tmp_path, disk=disk, retention=Retention(2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # as outside of tests
+        ids += [manager.save(contents(n), blocking=blocking) for n in range(2, 7)]
+        manager.flush()
+    assert disk.calls["unlink"] == 4 + 3  # the stuck one was tried each time, three could go
+    (told,) = caught
+    assert told.category is RuntimeWarning
+    assert str(told.message) == (
+        f"saved, but an old checkpoint cannot be deleted: deleting {tmp_path}/{ids[0]}.ckpt: "
+        "Operation not permitted; nothing was changed"
+    )
+    assert [str(entry.id) for entry in manager.list()] == [ids[5], ids[4], ids[0]]
+    assert number_in(manager.restore().contents()) == 6
+
+
+@pytest.mark.parametrize("operation", ["archive", "migrate"])
+def test_a_failed_replacement_leaves_the_old_one(operation: str, tmp_path: Path) -> None:
+    """A migration goes on with the others."""
     _, ids = filled(tmp_path, 3)
-    disk = Failing("unlink" if operation == "prune" else "rename", code=errno.EACCES)
+    disk = Failing("rename", code=errno.EACCES, times=1)
     manager = CheckpointManager(tmp_path, disk=disk)
-    with pytest.raises(StoreFailed) as caught:
-        if operation == "prune":
-            manager.prune(Retention(1))
-        elif operation == "archive":
+    if operation == "archive":
+        with pytest.raises(StoreFailed) as caught:
             manager.archive(ids[0])
-        else:
-            manager.migrate(lambda state: {**state, "digest": "1" * 64}, digest="1" * 64)
-    assert caught.value.errno == errno.EACCES
+        error: BaseException = caught.value
+    else:
+        done = manager.migrate(new_spec, digest="1" * 64)
+        (error,) = done.refused
+        assert done.converted == tuple(ids[1:])
+    assert type(error) is StoreFailed
+    assert str(error) == f"writing {tmp_path}/{ids[0]}.ckpt: Permission denied; nothing was changed"
     assert disk.fired == 1
     whole = CheckpointManager(tmp_path)
-    assert [number_in(whole.restore(id_).contents()) for id_ in ids] == [1, 2, 3]
+    assert whole.restore(ids[0]).manifest.migrations == ()
+    states = [whole.restore(id_).contents() for id_ in ids]
+    assert [state.metadata for state in states] == [{"number": n} for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("operation", ["archive", "migrate"])
+def test_a_replacement_that_is_not_synced_is_told_as_such(
+    operation: str, code: int, tmp_path: Path
+) -> None:
+    """The new file is there and whole, so nobody may say that nothing was changed."""
+    _, (id_,) = filled(tmp_path, 1)
+    disk = Failing("fsync_directory", code=code, times=1)
+    manager = CheckpointManager(tmp_path, disk=disk)
+    if operation == "archive":
+        with pytest.raises(StoreFailed) as caught:
+            manager.archive(id_)
+        error: BaseException = caught.value
+    else:
+        (error,) = manager.migrate(new_spec, digest="1" * 64).refused
+    assert disk.fired == 1
+    assert type(error) is {errno.EIO: StoreFailed, errno.ENOSPC: DiskFull}[code]
+    assert str(error) == (
+        f"syncing the name of {tmp_path}/{id_}.ckpt: {os.strerror(code)}; the new file is in its "
+        "place and is whole, but a power cut may still undo it"
+    )
+    found = CheckpointManager(tmp_path).restore(id_).manifest
+    assert (found.data.packed is not None, bool(found.migrations)) == (
+        operation == "archive",
+        operation == "migrate",
+    )
+
+
+def test_a_save_that_can_neither_be_synced_nor_taken_back(tmp_path: Path) -> None:
+    """A disk that turns read-only: the new one is there for now, and that is what is said."""
+
+    class ReadOnly(Watched):
+        """Fails everything after the rename."""
+
+        def before(self, name: str, arguments: tuple[object, ...]) -> None:
+            """Fail."""
+            if self.calls["rename"] and name in ("fsync_directory", "unlink"):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    disk = ReadOnly()
+    with pytest.raises(StoreFailed, match=r"but a power cut may still undo it$"):
+        CheckpointManager(tmp_path, disk=disk).save(contents(2))
+    assert (disk.calls["fsync_directory"], disk.calls["unlink"]) == (1, 1)
+    assert number_in(CheckpointManager(tmp_path).restore().contents()) == 2
+
+
+def test_a_process_without_free_files_finds_no_damage(tmp_path: Path) -> None:
+    """It must not go back to an older checkpoint because of what it lacks itself."""
+    _, ids = filled(tmp_path, 2)
+    code = """
+import resource
+from kasmina.checkpoint import CheckpointManager, StoreFailed
+manager = CheckpointManager({place!r})
+manager.restore()
+kept = []
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    while True:
+        kept.append(open("/dev/null"))
+except OSError:
+    pass
+try:
+    manager.restore({id!r})
+except StoreFailed as error:
+    print(error)
+"""
+    done = run_python(code.format(place=str(tmp_path), id=ids[1]), cwd=ROOT)
+    assert done.stdout == (
+        f"reading {tmp_path}/{ids[1]}.ckpt: Too many open files; the file may well be intact\n"
+    ), done.stderr
+
+
+def test_a_directory_is_the_same_wherever_the_process_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means what it meant when the manager was made."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    manager = CheckpointManager("c")
+    monkeypatch.chdir("elsewhere")
+    id_ = manager.save(contents(1))
+    assert manager.restore().id == id_
+    assert [path.name for path in (tmp_path / "c").iterdir()] == [f"{id_}.ckpt"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert manager.directory == tmp_path / "c"
 
 
 def test_a_small_disk_fills_up(tmp_path: Path, record_property: Count) -> None:

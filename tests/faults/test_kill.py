@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-LEAST = {"save": 10, "save and prune": 14, "prune": 4, "archive": 30, "migrate": 24}
+LEAST = {"save": 10, "save and prune": 14, "prune": 4, "archive": 30, "migrate": 24, "convert": 30}
 
 
 @pytest.mark.parametrize("operation", LEAST)

@@ -42,7 +42,7 @@ def test_the_plan_keeps_what_it_must(
 
 @given(
     st.lists(
-        st.tuples(PRIORITY, st.sampled_from(["intact", "damaged", "archived"])),
+        st.tuples(PRIORITY, st.sampled_from(["intact", "damaged", "tensors damaged", "archived"])),
         min_size=1, max_size=6,
     ),
     COUNT, COUNT,
@@ -56,21 +56,27 @@ def test_a_pruned_directory_still_has_its_latest(
     try:
         manager = CheckpointManager(folder)
         damaged, newest, archives = set(), 0, set()
+        intact: dict[str, list[Path]] = {"normal": [], "high": []}
         for number, (priority, fate) in enumerate(rows, 1):
             id_ = manager.save(contents(number), priority=priority)
             path = folder / f"{id_}.ckpt"
-            if fate == "damaged":
-                path.write_bytes(path.read_bytes()[:-80] + bytes(80))
+            if fate in ("damaged", "tensors damaged"):
+                whole = path.read_bytes()
+                rest = bytes(80) if fate == "damaged" else b"?" + whole[-72:]
+                path.write_bytes(whole[: -len(rest)] + rest)
                 damaged.add(path)
                 continue
             newest = number
             if fate == "archived":
                 manager.archive(id_)
                 archives.add(path)
+            else:
+                intact[priority].append(path)
         before = set(folder.iterdir())
         done = manager.prune(Retention(normal, high))
         after = set(folder.iterdir())
         assert damaged | archives <= after
+        assert {*intact["normal"][::-1][:normal], *intact["high"][::-1][:high]} <= after
         assert {folder / f"{id_}.ckpt" for id_ in done.deleted} == before - after
         if newest:
             assert number_in(manager.restore().contents()) == newest

@@ -21,8 +21,9 @@ from kasmina.checkpoint.errors import (
 from kasmina.checkpoint.manager import LATEST, CheckpointManager, Verdict
 from kasmina.checkpoint.manifest import Manifest, Priority
 from kasmina.checkpoint.migration import Migrated
+from kasmina.checkpoint.pruning import Pruned
 from kasmina.checkpoint.retention import Retention
-from kasmina.checkpoint.store import Entry, Pruned
+from kasmina.checkpoint.store import Entry
 
 __all__ = [
     "LATEST",

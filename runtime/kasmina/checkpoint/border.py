@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
 from kasmina.checkpoint.errors import BadContents
@@ -43,9 +44,12 @@ def block_of(value: Any, kind: Kind, place: Sequence[str]) -> Block:
     """An array as bytes; on the CPU they are its own, so copy before they change.
 
     Raises:
-        BadContents: a dtype or layout that no checkpoint holds.
+        BadContents: a type, dtype or layout that no checkpoint holds, or no memory for it.
     """
-    return _of_tensor(value, place) if kind == "tensor" else _of_array(value, place)
+    try:
+        return _of_tensor(value, place) if kind == "tensor" else _of_array(value, place)
+    except (MemoryError, RuntimeError) as error:  # torch raises the latter
+        raise BadContents(where(place), f"there is no memory to copy it: {error}") from error
 
 
 def array_of(block: Block, kind: str) -> Any:
@@ -64,6 +68,18 @@ def _of_array(value: Any, place: Sequence[str]) -> Block:
             where(place),
             f"numpy dtype {array.dtype} cannot be kept; legal are {', '.join(_NAMES.values())}",
         )
+    if not array.dtype.isnative:
+        raise BadContents(
+            where(place),
+            f"numpy dtype {array.dtype} would come back in this machine's order of bytes; give "
+            "array.astype(array.dtype.newbyteorder('='))",
+        )
+    return _of_items(dtype, array)
+
+
+def _of_items(dtype: str, array: Any) -> Block:
+    import numpy as np
+
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return Block(dtype, array.shape, little.reshape(-1).view(np.uint8).data)
 
@@ -71,20 +87,31 @@ def _of_array(value: Any, place: Sequence[str]) -> Block:
 def _of_tensor(value: Any, place: Sequence[str]) -> Block:
     import torch
 
+    if type(value) is not torch.Tensor:
+        raise BadContents(
+            where(place),
+            f"a {type(value).__module__}.{type(value).__qualname__} would come back as a plain "
+            "tensor; give one, as detach() makes of a Parameter",
+        )
     plain = value.layout is torch.strided and not value.is_quantized and not value.is_meta
-    dtype = _CODES.get(str(value.dtype).removeprefix("torch.")) if plain else None
+    dtype = _codes_of_torch().get(value.dtype) if plain else None
     if dtype is None:
         raise BadContents(
             where(place),
             f"a {value.layout} tensor of {value.dtype} on {value.device} cannot be kept; legal are "
             f"dense ones of {', '.join(_TORCH_NAMES.values())}",
         )
-    tensor = value.detach() if value.requires_grad else value
-    if tensor.is_conj() or tensor.is_neg() or not tensor.is_contiguous():
-        tensor = tensor.resolve_conj().resolve_neg().contiguous()
-    if not tensor.is_cpu:
-        tensor = tensor.cpu()
-    return Block(dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().data)
+    if dtype in _NAMES:
+        return _of_items(dtype, value.numpy(force=True))
+    raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return Block(dtype, tuple(value.shape), raw.numpy().data)
+
+
+@cache
+def _codes_of_torch() -> dict[Any, str]:
+    import torch
+
+    return {getattr(torch, name): code for code, name in _TORCH_NAMES.items()}
 
 
 def _array(block: Block) -> Any:

@@ -56,12 +56,20 @@ class Snapshot:
     """A checkpoint that is not laid out yet; its blocks are the arrays that were given."""
 
     id: CheckpointId
-    manifest: Manifest  # its `data` is not filled in
+    manifest: Manifest  # its `data` and `parent` are not filled in
     blocks: Mapping[str, Block]
 
     def copied(self) -> Snapshot:
-        """The same in memory of its own."""
-        rest = room(sum(len(block.data) for block in self.blocks.values()))
+        """The same in memory of its own.
+
+        Raises:
+            BadContents: there is not so much memory.
+        """
+        whole = sum(len(block.data) for block in self.blocks.values())
+        try:
+            rest = room(whole)
+        except OSError as error:
+            raise BadContents("contents", f"there is no memory to copy {whole:,} bytes") from error
         blocks = {}
         for name, block in self.blocks.items():
             size = len(block.data)
@@ -70,14 +78,18 @@ class Snapshot:
             rest = rest[size:]
         return Snapshot(self.id, self.manifest, blocks)
 
-    def laid_out(self) -> tuple[Manifest, list[Buffer]]:
+    def laid_out(self, parent: str | None = None) -> tuple[Manifest, list[Buffer]]:
         """The whole manifest, and the data piece by piece.
+
+        Args:
+            parent: id of the checkpoint that the run stood on before.
 
         Raises:
             BadContents: the table of tensors is too long.
         """
         data = encode(self.blocks)
-        return msgspec.structs.replace(self.manifest, data=Data(bytes=sum(map(len, data)))), data
+        size = Data(bytes=sum(map(len, data)))
+        return msgspec.structs.replace(self.manifest, data=size, parent=parent), data
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +112,14 @@ class Restored:
     def contents(self) -> Contents:
         """What was saved; arrays lie on the CPU, share no memory with each other, may be written.
 
+        They use the memory of `blocks`, so those of a second call share it with the first's.
+
         Raises:
             Damaged: the file was written by somebody else, and its parts name what is not there.
         """
         manifest = self.manifest
         try:
-            parts = restored(manifest.parts, self.blocks)
+            parts = restored(manifest.parts, dict(self.blocks))
             columns = parts.pop(STATE, {})
             architecture, metadata = restored([manifest.architecture, manifest.metadata], {})
         except (BadTree, RecursionError) as error:
@@ -134,7 +148,6 @@ def snapshot(
     id_: CheckpointId,
     *,
     priority: Priority = "normal",
-    parent: str | None = None,
     created: str | None = None,
     migrations: tuple[Taken, ...] = (),
 ) -> Snapshot:
@@ -153,7 +166,7 @@ def snapshot(
         id=str(id_),
         created=created or now(),
         priority=priority,
-        parent=parent,
+        parent=None,
         kasmina=version_of("kasmina") or "unknown",
         torch=version_of("torch"),
         device=str(contents.device),

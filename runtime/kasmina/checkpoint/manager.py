@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,15 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kasmina.checkpoint.archiving import archive
 from kasmina.checkpoint.contents import Contents, Restored, Snapshot, snapshot
 from kasmina.checkpoint.disk import Disk
-from kasmina.checkpoint.errors import Damaged, NewerFormat
+from kasmina.checkpoint.errors import CheckpointError, Damaged, NewerFormat
 from kasmina.checkpoint.manifest import Manifest, Priority
 from kasmina.checkpoint.migration import Migrated, migrate
 from kasmina.checkpoint.names import CheckpointId
+from kasmina.checkpoint.pruning import Pruned, Pruner
 from kasmina.checkpoint.retention import Retention
 from kasmina.checkpoint.saver import Saver
-from kasmina.checkpoint.store import Entry, Loaded, Pruned, Store
+from kasmina.checkpoint.store import Entry, Loaded, Store
 
 LATEST = "latest"
 
@@ -64,6 +67,7 @@ class CheckpointManager:
     ) -> None:
         self._store = Store(Path(directory), disk or Disk())
         self._store.open(create)
+        self._pruner = Pruner(self._store)
         self._retention = retention
         self._saver = Saver(queue)
         self._numbering = threading.Lock()
@@ -78,7 +82,12 @@ class CheckpointManager:
         return self._store.directory
 
     def save(
-        self, contents: Contents, *, priority: Priority = "normal", blocking: bool = True
+        self,
+        contents: Contents,
+        *,
+        priority: Priority = "normal",
+        blocking: bool = True,
+        parent: str | None = None,
     ) -> str:
         """Save a snapshot that is taken now; later changes of `contents` cannot reach it.
 
@@ -88,23 +97,30 @@ class CheckpointManager:
             blocking: return when it is durable. Otherwise return when the snapshot is taken; the
                 call waits only while the queue is full. Errors of such saves are raised by the
                 next `save`, `prune`, `archive`, `migrate`, `flush` or `close`.
+            parent: id of the checkpoint that the run goes on from, where it was restored; otherwise
+                it is the one that this manager has saved before.
+
+        Old checkpoints that retention cannot delete are told as a warning: the save stands.
 
         Returns:
             The id. Of a save in the background it can be restored once `flush` has returned.
 
         Raises:
-            BadContents: something in it cannot be kept; nothing was written.
+            BadContents, BadName: something in it, or the parent, cannot be kept; nothing was
+                written.
             StoreFailed, DiskFull: the disk refused; what was there before is still there.
         """
         self._saver.flush() if blocking else self._saver.raise_failure()
+        if parent is not None:
+            CheckpointId.parse(parent)
         made = self._snapshot(contents, priority)
         if blocking:
-            self._write(made)
+            self._write(made, parent)
         else:
             # The views go before the thread wakes: torch lets go of the interpreter's lock when it
             # frees a tensor, and the thread would take it from the caller.
             made = made.copied()
-            self._saver.submit(partial(self._write, made))
+            self._saver.submit(partial(self._write, made, parent))
         return str(made.id)
 
     def restore(self, id: str = LATEST) -> Restored:
@@ -120,13 +136,13 @@ class CheckpointManager:
             NothingIntact: there are only damaged ones.
             Damaged: the one that was asked for.
             NewerFormat: it takes a newer kasmina to read it.
+            StoreFailed: this process lacks memory or open files to read it.
         """
         skipped: list[Damaged] = []
         if id == LATEST:
             loaded, skipped = self._store.newest()
         else:
             loaded = self._store.load(CheckpointId.parse(id))
-        self._parent = str(loaded.id)
         return _restored(loaded, skipped)
 
     def list(self) -> tuple[Entry, ...]:
@@ -156,22 +172,21 @@ class CheckpointManager:
         """Delete what retention lets go; the manager's own where none is given.
 
         The newest intact checkpoint stays whatever it says, and so do those that somebody reads,
-        archives, damaged ones, and those of a newer format.
-
-        Raises:
-            StoreFailed: the disk refused.
+        archives, damaged ones, and those of a newer format. To know them, all but archives are
+        read. What cannot be deleted stands in `failed`.
         """
         self._saver.flush()
-        return self._store.prune(retention or self._retention or Retention(), dry_run=dry_run)
+        return self._pruner.prune(retention or self._retention or Retention(), dry_run=dry_run)
 
     def archive(self, id: str) -> Manifest:
         """Compress a checkpoint in its place; it keeps its id, and retention leaves it alone.
 
         Raises:
-            BadName, NoCheckpoint, Damaged, ArchiveRefused, StoreFailed: nothing was changed.
+            BadName, NoCheckpoint, Damaged, ArchiveRefused: it was left as it is.
+            StoreFailed: the same, unless the message says that the new file is in its place.
         """
         self._saver.flush()
-        return self._store.archive(CheckpointId.parse(id))
+        return archive(self._store, CheckpointId.parse(id))
 
     def migrate(
         self,
@@ -188,8 +203,7 @@ class CheckpointManager:
             digest: of the new spec; checkpoints that have it are not read into memory.
             remove: delete the files of format 1, once what they became was read back.
 
-        Raises:
-            StoreFailed: the disk refused; what was taken over before stays so.
+        What fails or is refused stands in `refused`; the others are taken over all the same.
         """
         self._saver.flush()
         return migrate(self._store, convert=convert, digest=digest, remove=remove)
@@ -217,15 +231,25 @@ class CheckpointManager:
         with self._numbering:  # ids count up in the order of the calls
             id_ = CheckpointId.after(max(self._store.highest(), self._last))
             self._last = id_.number
-        made = snapshot(contents, id_, priority=priority, parent=self._parent)
-        self._parent = str(id_)
-        return made
+        return snapshot(contents, id_, priority=priority)
 
-    def _write(self, made: Snapshot) -> None:
-        self._store.write(made.id, *made.laid_out())
-        if self._retention is not None:
-            self._store.prune(self._retention, good=made.id)
-        self._store.highest()  # here, so that the next call finds it counted
+    def _write(self, made: Snapshot, parent: str | None) -> None:
+        self._parent = parent or self._parent
+        self._store.write(made.id, *made.laid_out(self._parent))
+        self._parent = str(made.id)
+        try:
+            failed = self._prune_after(made.id)
+            self._store.highest()  # here, so that the next call finds it counted
+        except CheckpointError as error:
+            failed = (error,)
+        for each in failed:  # Python tells a warning with the same text once
+            text = f"saved, but an old checkpoint cannot be deleted: {each}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _prune_after(self, saved: CheckpointId) -> tuple[CheckpointError, ...]:
+        if self._retention is None:
+            return ()
+        return self._pruner.prune(self._retention, saved=saved).failed
 
     def _fault(self, entry: Entry) -> Damaged | NewerFormat | None:
         try:

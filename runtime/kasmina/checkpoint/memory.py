@@ -13,6 +13,9 @@ def room(size: int) -> memoryview:
 
     Reading and hashing 52 MB took 16 ms into large pages and 47 ms into a bytearray, whose pages
     are first made one by one and then cleared once more (two cores of an EPYC).
+
+    Raises:
+        OSError: there is not so much memory.
     """
     if size < _WORTH:
         return memoryview(bytearray(size))

@@ -10,13 +10,9 @@ from typing import Any
 from blake3 import blake3
 
 from kasmina.checkpoint import v1
+from kasmina.checkpoint.archiving import packed
 from kasmina.checkpoint.contents import Contents, Restored, snapshot
-from kasmina.checkpoint.errors import (
-    Damaged,
-    MigrationRefused,
-    NewerFormat,
-    NoCheckpoint,
-)
+from kasmina.checkpoint.errors import CheckpointError, Damaged, MigrationRefused, NoCheckpoint
 from kasmina.checkpoint.manifest import FORMAT, Taken
 from kasmina.checkpoint.names import CheckpointId, numbers_in
 from kasmina.checkpoint.store import Loaded, Store
@@ -34,7 +30,7 @@ class Migrated:
         taken: ids of checkpoints of format 1 that are now checkpoints of this format.
         converted: ids of checkpoints whose rows are now those of the new spec.
         unchanged: ids of checkpoints that needed nothing.
-        refused: what could not be taken over, and was left as it is.
+        refused: what could not be taken over, converted or deleted, and why.
         removed: files of format 1 that were deleted.
     """
 
@@ -52,23 +48,22 @@ def migrate(store: Store, *, convert: Convert | None, digest: str | None, remove
     unchanged: list[str] = []
     refused: list[KasminaError] = []
     removed: list[str] = []
-    for name in numbers_in(store.names()).values():
+    for _, name in numbers_in(store.names()):
         try:
             old = v1.read(store.directory / name)
-        except MigrationRefused as error:
+            if _take(store, old):
+                taken.append(str(old.id))
+            if remove:
+                _remove(store, old, removed)
+        except CheckpointError as error:
             refused.append(error)
-            continue
-        if _take(store, old):
-            taken.append(str(old.id))
-        if remove:
-            removed += _remove(store, old)
     for id_ in reversed(store.ids()):
         try:
             changed = convert is not None and _convert(store, id_, convert, digest)
             (converted if changed else unchanged).append(str(id_))
         except NoCheckpoint:
             continue  # pruned meanwhile
-        except (Damaged, NewerFormat, MigrationRefused) as error:
+        except CheckpointError as error:
             refused.append(error)
     return Migrated(
         tuple(taken), tuple(converted), tuple(unchanged), tuple(refused), tuple(removed)
@@ -76,11 +71,20 @@ def migrate(store: Store, *, convert: Convert | None, digest: str | None, remove
 
 
 def _take(store: Store, old: v1.Old) -> bool:
-    """Write a checkpoint of format 1 in this one; False where that was done before."""
+    """Write a checkpoint of format 1 in this one; False where that was done before.
+
+    Raises:
+        MigrationRefused: another one, of the same number and with the same tensors, was taken over.
+    """
+    about, source = old.about, old.files[1].name
     with suppress(NoCheckpoint, Damaged):
-        store.load(old.id)
-        return False
-    about = old.about
+        steps = store.load(old.id).manifest.migrations
+        if any((s.what, s.source) == ("format", source) for s in steps):
+            return False
+        raise MigrationRefused(
+            f"{old.files[0]}: has the number and the tensors of another one, which became {old.id}; "
+            "move one of them to a directory of its own"
+        )
     columns = {name: _numpy(block) for name, block in old.columns.items()}
     others = {name: _numpy(block) for name, block in old.others.items()}
     contents = Contents(
@@ -89,7 +93,7 @@ def _take(store: Store, old: v1.Old) -> bool:
         metadata={"torch_version": about.torch_version, "format_1": old.files[0].name},
         device=about.device,
     )
-    step = Taken(what="format", source=old.files[1].name, result=str(FORMAT), blake3=old.blake3)
+    step = Taken(what="format", source=source, result=str(FORMAT), blake3=old.blake3)
     made = snapshot(
         contents, old.id, priority=about.priority, created=about.timestamp, migrations=(step,)
     )
@@ -124,11 +128,13 @@ def _convert(store: Store, id_: CheckpointId, convert: Convert, digest: str | No
             contents,
             id_,
             priority=manifest.priority,
-            parent=manifest.parent,
             created=manifest.created,
             migrations=(*manifest.migrations, step),
         )
-        store.write(made.id, *made.laid_out(), replace=True)
+        after_manifest, data = made.laid_out(manifest.parent)
+        if manifest.data.packed is not None:
+            after_manifest, data = packed(loaded.path, after_manifest, b"".join(data))
+        store.write(made.id, after_manifest, data, replace=True)
     return True
 
 
@@ -136,15 +142,22 @@ def _contents(loaded: Loaded) -> Contents:
     return Restored(str(loaded.id), loaded.manifest, loaded.blocks, (), loaded).contents()
 
 
-def _remove(store: Store, old: v1.Old) -> list[str]:
+def _remove(store: Store, old: v1.Old, removed: list[str]) -> None:
     """Delete the two files of format 1, once what they became is known to be sound.
 
     The JSON file goes first: without it the other is no checkpoint any more.
+
+    Raises:
+        MigrationRefused: somebody uses one of them.
     """
     store.load(old.id)
     for path in old.files:
-        store.delete(path)
-    return [path.name for path in old.files]
+        if not store.delete(path):
+            raise MigrationRefused(
+                f"{path}: somebody reads it, so it was not deleted; {old.id} holds all of it, so "
+                "it may be deleted by hand"
+            )
+        removed.append(path.name)
 
 
 def _numpy(block: Any) -> Any:

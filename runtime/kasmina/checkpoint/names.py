@@ -76,10 +76,10 @@ class CheckpointId(NamedTuple):
         return f"{self.number:012d}-{self.mark}"
 
 
-def numbers_in(names: Iterable[str]) -> dict[int, str]:
+def numbers_in(names: Iterable[str]) -> list[tuple[int, str]]:
     """The checkpoints of format 1 among file names: number and JSON file, the oldest first."""
     found = ((_V1.fullmatch(name), name) for name in names)
-    return dict(sorted((int(match[1]), name) for match, name in found if match))
+    return sorted((int(match[1]), name) for match, name in found if match)
 
 
 def is_leftover(name: str) -> bool:

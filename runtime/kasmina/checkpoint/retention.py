@@ -11,7 +11,7 @@ from kasmina.checkpoint.names import CheckpointId
 
 
 class Held(NamedTuple):
-    """What retention asks of an intact checkpoint."""
+    """What retention asks of a checkpoint."""
 
     id: CheckpointId
     priority: Priority
@@ -44,7 +44,7 @@ class Retention:
         """What may go.
 
         Args:
-            newest_first: every checkpoint whose manifest is sound.
+            newest_first: every intact checkpoint, and every archive.
             last_good: the newest one that was verified to the last byte; it stays, and so does
                 whatever is newer.
         """

@@ -73,11 +73,6 @@ class Saver:
                 failures[0].add_note(f"and later: {other}")
             raise failures[0]
 
-    @property
-    def waiting(self) -> int:
-        """Jobs that are not done yet."""
-        return len(self._jobs) + self._busy
-
     def _start_afresh(self) -> None:
         """Locks and jobs of a parent process are not ours; it finishes its jobs itself."""
         self._pid = os.getpid()

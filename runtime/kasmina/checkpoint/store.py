@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from blake3 import blake3
 
-from kasmina.checkpoint.compression import compress, swells
 from kasmina.checkpoint.disk import Disk, is_still, lock_now, reading, write_all
 from kasmina.checkpoint.errors import (
-    ArchiveRefused,
     BadDirectory,
+    CheckpointError,
     Damaged,
     DiskFull,
     NewerFormat,
@@ -33,13 +31,14 @@ from kasmina.checkpoint.frame import (
     read_data,
     read_head,
 )
-from kasmina.checkpoint.manifest import Data, Manifest, Packed
+from kasmina.checkpoint.manifest import Manifest
 from kasmina.checkpoint.memory import PIECE
 from kasmina.checkpoint.names import CheckpointId, is_leftover, numbers_in
-from kasmina.checkpoint.retention import Held, Retention
 from kasmina.checkpoint.tensors import Block, Buffer
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what this machine lacks harms no file
+_IN_PLACE = "the new file is in its place and is whole, but a power cut may still undo it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,11 @@ class Entry:
     bytes: int
     manifest: Manifest | None
     fault: Damaged | NewerFormat | None
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether it is known to be compressed."""
+        return self.manifest is not None and self.manifest.data.packed is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +68,16 @@ class Loaded:
     content: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What a prune came to; ids, and bytes that were freed."""
-
-    last_good: str | None
-    deleted: tuple[str, ...]
-    in_use: tuple[str, ...]
-    freed: int
-
-
 class Store:
     """The directory; every method may run in many threads and processes at once."""
 
     def __init__(self, directory: Path, disk: Disk) -> None:
         self.directory, self.disk = directory, disk
         self._durable: CheckpointId | None = None  # the last that this process has synced
-        self._known: dict[Hashable, Held | None] = {}
         self._counted = (0, 0)  # when the directory had last changed, and its highest number
 
     def open(self, create: bool) -> None:
-        """Find the directory, or make it.
+        """Find the directory, or make it; it is the same one wherever the process goes later.
 
         Raises:
             BadDirectory: there is none, or something else has its name.
@@ -93,6 +86,7 @@ class Store:
         if "\0" in str(self.directory):
             raise BadDirectory(f"{str(self.directory)!r}: a path holds no NUL")
         with self._told("opening", self.directory):
+            self.directory = self.directory.absolute()
             if self.directory.exists() and not self.directory.is_dir():
                 raise BadDirectory(f"{self.directory}: is a file; give a directory of checkpoints")
             if not create and not self.directory.exists():
@@ -120,7 +114,8 @@ class Store:
         if changed != self._counted[0]:
             names = self.names()
             ids = (CheckpointId.of_file(name) for name in names)
-            highest = max([0, *(id_.number for id_ in ids if id_), *numbers_in(names)])
+            older = (number for number, _ in numbers_in(names))
+            highest = max([0, *(id_.number for id_ in ids if id_), *older])
             self._counted = (changed, highest)
         return self._counted[1]
 
@@ -151,34 +146,34 @@ class Store:
         that of the file even if somebody changes an array meanwhile.
 
         Raises:
-            StoreFailed, DiskFull: nothing was changed; with `replace`, and once the new file has
-                its name, it may be either the old or the new one, both whole.
+            StoreFailed, DiskFull: nothing was changed; or, where the message says so, the new file
+                is in its place and could not be made durable.
         """
         target = self.path(id_)
         head = header_and_manifest(manifest)
-        undo = file = None
         with self._told("writing", target, need=len(head) + manifest.data.bytes):
+            temporary, file = self._create(id_)
             try:
-                undo, file = self._create(id_)
-                write_all(self.disk, file, head)
-                write_all(self.disk, file, footer(head, self._write_data(file, data)))
-                self.disk.fsync(file)
-                self.disk.rename(undo, target)
-                undo = None if replace else target
-                self.disk.fsync_directory(self.directory)
-                self._durable = id_
-            except BaseException:
-                if undo is not None:
-                    with suppress(OSError):
-                        self.disk.unlink(undo)
-                raise
+                self._fill(temporary, file, head, data)
+                self._settle(temporary, target, replace)
             finally:
-                if file is not None:
-                    os.close(file)
+                os.close(file)
+        self._durable = id_
 
     def entries(self) -> list[Entry]:
         """Every checkpoint with its manifest, the newest first; tensors are not read."""
-        return [entry for id_ in self.ids() if (entry := self._entry(id_)) is not None]
+        return [entry for id_ in self.ids() if (entry := self.entry(id_)) is not None]
+
+    def entry(self, id_: CheckpointId) -> Entry | None:
+        """One checkpoint with its manifest; None where there is none of that id."""
+        path = self.path(id_)
+        try:
+            size = os.lstat(path).st_size
+            return Entry(id_, path, size, self._head(path).manifest, None)
+        except FileNotFoundError:
+            return None  # deleted since the directory was listed
+        except (Damaged, NewerFormat) as error:
+            return Entry(id_, path, size, None, error)
 
     def load(self, id_: CheckpointId) -> Loaded:
         """Read and verify one checkpoint.
@@ -219,57 +214,10 @@ class Store:
                 return self._first_intact(ids)
         raise NoCheckpoint(f"{self.directory}: there is no checkpoint{self.older_format()}")
 
-    def prune(
-        self, retention: Retention, *, good: CheckpointId | None = None, dry_run: bool = False
-    ) -> Pruned:
-        """Delete what retention lets go.
-
-        Args:
-            retention: how many stay.
-            good: one that this process knows to be durable and intact; the newest one that is
-                verified now where it is None.
-            dry_run: only say what would be deleted.
-        """
-        held = self._held()
-        last_good = self._last_good(held, good)
-        if last_good is None:
-            return Pruned(None, (), (), 0)
-        deleted, in_use, freed = [], [], 0
-        for gone in reversed(retention.doomed(held, last_good)):  # a kill leaves no gap
-            path = self.path(gone.id)
-            if dry_run or self.delete(path):
-                deleted.append(str(gone.id))
-                freed += gone.bytes
-            elif path.exists():
-                in_use.append(str(gone.id))
-        return Pruned(str(last_good), tuple(deleted), tuple(in_use), freed)
-
     def delete(self, path: Path) -> bool:
         """Delete a file that nobody uses; returns whether it was."""
         with self._told("deleting", path):
             return self._remove(path)
-
-    def archive(self, id_: CheckpointId) -> Manifest:
-        """Replace a checkpoint by its compressed form; an archive stays as it is.
-
-        Raises:
-            ArchiveRefused: it would compress more than a reader accepts.
-            NoCheckpoint, Damaged, StoreFailed: nothing was changed.
-        """
-        with self.replacing(id_) as loaded:
-            if loaded.manifest.data.packed is not None:
-                return loaded.manifest
-            stored = compress(loaded.content)
-            if swells(len(stored), len(loaded.content)):
-                raise ArchiveRefused(
-                    f"{loaded.path}: {len(loaded.content)} bytes become {len(stored)}, which a "
-                    "reader would take for a bomb; it was left as it is"
-                )
-            packed = Packed(bytes=len(loaded.content), blake3=blake3(loaded.content).hexdigest())
-            data = Data(bytes=len(stored), packed=packed)
-            manifest = msgspec.structs.replace(loaded.manifest, data=data)
-            self.write(id_, manifest, [stored], replace=True)
-            return manifest
 
     @contextmanager
     def replacing(self, id_: CheckpointId) -> Iterator[Loaded]:
@@ -297,16 +245,6 @@ class Store:
             content = read_data(file, head, path)
         return Loaded(id_, path, head.manifest, blocks_in(content, path), content)
 
-    def _entry(self, id_: CheckpointId) -> Entry | None:
-        path = self.path(id_)
-        try:
-            size = os.lstat(path).st_size
-            return Entry(id_, path, size, self._head(path).manifest, None)
-        except FileNotFoundError:
-            return None  # deleted since the directory was listed
-        except (Damaged, NewerFormat) as error:
-            return Entry(id_, path, size, None, error)
-
     def _head(self, path: Path) -> Head:
         with _opened(path) as file, _readable(path):
             return read_head(file, os.fstat(file).st_size, path)
@@ -320,34 +258,35 @@ class Store:
                 damaged.append(error)
         raise NothingIntact(self.directory, damaged)
 
-    def _held(self) -> list[Held]:
-        """Every checkpoint with a sound manifest, the newest first; manifests are read once."""
-        known: dict[Hashable, Held | None] = {}
-        for id_ in self.ids():
-            with suppress(FileNotFoundError):
-                status = os.lstat(self.path(id_))
-                key = (*id_, status.st_ino, status.st_size, status.st_mtime_ns)
-                known[key] = self._known[key] if key in self._known else self._read_held(id_)
-        self._known = known
-        return [held for held in known.values() if held is not None]
+    def _fill(self, path: Path, file: int, head: bytes, data: Sequence[Buffer]) -> None:
+        """Write a whole checkpoint into a temporary file, which goes again where that fails."""
+        try:
+            write_all(self.disk, file, head)
+            write_all(self.disk, file, footer(head, self._write_data(file, data)))
+            self.disk.fsync(file)
+        except BaseException:
+            self._took_back(path)  # what stays is swept when the directory is opened
+            raise
 
-    def _read_held(self, id_: CheckpointId) -> Held | None:
-        entry = self._entry(id_)
-        if entry is None or entry.manifest is None:
-            return None
-        packed = entry.manifest.data.packed is not None
-        return Held(id_, entry.manifest.priority, packed, entry.bytes)
+    def _settle(self, temporary: Path, target: Path, replace: bool) -> None:
+        """Give a synced file its name for good."""
+        try:
+            self.disk.rename(temporary, target)
+        except BaseException:
+            self._took_back(temporary)
+            raise
+        try:
+            self.disk.fsync_directory(self.directory)
+        except OSError as error:
+            if not replace and self._took_back(target):
+                raise
+            raise _refused("syncing the name of", target, error, _IN_PLACE) from error
 
-    def _last_good(
-        self, newest_first: Sequence[Held], known: CheckpointId | None
-    ) -> CheckpointId | None:
-        for held in newest_first:
-            if held.id == known:
-                return held.id
-            with suppress(Damaged, NoCheckpoint):
-                self.load(held.id)
-                return held.id
-        return None
+    def _took_back(self, path: Path) -> bool:
+        with suppress(OSError):
+            self.disk.unlink(path)
+            return True
+        return False
 
     def _write_data(self, file: int, data: Sequence[Buffer]) -> bytes:
         """Write the data; returns its digest."""
@@ -390,16 +329,29 @@ class Store:
         """Say what the disk refused."""
         try:
             yield
+        except StoreFailed:
+            raise
         except OSError as error:
             if error.errno == errno.ENOENT and not os.path.isdir(self.directory):  # noqa: PTH112
                 raise BadDirectory(f"{self.directory}: the directory is not there") from error
+            advice = "nothing was changed"
             if error.errno in _FULL:
-                advice = (
-                    f"{need:,} bytes are needed. Nothing was changed; free some space, or delete "
-                    f"old checkpoints with kasmina checkpoint prune {self.directory}"
-                )
-                raise DiskFull(doing, path, error, advice) from error
-            raise StoreFailed(doing, path, error, "nothing was changed") from error
+                needed = f"{need:,} bytes are needed. " if need else ""
+                advice = f"{needed}Nothing was changed; free some space{self._room()}"
+            raise _refused(doing, path, error, advice) from error
+
+    def _room(self) -> str:
+        """Which command makes room, as the end of a sentence; "" where none does."""
+        freed = 0
+        with suppress(CheckpointError):
+            whole = [entry for entry in self.entries() if entry.manifest]
+            freed = sum(entry.bytes for entry in whole[1:] if not entry.is_archived)
+        if not freed:
+            return ""
+        return (
+            f", or keep only the newest checkpoint and free {freed:,} bytes with "
+            f"kasmina checkpoint prune {self.directory} --normal 0 --high 0"
+        )
 
     def _missing(self, id_: CheckpointId) -> NoCheckpoint:
         newest = next(iter(self.ids()), None)
@@ -414,6 +366,11 @@ class Store:
                 f"kasmina checkpoint migrate {self.directory}"
             )
         return ""
+
+
+def _refused(doing: str, path: Path, error: OSError, advice: str) -> StoreFailed:
+    kind = DiskFull if error.errno in _FULL else StoreFailed
+    return kind(doing, path, error, advice)
 
 
 def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
@@ -444,12 +401,17 @@ def _opened(path: Path) -> Iterator[int]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say what keeps a file from being read; one that is not there stays a FileNotFoundError."""
+    """Say what keeps a file from being read; one that is not there stays a FileNotFoundError.
+
+    What this process lacks is no damage: going back to an older one would give up what was trained.
+    """
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in _SHORT:
+            raise StoreFailed("reading", path, error, "the file may well be intact") from error
         if error.errno == errno.ELOOP:
             raise Damaged(path, "is a symbolic link; checkpoints are plain files") from None
         raise Damaged(path, f"cannot be read: {error.strerror}") from error

@@ -139,11 +139,13 @@ class Flattened:
         return name
 
 
-def restored(tree: Any, blocks: Mapping[str, Block]) -> Any:
+def restored(tree: Any, blocks: dict[str, Block]) -> Any:
     """What was flattened, equal in types and bits; arrays lie on the CPU.
 
+    Each array takes its block out of `blocks`, so that no two share memory.
+
     Raises:
-        BadTree: the JSON is none of `Flattened.add`, or names a block that is not there.
+        BadTree: the JSON is none of `Flattened.add`, or names a block that is not there, or twice.
     """
     if isinstance(tree, list):
         return [restored(each, blocks) for each in tree]
@@ -160,9 +162,11 @@ def restored(tree: Any, blocks: Mapping[str, Block]) -> Any:
         raise BadTree(f"{tag}: {error}") from None
 
 
-def _marked(tag: str, value: Any, blocks: Mapping[str, Block]) -> Any:
+def _marked(tag: str, value: Any, blocks: dict[str, Block]) -> Any:
     if tag in ("$tensor", "$array", "$scalar"):
-        return array_of(blocks[value], tag[1:])
+        if value not in blocks:
+            raise BadTree(f"the tensor {str(value)[:100]!r} is not there, or named twice")
+        return array_of(blocks.pop(value), tag[1:])
     if tag == "$float":
         return struct.unpack(">d", bytes.fromhex(value))[0]
     if tag == "$int":

@@ -66,7 +66,7 @@ def read(path: Path) -> Old:
         raise MigrationRefused(f"{tensors}: {error}") from None
     columns = {name: blocks.pop(name) for name in COLUMNS if name in blocks}
     _check_columns(tensors, columns)
-    (number,) = numbers_in([path.name])
+    ((number, _),) = numbers_in([path.name])
     value = blake3(data).hexdigest()
     return Old(CheckpointId(number, value[:8]), (path, tensors), about, columns, blocks, value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +18,12 @@ from rich.text import Text
 from kasmina.checkpoint import (
     LATEST,
     BadDirectory,
+    CheckpointError,
     CheckpointManager,
     Entry,
     Manifest,
     NewerFormat,
+    NoCheckpoint,
     Retention,
 )
 from kasmina.errors import KasminaError, UsageError
@@ -48,7 +50,7 @@ def list_(directory: Path, /, *, json: _Switch = False) -> int:
     """
     manager = _manager(directory)
     entries = manager.list()
-    table = Table(_ID, "created (UTC)", "priority", "bytes", "seeds", "spec", "", box=None)
+    table = _table(_ID, "created (UTC)", "priority", _number("size"), _number("seeds"), "spec")
     for entry in entries:
         table.add_row(*map(_cell, _row(entry)))
     _tell(
@@ -59,7 +61,7 @@ def list_(directory: Path, /, *, json: _Switch = False) -> int:
         table if entries else f"{manager.directory}: no checkpoints{manager.older_format()}",
         json,
     )
-    return int(any(entry.manifest is None for entry in entries))
+    return _tell_faults({str(entry.id): entry.fault for entry in entries}, json)
 
 
 @app.command
@@ -72,26 +74,25 @@ def verify(directory: Path, id: str | None = None, /, *, json: _Switch = False) 
         json: print one JSON object instead of a table.
 
     Returns:
-        0, or 1 where one is damaged or cannot be read.
+        0, or 1 where one is damaged or cannot be read, and where there is none.
     """
     manager = _manager(directory)
     verdicts = manager.verify(id)
-    table = Table(_ID, "bytes", "", box=None)
+    if not verdicts:
+        raise NoCheckpoint(f"{manager.directory}: there is no checkpoint{manager.older_format()}")
+    table = _table(_ID, _number("size"), "")
     for verdict in verdicts:
-        table.add_row(*map(_cell, (verdict.id, f"{verdict.bytes:,}", _fault(verdict.fault))))
-    bad = sum(verdict.fault is not None for verdict in verdicts)
+        table.add_row(verdict.id, _size(verdict.bytes), _kind(verdict.fault) or "intact")
     found = [
         {"id": v.id, "bytes": v.bytes, "intact": v.fault is None, "fault": _text(v.fault)}
         for v in verdicts
     ]
-    _tell(
-        {"directory": str(manager.directory), "checkpoints": found},
-        table if verdicts else f"{manager.directory}: no checkpoints{manager.older_format()}",
-        json,
-    )
-    if verdicts and not json:
-        Console().print(f"\n{len(verdicts) - bad} of {len(verdicts)} intact")
-    return int(bad > 0)
+    _tell({"directory": str(manager.directory), "checkpoints": found}, table, json)
+    code = _tell_faults({verdict.id: verdict.fault for verdict in verdicts}, json)
+    if not json:
+        intact = sum(verdict.fault is None for verdict in verdicts)
+        Console().print(f"\n{intact} of {len(verdicts)} intact")
+    return code
 
 
 @app.command
@@ -115,7 +116,7 @@ def show(directory: Path, id: str = LATEST, /, *, json: _Switch = False) -> int:
     for name, value in _facts(found.manifest).items():
         facts.add_row(name, _cell(value))
     console.print(facts)
-    tensors = Table("tensor", "dtype", "shape", "bytes", box=None)
+    tensors = _table("tensor", "dtype", "shape", _number("bytes"))
     for name, block in found.blocks.items():
         tensors.add_row(
             *map(_cell, (name, block.dtype, str(list(block.shape)), f"{len(block.data):,}"))
@@ -144,18 +145,22 @@ def prune(
         high: how many of high priority stay.
         dry_run: only tell what would be deleted.
         json: print one JSON object instead of text.
+
+    Returns:
+        0, or 1 where one could not be deleted; the others are gone.
     """
     manager = _manager(directory)
     done = manager.prune(Retention(normal=normal, high=high), dry_run=dry_run)
     verb = "would delete" if dry_run else "deleted"
     lines = [f"{verb} {id_}" for id_ in done.deleted]
     lines += [f"in use, left: {id_}" for id_ in done.in_use]
+    lines += [str(error) for error in done.failed]
     if done.last_good is None:
-        lines += [f"{manager.directory}: no intact checkpoint, so nothing may be deleted"]
+        lines += [f"{manager.directory}: no intact checkpoint, so there is nothing to delete"]
     else:
         lines += [f"{verb} {len(done.deleted)}, {done.freed:,} bytes; newest: {done.last_good}"]
     _tell({"dry_run": dry_run, **_plain(done)}, "\n".join(lines), json)
-    return 0
+    return int(bool(done.failed))
 
 
 @app.command
@@ -170,6 +175,8 @@ def migrate(
 ) -> int:
     """Take over checkpoints of format 1 and of older specs; each is replaced whole or not at all.
 
+    What fails is told, and the others are taken over all the same.
+
     Args:
         directory: where they lie.
         lifecycle: directory of the lifecycle to migrate to, where it is not the built-in one.
@@ -178,7 +185,7 @@ def migrate(
         json: print one JSON object instead of text.
 
     Returns:
-        0, or 1 where something could not be taken over; it was left as it is.
+        0, or 1 where something could not be taken over.
     """
     manager = _manager(directory)
     convert, digest = (None, None) if keep_spec else _conversion(lifecycle)
@@ -186,7 +193,7 @@ def migrate(
     lines = [f"taken over from format 1: {id_}" for id_ in done.taken]
     lines += [f"converted to the new spec: {id_}" for id_ in done.converted]
     lines += [f"removed {name}" for name in done.removed]
-    lines += [f"left as it is: {error}" for error in done.refused]
+    lines += [f"refused: {error}" for error in done.refused]
     changed = len({*done.taken, *done.converted})
     lines += [f"{changed} changed, {len(done.unchanged)} as they were, {len(done.refused)} refused"]
     _tell(_plain(done), "\n".join(lines), json)
@@ -200,8 +207,11 @@ def archive(directory: Path, /, *ids: str, all: _Switch = False, json: _Switch =
     Args:
         directory: where they lie.
         ids: which ones.
-        all: all but the newest.
+        all: all but the newest intact one.
         json: print one JSON object instead of text.
+
+    Returns:
+        0, or 1 where one is damaged or could not be compressed; the others are archives.
     """
     manager = _manager(directory)
     if all == bool(ids):
@@ -209,15 +219,33 @@ def archive(directory: Path, /, *ids: str, all: _Switch = False, json: _Switch =
             "give the ids of the checkpoints, or --all for all but the newest; "
             f"kasmina checkpoint list {directory} shows them"
         )
-    chosen = ids or [str(entry.id) for entry in manager.list()[1:] if entry.manifest]
-    lines, done = [], []
-    for id_ in chosen:
-        data = manager.archive(id_).data
-        content = data.bytes if data.packed is None else data.packed.bytes
-        done.append({"id": id_, "bytes": data.bytes, "content_bytes": content})
-        lines.append(f"{id_}: {content:,} bytes of tensors in {data.bytes:,}")
-    _tell({"archived": done}, "\n".join(lines) or "nothing to archive", json)
-    return 0
+    done: list[dict[str, Any]] = []
+    refused: list[str] = []
+    for id_ in _chosen(manager, ids):
+        try:
+            data = manager.archive(id_).data
+        except CheckpointError as error:
+            refused.append(str(error))
+            line = f"refused: {error}"
+        else:
+            content = data.bytes if data.packed is None else data.packed.bytes
+            done.append({"id": id_, "bytes": data.bytes, "content_bytes": content})
+            line = f"{id_}: {_size(content)} of tensors in {_size(data.bytes)}"
+        if not json:
+            _tell({}, line, json)  # at once, so that it is known after Ctrl-C
+    _tell({"archived": done, "refused": refused}, f"{len(done)} archived", json)
+    return int(bool(refused))
+
+
+def _chosen(manager: CheckpointManager, ids: tuple[str, ...]) -> list[str]:
+    """Those that are to be archived, all of them there; without ids all but the newest intact."""
+    there = [str(entry.id) for entry in manager.list()]
+    if not ids:
+        newest = manager.restore().id if there else None
+        return [id_ for id_ in there if id_ != newest]
+    for id_ in {*ids} - {*there}:
+        manager.restore(id_)  # says what is wrong with it
+    return list(dict.fromkeys(ids))
 
 
 def _manager(directory: Path) -> CheckpointManager:
@@ -248,16 +276,14 @@ def _conversion(lifecycle: Path | None) -> tuple[Callable[[dict[str, Any]], dict
 def _row(entry: Entry) -> tuple[str, ...]:
     manifest = entry.manifest
     if manifest is None:
-        return str(entry.id), "", "", f"{entry.bytes:,}", "", "", _fault(entry.fault)
-    spec = "" if manifest.spec is None else f"{manifest.spec.name} {manifest.spec.digest[:8]}"
+        return str(entry.id), "", _kind(entry.fault), _size(entry.bytes), "", ""
     return (
         str(entry.id),
-        manifest.created.replace("T", " ").removesuffix("Z"),
-        manifest.priority,
-        f"{entry.bytes:,}",
+        manifest.created.replace("T", " ")[:19],
+        "archived" if entry.is_archived else manifest.priority,
+        _size(entry.bytes),
         _seeds(manifest),
-        spec,
-        "archived" if manifest.data.packed else "",
+        "" if manifest.spec is None else manifest.spec.digest[:8],
     )
 
 
@@ -311,18 +337,44 @@ def _text(error: KasminaError | None) -> str | None:
     return None if error is None else str(error)
 
 
-def _fault(error: KasminaError | None) -> str:
+def _kind(error: KasminaError | None) -> str:
     if error is None:
-        return "intact"
-    kind = "newer format" if isinstance(error, NewerFormat) else "damaged"
-    return f"{kind}: {getattr(error, 'what', error)}"
+        return ""
+    return "newer" if isinstance(error, NewerFormat) else "damaged"
+
+
+def _tell_faults(faults: Mapping[str, KasminaError | None], json: bool) -> int:
+    """Say below a table what is wrong with which; returns the exit code."""
+    lines = [f"{id_}: {getattr(e, 'what', e)}" for id_, e in faults.items() if e is not None]
+    if lines and not json:
+        _tell({}, "\n" + "\n".join(lines), json)
+    return int(bool(lines))
+
+
+def _table(*columns: Column | str) -> Table:
+    """As narrow as it can be: a listing fits a terminal of 80 columns."""
+    return Table(*columns, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _number(heading: str) -> Column:
+    return Column(heading, justify="right", no_wrap=True)
+
+
+def _size(count: int) -> str:
+    """Bytes in three or four digits."""
+    size, units = float(count), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 999.5 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
 
 
 def _tell(found: dict[str, Any], text: Table | str, json: bool) -> None:
     if json:
         _print(found)
     else:
-        Console(highlight=False).print(text, markup=False, soft_wrap=isinstance(text, str))
+        shown = _cell(text) if isinstance(text, str) else text
+        Console(highlight=False).print(shown, soft_wrap=isinstance(text, str))
 
 
 def _cell(text: str) -> Text:

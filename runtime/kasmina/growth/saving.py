@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +36,17 @@ ROWS = "kasmina.state."  # in a model's state dict; a checkpoint keeps the rows 
 
 
 class ResumeRefused(KasminaError):
-    """The checkpoint is of another run than the one that is to go on."""
+    """The run cannot go on from the checkpoint, intact as it is."""
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run stands: the metadata of its checkpoints."""
+
+    epoch: int
+    step: int
+    log: Position
+    seconds: float  # of training
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +56,30 @@ class Found:
     Attributes:
         id: which one.
         contents: what it holds.
+        standing: where the run stood.
         events: those that the log had then.
         skipped: what was wrong with newer ones.
     """
 
     id: str
     contents: Contents
+    standing: Standing
     events: list[Record]
     skipped: tuple[str, ...]
 
     @property
     def position(self) -> Position:
         """Where the log goes on."""
-        return _position(self.contents)
+        return self.standing.log
 
     @property
     def place(self) -> str:
         """Where the run goes on, for people."""
-        known = self.contents.metadata
-        return f"epoch {known['epoch']}, step {known['step']}"
+        return f"epoch {self.standing.epoch}, step {self.standing.step}"
 
     def machine(self) -> str:
         """In what this machine differs, so that the last bits may; "" for nothing."""
-        return "; ".join(_differences(self.contents.metadata["machine"], _machine()))
+        return "; ".join(_differences(self.standing.machine, _machine()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,36 +101,46 @@ def newest(manager: CheckpointManager, log: Path) -> Found | None:
     """The newest checkpoint that is intact and whose events are in the log; None without any.
 
     Raises:
-        NothingIntact: there are some, and none can be used.
+        NothingIntact: there are some, and all are damaged.
+        ResumeRefused: some are intact, but of something else, or the log is not there.
         NewerFormat: the newest takes a newer kasmina to read it.
     """
-    skipped: list[Damaged] = []
+    skipped: list[KasminaError] = []
     for entry in manager.list():
         try:
-            restored = manager.restore(str(entry.id))
-            contents = restored.contents()
-            events = _events(entry.path, contents, log)
-        except Damaged as error:
+            contents = manager.restore(str(entry.id)).contents()
+            standing = _standing(entry.path, contents)
+            events = _events(entry.path, standing, log)
+        except (Damaged, ResumeRefused) as error:
             skipped.append(error)
         else:
-            return Found(restored.id, contents, events, tuple(map(str, skipped)))
-    if skipped:
-        raise NothingIntact(manager.directory, skipped)
+            told = tuple(map(str, skipped))
+            return Found(str(entry.id), contents, standing, events, told)
+    damaged = [error for error in skipped if isinstance(error, Damaged)]
+    if len(damaged) < len(skipped):
+        lines = "\n".join(f"- {error}" for error in skipped)
+        raise ResumeRefused(
+            f"{manager.directory}: no run can go on from its {len(skipped)} checkpoints:\n{lines}\n"
+            "Nothing was changed; restore the run's directory from a backup"
+        )
+    if damaged:
+        raise NothingIntact(manager.directory, damaged)
     return None
 
 
-def _events(path: Path, contents: Contents, log: Path) -> list[Record]:
+def _standing(path: Path, contents: Contents) -> Standing:
+    try:
+        return msgspec.convert(contents.metadata, Standing)
+    except msgspec.ValidationError as error:
+        raise ResumeRefused(f"{path}: is intact, but no checkpoint of kasmina grow") from error
+
+
+def _events(path: Path, standing: Standing, log: Path) -> list[Record]:
     """The log's events up to the checkpoint."""
     try:
-        return read_until(log, _position(contents))
+        return read_until(log, standing.log)
     except LogError as error:
-        raise Damaged(path, f"its log is not there: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise Damaged(path, "it is no checkpoint of kasmina grow") from error
-
-
-def _position(contents: Contents) -> Position:
-    return Position(*contents.metadata["log"])
+        raise ResumeRefused(f"{path}: is intact, but its log is not there: {error}") from error
 
 
 class Keeper:
@@ -150,6 +172,7 @@ class Keeper:
         self._steps = saving.every * per_epoch
         self._started = time.monotonic()
         self.earlier_s = 0.0
+        self._parent: str | None = None
         self._note()
 
     def save_if_due(self) -> None:
@@ -167,12 +190,15 @@ class Keeper:
         if not self._steps:
             return
         try:
-            self._saving.manager.save(self._contents(), priority=priority, blocking=blocking)
+            self._saving.manager.save(
+                self._contents(), priority=priority, blocking=blocking, parent=self._parent
+            )
         except BadContents as error:
             raise KasminaError(
                 f"this run cannot be saved: {error}; keep plain values in the state dicts of your "
                 "optimizer and scheduler, or run without checkpoints by --checkpoint-every 0"
             ) from error
+        self._parent = None  # from here on it is the one before
         self._note()
 
     def resume(self, found: Found) -> None:
@@ -192,7 +218,7 @@ class Keeper:
         parts = {**contents.parts, "model": {**contents.parts["model"], **rows}}
         model, optimizer = self._gardener.model, self._gardener.optimizer
         rewind.restore(Snapshot(**parts), model, optimizer, self._parts)
-        self.earlier_s = contents.metadata["seconds"]
+        self.earlier_s, self._parent = found.standing.seconds, found.id
         self._note()
 
     def seconds(self) -> float:
@@ -210,18 +236,19 @@ class Keeper:
         parts = rewind.gather(
             0, clock.step, gardener.model, gardener.optimizer, self._parts
         ).parts()
+        standing = Standing(
+            epoch=clock.epoch,
+            step=clock.step,
+            log=Position(0, 0) if self._log is None else self._log.sync(),
+            seconds=self.seconds(),
+            machine=_machine(),
+        )
         host = {name: v for name, v in parts["model"].items() if not name.startswith(ROWS)}
         return Contents(
             state=gardener.garden.state.state_dict(),
             parts={**parts, "model": host},
             architecture=self._identity,
-            metadata={
-                "epoch": clock.epoch,
-                "step": clock.step,
-                "log": (0, 0) if self._log is None else tuple(self._log.sync()),
-                "seconds": self.seconds(),
-                "machine": _machine(),
-            },
+            metadata=msgspec.to_builtins(standing),
             device=str(gardener.garden.state.device),
         )
 

@@ -145,8 +145,8 @@ def test_an_error_is_raised_by_the_next_call(call: Call, tmp_path: Path) -> None
     manager = CheckpointManager(tmp_path, disk=disk)
     first = manager.save(contents(1))
     manager.save(contents(2), blocking=False)
-    while manager._saver.waiting:
-        time.sleep(0.001)
+    with manager._saver._changed:
+        manager._saver._changed.wait_for(lambda: manager._saver._failures, 30)
     assert disk.fired == 1
     with pytest.raises(StoreFailed):
         call(manager)

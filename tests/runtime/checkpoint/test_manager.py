@@ -13,13 +13,17 @@ import kasmina
 from kasmina.checkpoint import (
     ArchiveRefused,
     BadContents,
+    BadName,
     CheckpointManager,
     Contents,
     NoCheckpoint,
     Retention,
+    StoreFailed,
 )
+from kasmina.checkpoint.names import CheckpointId
+from kasmina.checkpoint.store import Loaded, Store
 from kasmina.lifecycle import Lifecycle, StateTensor
-from tests.faults.disks import contents, filled, number_in
+from tests.faults.disks import Failing, contents, filled, number_in
 from tests.helpers import run_python
 
 
@@ -126,12 +130,42 @@ def test_what_is_not_there_cannot_be_used(tmp_path: Path) -> None:
             call("000000000009-00000000")
 
 
-def test_the_parent_is_what_was_restored(tmp_path: Path) -> None:
-    """A run that went back to an older checkpoint goes on from it."""
+def parents(manager: CheckpointManager) -> list[str | None]:
+    """Of all checkpoints, the oldest first."""
+    return [manager.restore(str(e.id)).manifest.parent for e in reversed(manager.list())]
+
+
+def test_the_parent_is_the_one_before_or_the_one_that_is_named(tmp_path: Path) -> None:
+    """Looking at another one changes nothing; a run that went back to one says so."""
     manager, ids = filled(tmp_path, 3)
     manager.restore(ids[0])
-    id_ = manager.save(contents(4))
-    assert manager.restore(id_).manifest.parent == ids[0]
+    fourth = manager.save(contents(4))
+    fifth = manager.save(contents(5), parent=ids[1])
+    manager.save(contents(6), blocking=False)
+    manager.flush()
+    assert parents(manager) == [None, ids[0], ids[1], ids[2], ids[1], fifth]
+    assert fourth in ids[2:] or fourth > ids[2]
+    with pytest.raises(BadName, match="'x' is no id of a checkpoint"):
+        manager.save(contents(7), parent="x")
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_save_that_failed_is_no_parent(blocking: bool, tmp_path: Path) -> None:
+    """Those behind it name the one that is durable, also while they wait in one queue."""
+    disk = Failing("fsync", 2, times=1)
+    manager = CheckpointManager(tmp_path, disk=disk, queue=4)
+    first = manager.save(contents(1))
+    with pytest.raises(StoreFailed):
+        manager.save(contents(2), blocking=blocking)
+        for number in (3, 4):
+            manager.save(contents(number), blocking=blocking)
+        manager.flush()
+    last = manager.save(contents(5))
+    assert disk.fired == 1
+    found = parents(manager)
+    assert found[:2] == [None, first]
+    assert len(found) == len(manager.list())
+    assert manager.restore(last).manifest.parent in [str(e.id) for e in manager.list()]
 
 
 def test_priorities_have_quotas_of_their_own(tmp_path: Path) -> None:
@@ -143,6 +177,38 @@ def test_priorities_have_quotas_of_their_own(tmp_path: Path) -> None:
     assert left == [8, 3, 2]
     with pytest.raises(ValueError, match="normal is -1; legal is 0 or more"):
         Retention(normal=-1)
+
+
+def test_a_damaged_one_takes_no_place_and_is_not_deleted(tmp_path: Path) -> None:
+    """Also where only its tensors are damaged, which its manifest does not show."""
+    manager, ids = filled(tmp_path, 5)
+    path = tmp_path / f"{ids[3]}.ckpt"
+    path.write_bytes(path.read_bytes()[:-73] + b"?" + path.read_bytes()[-72:])
+    assert CheckpointManager(tmp_path).prune(Retention(2)).deleted == tuple(ids[:2])
+    with_retention = CheckpointManager(tmp_path, retention=Retention(2))
+    sixth = with_retention.save(contents(6))
+    left = [str(entry.id) for entry in manager.list()]
+    assert left == [sixth, ids[4], ids[3]]
+
+
+def test_a_save_reads_each_old_one_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its own never; a prune by hand reads all, for files may rot."""
+    filled(tmp_path, 3)
+    manager = CheckpointManager(tmp_path, retention=Retention(2))
+    read: list[int] = []
+    load = Store.load
+
+    def noted(store: Store, id_: CheckpointId) -> Loaded:
+        read.append(id_.number)
+        return load(store, id_)
+
+    monkeypatch.setattr(Store, "load", noted)
+    for number in (4, 5):
+        manager.save(contents(number))
+    assert read == [3, 2, 1]
+    read.clear()
+    manager.prune()
+    assert read == [5, 4]
 
 
 def test_the_core_needs_no_torch() -> None:

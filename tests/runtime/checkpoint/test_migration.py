@@ -12,7 +12,8 @@ import pytest
 import torch
 from blake3 import blake3
 
-from kasmina.checkpoint import CheckpointManager, MigrationRefused, NoCheckpoint
+from kasmina.checkpoint import CheckpointManager, MigrationRefused, NoCheckpoint, Retention
+from kasmina.checkpoint.disk import reading
 from kasmina.checkpoint.v1 import COLUMNS
 from kasmina.lifecycle import Lifecycle, MigrationError, StateTensor, migrate
 from tests.faults.disks import contents, filled, number_in
@@ -79,6 +80,47 @@ def test_old_files_go_when_they_are_asked_to(old: Path) -> None:
     assert sorted(path.suffix for path in old.iterdir()) == [".ckpt", ".ckpt"]
 
 
+def test_an_old_file_that_is_read_is_not_said_to_be_removed(old: Path) -> None:
+    """What was deleted and what was not is told as it is; both hold what they held."""
+    with reading(old / "checkpoint_000012.json"):
+        done = CheckpointManager(old).migrate(remove=True)
+    assert done.removed == ("checkpoint_000007.json", "checkpoint_000007.safetensors")
+    (error,) = done.refused
+    assert type(error) is MigrationRefused
+    assert str(error) == (
+        f"{old}/checkpoint_000012.json: somebody reads it, so it was not deleted; "
+        "000000000012-37489f40 holds all of it, so it may be deleted by hand"
+    )
+    left = sorted(path.name for path in old.iterdir() if path.suffix != ".ckpt")
+    assert left == ["checkpoint_000012.json", "checkpoint_000012.safetensors"]
+    assert len(CheckpointManager(old).migrate(remove=True).removed) == 2
+
+
+def test_two_old_files_of_one_number_are_both_taken_over(old: Path) -> None:
+    """`checkpoint_7` is another file than `checkpoint_000007`; they get ids of their own."""
+    for suffix in (".json", ".safetensors"):
+        (old / f"checkpoint_000012{suffix}").rename(old / f"checkpoint_7{suffix}")
+    done = CheckpointManager(old).migrate(remove=True)
+    assert done.taken == ("000000000007-add81e2c", "000000000007-37489f40")
+    assert (len(done.removed), done.refused) == (4, ())
+
+
+def test_two_old_files_of_one_number_with_equal_tensors(old: Path) -> None:
+    """They would be one checkpoint: the second is refused, stays, and its JSON is not lost."""
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(old / f"checkpoint_000007{suffix}", old / f"checkpoint_7{suffix}")
+    for _ in range(2):
+        done = CheckpointManager(old).migrate(remove=True)
+        (error,) = done.refused
+        assert type(error) is MigrationRefused
+        assert str(error) == (
+            f"{old}/checkpoint_7.json: has the number and the tensors of another one, which became "
+            "000000000007-add81e2c; move one of them to a directory of its own"
+        )
+        assert (old / "checkpoint_7.json").exists()
+    assert len(CheckpointManager(old).list()) == 2
+
+
 def test_new_checkpoints_are_newer_than_old_ones(old: Path) -> None:
     """Numbers go on behind those of format 1, taken over or not."""
     manager = CheckpointManager(old)
@@ -123,13 +165,19 @@ def test_rows_come_under_the_present_spec(old: Path) -> None:
 
 
 def test_an_archive_is_converted_too(old: Path) -> None:
-    """It is kept under its id; what it holds is under the present spec."""
+    """It stays an archive, so that no prune deletes it; what it holds is under the present spec."""
     manager = CheckpointManager(old)
     (first, _) = manager.migrate(remove=True).taken
     manager.archive(first)
     done = manager.migrate(to_present)
     assert first in done.converted
     assert manager.verify(first)[0].fault is None
+    found = manager.restore(first)
+    assert found.manifest.data.packed is not None
+    state = found.contents().state
+    assert state is not None
+    assert state["digest"] == Lifecycle.default().digest
+    assert manager.prune(Retention(0, 0)).deleted == ()
 
 
 def test_a_spec_without_a_migration_is_refused(tmp_path: Path) -> None:

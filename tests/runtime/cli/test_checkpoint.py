@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kasmina.checkpoint import CheckpointManager, Contents
+from kasmina.checkpoint.disk import Disk
 from kasmina.cli import main
 from tests.faults.disks import contents, filled, number_in
 from tests.helpers import ROOT, run_cli
@@ -35,15 +37,36 @@ def three(tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 def test_list_shows_the_newest_first(three: tuple[Path, list[str]], capsys: Printed) -> None:
-    """Id, time, priority, size, seeds, spec; an archive says so."""
+    """Id, time, priority or that it is an archive, size, seeds, spec."""
     place, ids = three
     CheckpointManager(place).archive(ids[0])
     assert main(["checkpoint", "list", str(place)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["id", "created", "(UTC)", "priority", "bytes", "seeds", "spec"]
+    assert lines[0].split() == ["id", "created", "(UTC)", "priority", "size", "seeds", "spec"]
     assert [line.split()[0] for line in lines[1:]] == ids[::-1]
-    assert lines[1].split()[3:] == ["normal", lines[1].split()[4], "6", "lifecycle", "00000000"]
-    assert lines[3].split()[-1] == "archived"
+    assert lines[1].split()[3:] == ["normal", "1.11", "kB", "6", "00000000"]
+    assert lines[3].split()[3] == "archived"
+
+
+def test_tables_fit_a_terminal_of_80_columns(
+    tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line a checkpoint, no cell cut or folded, however much is in it; faults stand below."""
+    monkeypatch.setenv("COLUMNS", "80")
+    manager = CheckpointManager(tmp_path)
+    for number in range(1, 4):
+        manager.save(contents(number, seeds=100_000), priority="high")
+    newest, _, oldest = [str(entry.id) for entry in manager.list()]
+    manager.archive(oldest)
+    (tmp_path / f"{newest}.ckpt").write_bytes(b"")
+    for command, count in {"list": 6, "verify": 8}.items():
+        assert main(["checkpoint", command, str(tmp_path)]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == count
+        assert all(len(line.rstrip()) <= 80 for line in lines)
+        assert "…" not in "".join(lines)
+        assert lines[1].split()[-3:] in (["damaged", "0", "B"], ["0", "B", "damaged"])
+        assert lines[5] == f"{newest}: is empty"
 
 
 def test_list_as_json(three: tuple[Path, list[str]], capsys: Printed) -> None:
@@ -71,7 +94,7 @@ def test_verify_reads_every_byte(three: tuple[Path, list[str]], capsys: Printed)
     capsys.readouterr()
     assert main(["checkpoint", "verify", str(place)]) == 1
     out = capsys.readouterr().out
-    assert "damaged: its tensors differ from their digest" in out
+    assert f"{ids[1]}: its tensors differ from their digest\n" in out
     assert out.endswith("\n2 of 3 intact\n")
     assert main(["checkpoint", "verify", str(place), ids[0], "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["checkpoints"]
@@ -120,7 +143,7 @@ def test_prune_deletes_what_it_says(three: tuple[Path, list[str]], capsys: Print
     (place / f"{ids[2]}.ckpt").write_bytes(b"")
     assert main(["checkpoint", "prune", str(place)]) == 0
     assert capsys.readouterr().out == (
-        f"{place}: no intact checkpoint, so nothing may be deleted\n"
+        f"{place}: no intact checkpoint, so there is nothing to delete\n"
     )
 
 
@@ -134,12 +157,66 @@ def test_archive_compresses(tmp_path: Path, capsys: Printed) -> None:
         f"kasmina checkpoint list {tmp_path} shows them\n"
     )
     assert main(["checkpoint", "archive", str(tmp_path), ids[0]]) == 0
-    assert capsys.readouterr().out.startswith(f"{ids[0]}: 25,")
+    assert capsys.readouterr().out.startswith(f"{ids[0]}: 25.3 kB of tensors in ")
     assert main(["checkpoint", "archive", str(tmp_path), "--all", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["archived"]
+    told = json.loads(capsys.readouterr().out)
+    rows = told["archived"]
+    assert told["refused"] == []
     assert [row["id"] for row in rows] == ids[1::-1]
     assert all(row["bytes"] < row["content_bytes"] for row in rows)
     assert [number_in(manager.restore(id_).contents()) for id_ in ids] == [1, 2, 3]
+
+
+def test_archive_all_goes_on_and_keeps_the_newest_intact(tmp_path: Path, capsys: Printed) -> None:
+    """A damaged one is told, wherever it stands; what resuming would read stays as it is."""
+    manager, ids = filled(tmp_path, 5)
+    for place in (1, 4):
+        (tmp_path / f"{ids[place]}.ckpt").write_bytes(b"")
+    assert main(["checkpoint", "archive", str(tmp_path), "--all"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" B of")[0] for line in lines] == [
+        f"refused: {tmp_path}/{ids[4]}.ckpt: is empty",
+        f"{ids[2]}: 334",
+        f"refused: {tmp_path}/{ids[1]}.ckpt: is empty",
+        f"{ids[0]}: 334",
+        "2 archived",
+    ]
+    archived = {str(entry.id) for entry in manager.list() if entry.is_archived}
+    assert archived == {ids[0], ids[2]}
+
+
+def test_archive_looks_at_all_ids_before_it_begins(tmp_path: Path, capsys: Printed) -> None:
+    """One that is none, or that is not there, stops it before anything is changed."""
+    manager, ids = filled(tmp_path, 2)
+    for wrong, message in {
+        "7": "'7' is no id of a checkpoint",
+        "000000000009-00000000": f"there is no checkpoint 000000000009-00000000; the newest is {ids[1]}",
+    }.items():
+        assert main(["checkpoint", "archive", str(tmp_path), ids[0], wrong]) == 1
+        assert message in capsys.readouterr().err
+    assert not any(entry.is_archived for entry in manager.list())
+
+
+def test_prune_tells_what_it_could_not_delete(
+    three: tuple[Path, list[str]], capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 1, after it has deleted the others."""
+    place, ids = three
+    unlink = Disk.unlink
+
+    def stuck(self: Disk, path: Path) -> None:
+        if ids[0] in path.name:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(self, path)
+
+    monkeypatch.setattr(Disk, "unlink", stuck)
+    assert main(["checkpoint", "prune", str(place), "--normal", "1"]) == 1
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"deleted {ids[1]}",
+        f"deleting {place}/{ids[0]}.ckpt: Operation not permitted; nothing was changed",
+    ]
+    assert main(["checkpoint", "prune", str(place), "--normal", "1", "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["failed"]) == 1
 
 
 def test_migrate_takes_the_golden_files_over(tmp_path: Path, capsys: Printed) -> None:
@@ -164,7 +241,7 @@ def test_migrate_tells_what_it_refuses(three: tuple[Path, list[str]], capsys: Pr
     place, _ = three
     assert main(["checkpoint", "migrate", str(place)]) == 1
     out = capsys.readouterr().out
-    assert out.count("left as it is: ") == 3
+    assert out.count("refused: ") == 3
     assert out.endswith("0 changed, 0 as they were, 3 refused\n")
     assert main(["checkpoint", "migrate", str(place), "--keep-spec"]) == 0
 
@@ -183,12 +260,14 @@ def test_a_wrong_directory_is_wrong_usage(command: str, tmp_path: Path, capsys: 
 
 
 def test_an_empty_directory_says_so(tmp_path: Path, capsys: Printed) -> None:
-    """Listing it is no error, showing its latest is."""
-    for command in ("list", "verify"):
-        assert main(["checkpoint", command, str(tmp_path)]) == 0
-        assert capsys.readouterr().out == f"{tmp_path}: no checkpoints\n"
-    assert main(["checkpoint", "show", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"{tmp_path}: there is no checkpoint\n"
+    """Listing it is no error; a check that finds nothing to check is one, and so is showing it."""
+    assert main(["checkpoint", "list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: no checkpoints\n"
+    for command in ("verify", "show"):
+        assert main(["checkpoint", command, str(tmp_path)]) == 1
+        assert capsys.readouterr().err == f"{tmp_path}: there is no checkpoint\n"
+    assert main(["checkpoint", "archive", str(tmp_path), "--all"]) == 0
+    assert capsys.readouterr().out == "0 archived\n"
 
 
 def test_a_wrong_id_says_how_ids_look(three: tuple[Path, list[str]], capsys: Printed) -> None:
@@ -235,7 +314,9 @@ def test_a_full_disk_is_a_message(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == f"writing {tmp_path}/{ids[0]}.ckpt: File too large; nothing was changed\n"
+    assert done.stdout == (
+        f"refused: writing {tmp_path}/{ids[0]}.ckpt: File too large; nothing was changed\n0 archived\n"
+    )
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(f"{ids[0]}.ckpt", before)]
 
 

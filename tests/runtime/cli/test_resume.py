@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kasmina.checkpoint import CheckpointManager, Contents
 from kasmina.growth import Gardener
 from kasmina.observe.folder import LOG, MODEL, REPORT, RunFolder
 from kasmina.observe.log import canonical
@@ -118,7 +119,7 @@ def test_a_damaged_checkpoint_is_passed_over(here: Path, kasmina: Kasmina) -> No
     damaged.write_bytes(content)
     code, said, _ = kasmina("grow", "--resume", "r")
     assert code == 0
-    assert f"because:\n- {damaged}: " in said
+    assert f"because:\n- {damaged.absolute()}: " in said
     assert "goes on at epoch 4, step 24, from checkpoint" in said
     assert outcome(run) == before
 
@@ -131,6 +132,37 @@ def test_without_an_intact_checkpoint_nothing_is_done(here: Path, kasmina: Kasmi
     code, _, said = kasmina("grow", "--resume", "r")
     assert code == 1
     assert "r/checkpoints: none of its " in said
+    assert outcome(run) == before
+
+
+def test_without_its_log_a_run_is_not_said_to_be_damaged(here: Path, kasmina: Kasmina) -> None:
+    """The checkpoints are intact; what is missing is named, and nothing is written."""
+    run, _ = unfinished(kasmina)
+    (run / LOG).unlink()
+    before = sorted(path.name for path in run.iterdir())
+    code, _, said = kasmina("grow", "--resume", "r")
+    lines = said.splitlines()
+    place = here / "r" / "checkpoints"
+    files = sorted(place.glob("*.ckpt"), reverse=True)
+    assert code == 1
+    assert lines[0] == f"{place}: no run can go on from its {len(files)} checkpoints:"
+    assert lines[1:-1] == [
+        f"- {file}: is intact, but its log is not there: r/{LOG}: the log cannot be read: No such "
+        "file or directory"
+        for file in files
+    ]
+    assert lines[-1] == "Nothing was changed; restore the run's directory from a backup"
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_somebody_elses_checkpoint_is_passed_over(here: Path, kasmina: Kasmina) -> None:
+    """An intact file that another program has put there, whatever its metadata look like."""
+    run, before = unfinished(kasmina)
+    for metadata in ({"log": [0, 0]}, {"log": 1}, [1], None):
+        CheckpointManager(run / "checkpoints").save(Contents(metadata=metadata))
+    code, said, _ = kasmina("grow", "--resume", "r")
+    assert code == 0
+    assert said.count(": is intact, but no checkpoint of kasmina grow\n") == 4
     assert outcome(run) == before
 
 

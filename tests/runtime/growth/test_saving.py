@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kasmina.checkpoint import CheckpointManager, NothingIntact
+from kasmina.checkpoint import CheckpointManager
 from kasmina.growth import Command, FlopMeter, saving
 from kasmina.growth.saving import Keeper, ResumeRefused, Saving, newest
 from kasmina.observe.log import EventLog
@@ -143,8 +143,27 @@ def test_somebody_elses_checkpoints_are_none_of_a_run(tmp_path: Path) -> None:
     with CheckpointManager(tmp_path) as manager:
         assert newest(manager, tmp_path / "events.jsonl") is None
         manager.save(Contents(parts={"model": {}}))
-        with pytest.raises(NothingIntact, match="it is no checkpoint of kasmina grow"):
+        with pytest.raises(ResumeRefused, match="is intact, but no checkpoint of kasmina grow"):
             newest(manager, tmp_path / "events.jsonl")
+
+
+def test_the_first_save_after_a_resume_names_where_it_goes_on_from(tmp_path: Path) -> None:
+    """Not the newest that lies there; the next one names the first."""
+    one = bed()
+    with CheckpointManager(tmp_path) as manager:
+        keeper(one, manager).save(blocking=True)
+        found = newest(manager, log_of(tmp_path))
+        assert found is not None
+        live(one, 1)
+        keeper(one, manager).save(blocking=True)  # of the run that was killed
+    with CheckpointManager(tmp_path) as manager:
+        kept = keeper(bed(), manager)
+        kept.resume(found)
+        for _ in range(2):
+            kept.save(blocking=True)
+        fourth, third, second, first = manager.list()
+        parents = [entry.manifest.parent for entry in (fourth, third, second) if entry.manifest]
+        assert parents == [str(third.id), str(first.id), str(first.id)]
 
 
 def test_known_costs_come_back_under_equal_keys() -> None:
