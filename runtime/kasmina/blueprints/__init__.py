@@ -1,6 +1,7 @@
 """Blueprints: the kinds of small modules that a seed can grow, and the pools that hold them."""
 
-from kasmina.blueprints.convolution import Conv
+from kasmina.blueprints.attention import Attention, SqueezeExcite
+from kasmina.blueprints.convolution import Conv, Separable
 from kasmina.blueprints.dense import AffineMap, Gated, LowRank, Mlp
 from kasmina.blueprints.pool import BlueprintPool, PoolFull
 from kasmina.blueprints.registry import (
@@ -13,6 +14,7 @@ from kasmina.blueprints.shape import BlueprintError, Cost, Placement, SiteShape
 
 __all__ = [
     "AffineMap",
+    "Attention",
     "Blueprint",
     "BlueprintError",
     "BlueprintPool",
@@ -23,7 +25,9 @@ __all__ = [
     "Mlp",
     "Placement",
     "PoolFull",
+    "Separable",
     "SiteShape",
+    "SqueezeExcite",
     "blueprint",
     "blueprint_kind",
     "known_blueprints",

@@ -1,4 +1,7 @@
-"""The convolutional kind. Legend: S seeds, B examples, C channels, h hidden channels, k kernel."""
+"""Convolutional kinds: `conv` and `separable`.
+
+Legend: S seeds, B examples, C channels, h hidden channels, k kernel.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kasmina.blueprints.maps import filled, linear, plain_linear, uniform
+from kasmina.blueprints.plain import Transposed
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
 
@@ -54,33 +58,39 @@ class Conv(Blueprint):
         pool: Literal["mean", "flatten"] = "mean",
     ) -> None:
         super().__init__(shape, hidden)
-        if shape.layout is None or len(shape.layout) not in (2, 3):
-            raise BlueprintError(
-                f"blueprint 'conv' needs a layout (channels, length) or (channels, height, width), "
-                f"but this site's input has {shape.layout}; give Site(..., layout=(1, 40)), or an "
-                "example= to morph() for a site of channels"
-            )
         if shape.placement == "inline" and not shape.channels_first:
             raise BlueprintError(
-                "blueprint 'conv' cannot transform a chunk of plain features, which have no "
+                f"blueprint {self.name!r} cannot transform a chunk of plain features, which have no "
                 "neighbours; use placement='parallel', or a site of channels"
+            )
+        if shape.tokens:
+            raise BlueprintError(
+                f"blueprint {self.name!r} would let a token see those after it; use 'attention', "
+                "which can be told not to, or a site of channels"
+            )
+        if shape.layout is None or len(shape.layout) not in (2, 3):
+            raise BlueprintError(
+                f"blueprint {self.name!r} needs a layout (channels, length) or (channels, height, "
+                f"width), but this site's input has {shape.layout}; give Site(..., layout=(1, 40)), "
+                "or an example= to morph() for a site of channels"
             )
         self.axes = len(shape.layout) - 1
         self.layers = layers if layers is not None else (2 if shape.channels_first else 3)
         self.kernel = kernel if kernel is not None else (5 if self.axes == 1 else 3)
         self.flattens = pool == "flatten"
         if pool not in ("mean", "flatten"):
-            raise BlueprintError(f"blueprint 'conv': pool={pool!r}; legal: mean, flatten")
+            raise BlueprintError(f"blueprint {self.name!r}: pool={pool!r}; legal: mean, flatten")
         if self.layers < 1 + shape.channels_first or self.kernel % 2 == 0 or self.kernel < 1:
             raise BlueprintError(
-                f"blueprint 'conv': layers={layers}, kernel={kernel}; legal: layers from "
+                f"blueprint {self.name!r}: layers={layers}, kernel={kernel}; legal: layers from "
                 f"{1 + shape.channels_first} on, an odd kernel"
             )
 
     @property
     def _layout(self) -> tuple[int, ...]:
+        """Channels and positions."""
         assert self.shape.layout is not None  # refused in __init__
-        return self.shape.layout
+        return self.shape.layout[::-1] if self.shape.sequence else self.shape.layout
 
     @property
     def _channels(self) -> list[int]:
@@ -109,12 +119,14 @@ class Conv(Blueprint):
         """`conv<i>_weight` `[out, in, k, ..]`, `conv<i>_bias`; `out_weight` for features."""
         found: dict[str, tuple[int, ...]] = {}
         for layer, (before, after) in enumerate(pairwise(self._channels)):
-            kernel = (self.kernel,) * self.axes
-            found[f"conv{layer}_weight"] = (after, before, *kernel)
-            found[f"conv{layer}_bias"] = (after,)
+            found |= self._layer_shapes(layer, before, after)
         if not self.shape.channels_first:
             found["out_weight"] = (self.shape.d_out, self._features)
         return found
+
+    def _layer_shapes(self, layer: int, before: int, after: int) -> dict[str, tuple[int, ...]]:
+        weight = (after, before, *(self.kernel,) * self.axes)
+        return {f"conv{layer}_weight": weight, f"conv{layer}_bias": (after,)}
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Every map as nn.Conv and nn.Linear start."""
@@ -124,9 +136,11 @@ class Conv(Blueprint):
 
     def forward(self, params: Parameters, x: Tensor) -> Tensor:
         """See `Blueprint.forward`; seeds are the groups of one grouped convolution."""
-        seeds = len(params["conv0_weight"])
+        seeds = len(next(iter(params.values())))
         y, groups = x, 1
-        if not self.shape.channels_first:
+        if self.shape.sequence:
+            y = x.view(len(x), *self._layout[::-1]).transpose(1, 2)
+        elif not self.shape.channels_first:
             y = x.view(len(x), *self._layout)
         elif self.shape.placement == "inline":
             y, groups = x.transpose(0, 1).flatten(1, 2), seeds  # [B, S * C, ...]
@@ -141,16 +155,18 @@ class Conv(Blueprint):
         return linear(features.transpose(0, 1), params["out_weight"])
 
     def _convolve(self, params: Parameters, x: Tensor, layer: int, groups: int) -> Tensor:
-        weight, bias = params[f"conv{layer}_weight"], params[f"conv{layer}_bias"]
-        y = _CONVOLVE[self.axes](
-            x,
-            weight.flatten(0, 1),
-            bias.flatten(),
-            stride=self._stride,
-            padding=self.kernel // 2,
-            groups=groups,
-        )
+        y = self._layer(params, x, layer, groups)
         return y if self._is_last(layer) else F.silu(y)
+
+    def _layer(self, params: Parameters, x: Tensor, layer: int, groups: int) -> Tensor:
+        """One layer of all seeds; `groups` is 1 where they share `x`, else S."""
+        weight, bias = params[f"conv{layer}_weight"], params[f"conv{layer}_bias"]
+        return self._convolved(x, weight.flatten(0, 1), bias.flatten(), groups)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        stride, padding = self._stride, self.kernel // 2
+        convolve = _CONVOLVE[self.axes]
+        return convolve(x, weight, bias, stride=stride, padding=padding, groups=groups)
 
     def _is_last(self, layer: int) -> bool:
         return self.shape.channels_first and layer == self.layers - 1
@@ -173,16 +189,21 @@ class Conv(Blueprint):
     def flops(self) -> int:
         """Two products with each weight at each position that it writes."""
         shapes = self.shapes()
-        each = (prod(shapes[f"conv{i}_weight"]) * prod(s) for i, s in enumerate(self._sizes()))
+        each = (self._layer_products(shapes, layer) for layer in range(self.layers))
         return 2 * (sum(each) + prod(shapes.get("out_weight", (0,))))
+
+    def _layer_products(self, shapes: dict[str, tuple[int, ...]], layer: int) -> int:
+        return prod(shapes[f"conv{layer}_weight"]) * prod(self._sizes()[layer])
 
     def export(self, params: Parameters) -> nn.Module:
         """Convolutions and SiLUs; for features also what leads from them and back."""
         parts: list[nn.Module] = []
-        if not self.shape.channels_first:
+        if self.shape.sequence:
+            parts += [nn.Unflatten(1, self._layout[::-1]), Transposed()]
+        elif not self.shape.channels_first:
             parts.append(nn.Unflatten(1, self._layout))
         for layer in range(self.layers):
-            parts.append(self._plain_convolution(params, layer))
+            parts += self._plain_layer(params, layer)
             if not self._is_last(layer):
                 parts.append(nn.SiLU())
         if not self.shape.channels_first:
@@ -193,15 +214,67 @@ class Conv(Blueprint):
             parts.append(_POOL_MODULE[self.axes](pooled))
         return nn.Sequential(*parts)
 
-    def _plain_convolution(self, params: Parameters, layer: int) -> nn.Module:
+    def _plain_layer(self, params: Parameters, layer: int) -> list[nn.Module]:
         weight, bias = params[f"conv{layer}_weight"], params[f"conv{layer}_bias"]
+        return [self._plain_convolution(weight, bias, self._stride, 1)]
+
+    def _plain_convolution(
+        self, weight: Tensor, bias: Tensor | None, stride: int, groups: int
+    ) -> nn.Module:
         made = _CONV_MODULE[self.axes](
-            weight.shape[1],
+            weight.shape[1] * groups,
             weight.shape[0],
-            self.kernel,
-            stride=self._stride,
-            padding=self.kernel // 2,
+            weight.shape[-1],
+            stride=stride,
+            padding=weight.shape[-1] // 2,
+            groups=groups,
+            bias=bias is not None,
             device="meta",
             dtype=weight.dtype,
         )
         return filled(made, weight, bias)
+
+
+@blueprint("separable")
+class Separable(Conv):
+    """As `conv`, each layer split in a map of the channels and one kernel for each channel.
+
+    `hidden * C + hidden * k` weights a layer in the place of `hidden * C * k` (Howard et al. 2017,
+    MobileNets). The map of channels comes first, as in Haase & Amthor 2020 (Rethinking depthwise
+    separable convolutions): kernels of their own for the one channel of a signal would say little.
+    """
+
+    def _layer_shapes(self, layer: int, before: int, after: int) -> dict[str, tuple[int, ...]]:
+        kernel = (self.kernel,) * self.axes
+        return {
+            f"point{layer}_weight": (after, before, *(1,) * self.axes),
+            f"deep{layer}_weight": (after, 1, *kernel),
+            f"deep{layer}_bias": (after,),
+        }
+
+    def _layer(self, params: Parameters, x: Tensor, layer: int, groups: int) -> Tensor:
+        point, deep = (params[f"{name}{layer}_weight"].flatten(0, 1) for name in ("point", "deep"))
+        mapped = _CONVOLVE[self.axes](x, point, groups=groups)
+        return self._convolved(mapped, deep, params[f"deep{layer}_bias"].flatten(), len(deep))
+
+    def output(self) -> tuple[str, ...]:
+        """The last map."""
+        last = self.layers - 1
+        named = (f"deep{last}_weight", f"deep{last}_bias")
+        return named if self.shape.channels_first else ("out_weight",)
+
+    def _layer_products(self, shapes: dict[str, tuple[int, ...]], layer: int) -> int:
+        sizes = [self._layout[1:], *self._sizes()]
+        read, written = prod(sizes[layer]), prod(sizes[layer + 1])
+        return (
+            prod(shapes[f"point{layer}_weight"]) * read
+            + prod(shapes[f"deep{layer}_weight"]) * written
+        )
+
+    def _plain_layer(self, params: Parameters, layer: int) -> list[nn.Module]:
+        point, deep = (params[f"{name}{layer}_weight"] for name in ("point", "deep"))
+        bias = params[f"deep{layer}_bias"]
+        return [
+            self._plain_convolution(point, None, 1, 1),
+            self._plain_convolution(deep, bias, self._stride, len(deep)),
+        ]

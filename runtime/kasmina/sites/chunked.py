@@ -29,7 +29,7 @@ from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.chunks import ChunkManager
-from kasmina.sites.diversion import by_columns
+from kasmina.sites.diversion import by_columns, seed_rows
 from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
 from kasmina.sites.place import Place
 from kasmina.sites.plan import Part, everyone, neighbours
@@ -150,7 +150,7 @@ class InlineSite(SiteLayer):
         return Twin(groups, self.mode == "replace", self.nonfinite)
 
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
-        columns, stacks = by_columns(y, self.shape), self.stacks()
+        columns, stacks = seed_rows(y, self.shape), self.stacks()
         if torch.is_grad_enabled():
             way = self._way(columns, captured)
             measured = self._measured if due and way.samples else None
@@ -172,7 +172,7 @@ class InlineSite(SiteLayer):
         captured: bool,
         due: bool,
     ) -> None:
-        columns = by_columns(y, self.shape)
+        columns = seed_rows(y, self.shape)
         to = columns if out is y else by_columns(out, self.shape)
         way = self._way(columns, captured)
         # In place a kernel sees the chunks of its own kind only, and so cannot measure the others.
@@ -189,7 +189,7 @@ class InlineSite(SiteLayer):
         stacks: Stacks,
         captured: bool,
     ) -> Gradients:
-        columns, g = by_columns(y, self.shape), by_columns(g, self.shape)
+        columns, g = seed_rows(y, self.shape), seed_rows(g, self.shape)
         way = self._way(columns, captured)
         kept = way.again(columns, alpha, stacks)
         pulled = way.backward(g, columns, kept, alpha, stacks)
@@ -215,11 +215,11 @@ class InlineSite(SiteLayer):
 
     def blueprint_input(self, x: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the host's output, `[A, N, c, ...]`."""
-        return Places(self._cut, seeds).take(by_columns(x, self.shape))
+        return Places(self._cut, seeds).take(seed_rows(x, self.shape))
 
     def blueprint_output(self, y: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the output or of its gradient, `[A, N, c, ...]`."""
-        return Places(self._cut, seeds).take(by_columns(y, self.shape))
+        return Places(self._cut, seeds).take(seed_rows(y, self.shape))
 
     def telemetry(self) -> Telemetry:
         """The last sample of each seed's chunk."""

@@ -164,7 +164,7 @@ class _Wraps:
         """The wraps; `block` names the parts of a span that is a run of one nn.Sequential."""
         first, last = self._site.span
         branches, shape = self._branches(), self._site.shape
-        features = None if shape.channels_first else shape.d_in
+        features = None if shape.channels_first or shape.tokens else shape.d_in
         if isinstance(self._site, InlineSite):
             yield self._inline(self._site, branches)
         elif first == last or block:

@@ -166,6 +166,8 @@ class _Shaping:
 
     def shape(self) -> SiteShape:
         out = self._written()
+        if self._spot.site.sequence and not out.channels_first:
+            return self._sequences(out)
         if self._spot.site.placement == "inline":
             layout = self._positions(out, self._end.y if self._end else None)
             return SiteShape("inline", out.number, out.number, layout, out.channels_first, layout)
@@ -187,8 +189,28 @@ class _Shaping:
             if x is None:
                 raise self._unknown("input")
             layout = tuple(x[1:])
-            return SiteShape("parallel", prod(layout), out.number, site.layout or layout)
-        return SiteShape("parallel", into.number, out.number, site.layout)
+            return SiteShape("parallel", prod(layout), out.number, site.axes or layout)
+        return SiteShape("parallel", into.number, out.number, site.axes)
+
+    def _sequences(self, out: Features) -> SiteShape:
+        """A site with a declared layout of tokens, whose rows are tokens or whole examples."""
+        site = self._spot.site
+        assert site.axes is not None
+        tokens, features = site.axes
+        inline = site.placement == "inline"
+        into = out if inline else self._read(out)
+        number = prod(site.axes) if self._is_flattened() and not inline else into.number
+        shape = SiteShape(site.placement, number, out.number, site.axes, sequence=True)
+        seen = self._end if inline else self._start
+        axes = None if seen is None else seen.y if inline else seen.x
+        told = axes is not None and shape.tokens and tuple(axes[1:]) != (tokens, features)
+        if told or (inline and number != features):
+            what = f"the example gives {tuple(axes[1:])}" if told and axes else f"it has {number}"
+            raise SiteError(
+                f"site {self._spot.path!r}: layout {site.layout} says {tokens} tokens of {features} "
+                f"features, but {what}"
+            )
+        return shape
 
     def _is_flattened(self) -> bool:
         """Whether `[B, ...]` becomes `[B, features]` inside the site."""

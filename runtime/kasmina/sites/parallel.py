@@ -21,7 +21,7 @@ from kasmina.kernels.mixing import add, guard
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Stacks
 from kasmina.lifecycle import StateTensor
-from kasmina.sites.diversion import by_columns, diverted, first_argument, nowhere
+from kasmina.sites.diversion import diverted, first_argument, nowhere, seed_rows
 from kasmina.sites.errors import SiteError
 from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
 from kasmina.sites.place import Place
@@ -247,10 +247,12 @@ class ParallelSite(SiteLayer):
             )
 
     def _as_read(self, x: Tensor) -> Tensor:
+        if self.shape.tokens:
+            return seed_rows(x, self.shape)
         return x if self.shape.channels_first else x.reshape(-1, self.shape.d_in)
 
     def _as_written(self, y: Tensor) -> Tensor:
-        return by_columns(y, self.shape)
+        return seed_rows(y, self.shape)
 
     # What isolated training and the controller read.
 

@@ -12,6 +12,7 @@ from kasmina.sites.errors import SiteError
 Mode = Literal["residual", "replace"]
 _PLACEMENTS = ("inline", "parallel")
 _MODES = ("residual", "replace")
+SEQUENCE = "sequence"  # the first word of a layout of tokens
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class Site:
         blueprint: a kind, or several that compete.
         hidden: hidden units (channels, rank) of one seed.
         mode: what an inline seed does at full alpha: add to its chunk or replace it.
-        layout: shape of one example of the site's input, `(channels, length)` or `(channels,
-            height, width)`, where its features are a flattened signal or picture.
+        layout: shape of one example of the site's input, where its features are a flattened signal
+            `(channels, length)`, picture `(channels, height, width)` or sequence `("sequence",
+            tokens, features)`. The last is also for tensors `[B, tokens, features]`, where it
+            says that axis 1 is one of tokens; kinds that look at several of them need it.
         features: features of the site's output, where neither the module nor an example tells.
         channels_first: whether the site's tensors are `[B, C, ...]`; None finds out.
-        options: more arguments of the kinds, by kind, e.g. `{"conv": {"layers": 2}}`.
+        options: more arguments of the kinds, by kind, e.g. `{"conv": {"layers": 2}}`; their `hidden` goes
+            before the site's.
     """
 
     pattern: str
@@ -43,7 +47,7 @@ class Site:
     blueprint: str | tuple[str, ...] = field(default="mlp", kw_only=True)
     hidden: int = field(default=8, kw_only=True)
     mode: Mode = field(default="residual", kw_only=True)
-    layout: tuple[int, ...] | None = field(default=None, kw_only=True)
+    layout: tuple[int | str, ...] | None = field(default=None, kw_only=True)
     features: int | None = field(default=None, kw_only=True)
     channels_first: bool | None = field(default=None, kw_only=True)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, kw_only=True)
@@ -67,6 +71,11 @@ class Site:
             raise SiteError(
                 f"{where}: seeds={self.seeds} and hidden={self.hidden} must both be 1 or more"
             )
+        if self.layout is not None and not _is_layout(self.layout):
+            raise SiteError(
+                f"{where}: layout {self.layout!r}; legal: (channels, length), (channels, height, "
+                "width) or ('sequence', tokens, features), whole numbers from 1 on"
+            )
         if not self.kinds:
             raise SiteError(f"{where}: blueprint is empty; name at least one kind")
         for kind in self.kinds:
@@ -79,6 +88,26 @@ class Site:
             )
 
     @property
+    def sequence(self) -> bool:
+        """Whether the declared layout is one of tokens."""
+        return self.layout is not None and self.layout[0] == SEQUENCE
+
+    @property
+    def axes(self) -> tuple[int, ...] | None:
+        """The declared layout in numbers."""
+        if self.layout is None:
+            return None
+        return tuple(axis for axis in self.layout if isinstance(axis, int))
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds; a seed's `blueprint_id` is an index into them."""
         return (self.blueprint,) if isinstance(self.blueprint, str) else tuple(self.blueprint)
+
+
+def _is_layout(layout: tuple[object, ...]) -> bool:
+    if not isinstance(layout, tuple):
+        return False
+    tokens = layout[:1] == (SEQUENCE,)
+    axes = [n for n in layout[tokens:] if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+    return len(axes) == len(layout) - tokens and len(axes) in ((2,) if tokens else (2, 3))

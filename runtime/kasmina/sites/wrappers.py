@@ -150,7 +150,7 @@ class ParallelKasminaLayer(_Layer):
         seeds: how many.
         blueprint: a kind, or several that compete.
         hidden: hidden units of one seed.
-        layout: of one example of the input, where its features are a signal or a picture.
+        layout: of one example of the input, as in `Site`.
         lifecycle: of the seeds; the built-in one by default.
         example: one batch, where the layer does not tell its features.
     """
@@ -162,7 +162,7 @@ class ParallelKasminaLayer(_Layer):
         *,
         blueprint: str | tuple[str, ...] = "mlp",
         hidden: int = 8,
-        layout: tuple[int, ...] | None = None,
+        layout: tuple[int | str, ...] | None = None,
         lifecycle: Lifecycle | None = None,
         example: Example | None = None,
     ) -> None:

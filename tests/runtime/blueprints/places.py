@@ -14,18 +14,31 @@ PLACES = {
     "parallel features": SiteShape("parallel", 7, 7),
     "parallel flat signal": SiteShape("parallel", 40, 6, (1, 40)),
     "parallel flat picture": SiteShape("parallel", 64, 6, (1, 8, 8)),
+    "parallel flat sequence": SiteShape("parallel", 24, 6, (8, 3), sequence=True),
+    "parallel equal signal": SiteShape("parallel", 12, 12, (3, 4)),
+    "parallel tokens": SiteShape("parallel", 4, 6, (5, 4), sequence=True),
+    "inline tokens": SiteShape("inline", 3, 3, (5, 6), sequence=True),
     "parallel signal": SiteShape("parallel", 3, 5, (3, 9), True, (5, 9)),
     "parallel smaller picture": SiteShape("parallel", 3, 5, (3, 8, 8), True, (5, 4, 4)),
 }
-KINDS = ("mlp", "low_rank", "gated", "affine", "conv")
-FITTING = [
-    (place, kind)
-    for place, shape in PLACES.items()
-    for kind in KINDS
-    if not (kind == "affine" and shape.d_in != shape.d_out)
-    and not (kind == "conv" and shape.layout is None)
-    and not (kind != "conv" and place == "parallel smaller picture")
-]
+KINDS = (
+    *("mlp", "low_rank", "gated", "affine", "conv", "separable", "attention", "squeeze_excite"),
+)
+
+
+def fits(place: str, kind: str) -> bool:
+    """Whether a kind can be at a place; tests/.../test_kinds.py holds it against the kinds."""
+    shape = PLACES[place]
+    if kind in ("conv", "separable"):
+        return shape.layout is not None and not shape.tokens
+    if kind == "attention" and shape.layout is None:
+        return False
+    if kind in ("affine", "squeeze_excite") and shape.d_in != shape.d_out:
+        return False
+    return place != "parallel smaller picture"
+
+
+FITTING = [(place, kind) for place in PLACES for kind in KINDS if fits(place, kind)]
 
 
 def made(place: str, kind: str, hidden: int = 6) -> Blueprint:
@@ -34,7 +47,8 @@ def made(place: str, kind: str, hidden: int = 6) -> Blueprint:
 
 
 def what_it_reads(shape: SiteShape, seeds: int, examples: int) -> Tensor:
-    """Random input of the form that the place gives."""
+    """Random input of the form that the place gives; an example of tokens is several rows."""
+    examples *= shape.tokens or 1
     rest = shape.layout[1:] if shape.channels_first and shape.layout else ()
     lead = (seeds, examples) if shape.placement == "inline" else (examples,)
     return torch.randn(*lead, shape.d_in, *rest, generator=torch.Generator().manual_seed(2))

@@ -95,9 +95,15 @@ HOSTS = (
         lambda: _normal(9, 12),
         (
             Site(
-                "first", until="second", seeds=3, blueprint=("mlp", "gated", "conv"), layout=(1, 12)
+                "first",
+                until="second",
+                seeds=5,
+                blueprint=("mlp", "gated", "conv", "separable", "attention"),
+                layout=(1, 12),
             ),
-            Site("second", placement="inline", seeds=4, blueprint=("mlp", "affine")),
+            Site(
+                "second", placement="inline", seeds=4, blueprint=("mlp", "affine", "squeeze_excite")
+            ),
             Site("head", seeds=2, blueprint="low_rank"),
         ),
     ),
@@ -106,10 +112,15 @@ HOSTS = (
         Cnn,
         lambda: _normal(5, 2, 8, 8),
         (
-            Site("stem", seeds=2, blueprint=("conv", "mlp")),
-            Site("down", placement="inline", seeds=3, blueprint=("conv", "low_rank")),
-            Site("down.0", seeds=2, blueprint="conv"),
-            Site("head", seeds=2, blueprint=("conv", "mlp")),
+            Site("stem", seeds=3, blueprint=("conv", "mlp", "attention")),
+            Site(
+                "down",
+                placement="inline",
+                seeds=4,
+                blueprint=("conv", "low_rank", "squeeze_excite", "attention"),
+            ),
+            Site("down.0", seeds=2, blueprint=("conv", "separable")),
+            Site("head", seeds=3, blueprint=("conv", "mlp", "attention")),
         ),
     ),
     Host(
@@ -126,8 +137,19 @@ HOSTS = (
         Transformer,
         lambda: torch.randint(11, (4, 6), generator=torch.Generator().manual_seed(1)),
         (
-            Site("block", seeds=2, blueprint=("gated", "affine")),
-            Site("block.linear1", placement="inline", seeds=5),
+            Site(
+                "block",
+                seeds=4,
+                blueprint=("gated", "affine", "attention", "squeeze_excite"),
+                layout=("sequence", 6, 8),
+            ),
+            Site(
+                "block.linear1",
+                placement="inline",
+                seeds=5,
+                blueprint=("mlp", "attention"),
+                layout=("sequence", 6, 16),
+            ),
             Site("block.self_attn", seeds=2, blueprint="low_rank"),
             Site("embedding", placement="inline", seeds=2, blueprint="affine"),
         ),

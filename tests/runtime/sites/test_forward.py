@@ -108,7 +108,9 @@ def test_output_and_gradients_of_a_plain_loop(host: Host, alpha: float) -> None:
     found = host_gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-4), name
+        # Sums of thousands of float32 terms, some of which cancel.
+        scale = float(gradient.abs().max().clamp_min(1))
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * scale), name
 
 
 @every_host

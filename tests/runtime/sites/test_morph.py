@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kasmina.blueprints import SiteShape
 from kasmina.sites import Garden, Site, SiteError, morph
-from tests.runtime.sites.models import HOSTS, Host, Recurrent, Transformer, built
+from tests.runtime.sites.models import HOSTS, Host, Recurrent, Transformer, built, put
 
 every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
 
@@ -171,6 +171,56 @@ def test_the_declared_layout() -> None:
     assert shapes(model)["."] == SiteShape("parallel", 40, 6, (1, 40))
 
 
+class Tokens(nn.Module):
+    """A map of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map `[B, T, 4]` to `[B, T, 6]`."""
+        found: torch.Tensor = self.map(x)
+        return found
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(2, 5, 4)])
+def test_sequences_are_declared(example: torch.Tensor | None) -> None:
+    """Axis 1 is one of tokens where the layout says so; the rows of a site are tokens then."""
+    model = morph(Tokens(), [Site("map", layout=("sequence", 5, 4), seeds=1)], example=example)
+    shape = Garden.of(model).sites["map"].shape
+    assert (shape.layout, shape.sequence, shape.tokens, shape.positions) == ((5, 4), True, 5, 5)
+    flat = morph(nn.Linear(20, 6), [Site("", layout=("sequence", 5, 4), seeds=1)])
+    shape = Garden.of(flat).sites["."].shape
+    assert (shape.d_in, shape.tokens, shape.positions) == (20, 0, 1)
+
+
+def test_a_sequence_of_another_length_is_refused() -> None:
+    """Its rows could not be told apart; asleep the site does not care."""
+    sites = [
+        Site("1.map", layout=("sequence", 5, 4), seeds=1, blueprint="attention"),
+        Site(
+            "0",
+            features=4,
+            placement="inline",
+            layout=("sequence", 5, 4),
+            seeds=1,
+            blueprint="attention",
+        ),
+    ]
+    model = morph(nn.Sequential(nn.Identity(), Tokens()), sites)
+    garden = Garden.of(model)
+    model(torch.zeros(2, 3, 4))
+    for row in range(2):
+        put(garden, row, "STABILIZATION")
+        model(torch.zeros(2, 5, 4))
+        with pytest.raises(
+            SiteError, match=r"layout=\('sequence', 5, ...\) met \(2, 3, [46]\); its seeds"
+        ):
+            model(torch.zeros(2, 3, 4))
+        put(garden, row, "DORMANT")
+
+
 def test_options_reach_their_kind() -> None:
     """`options` are further arguments by kind."""
     site = Site("", blueprint=("mlp", "low_rank"), options={"mlp": {"activation": "gelu"}})
@@ -308,6 +358,23 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
             "site '0': parallel seeds read the input of '0', which is no tensor of floating-point "
             "numbers; use placement='inline' here"
         ),
+    ),
+    (
+        "sequence",
+        lambda: nn.Sequential(nn.Linear(3, 3)),
+        [Site("0", layout=("sequence", 7, 3), seeds=1)],
+        {"example": torch.zeros(2, 5, 3)},
+        (
+            "site '0': layout ('sequence', 7, 3) says 7 tokens of 3 features, but the example gives "
+            "(5, 3)"
+        ),
+    ),
+    (
+        "features of tokens",
+        lambda: nn.Sequential(nn.Linear(3, 3)),
+        [Site("0", layout=("sequence", 7, 4), placement="inline", seeds=1)],
+        {},
+        "site '0': layout ('sequence', 7, 4) says 7 tokens of 4 features, but it has 3",
     ),
     (
         "silent output",

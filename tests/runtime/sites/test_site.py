@@ -25,6 +25,16 @@ def test_kinds() -> None:
         ({"seeds": 0}, "seeds=0 and hidden=8 must both be 1 or more"),
         ({"hidden": -1}, "seeds=8 and hidden=-1 must both be 1 or more"),
         ({"blueprint": ()}, "blueprint is empty; name at least one kind"),
+        *[
+            (
+                {"layout": layout},
+                (
+                    f"layout {layout!r}; legal: (channels, length), (channels, height, width) or "
+                    "('sequence', tokens, features), whole numbers from 1 on"
+                ),
+            )
+            for layout in ((1,), (1, 0), [1, 40], (1, 40.0), ("sequence", 1, 2, 3), (1, True), ())
+        ],
         (
             {"options": {"conv": {"layers": 2}}},
             "options for conv, which the site does not grow; it grows mlp",
