@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 4a123494fb5fb7c9f8644df2f1d947ac20d3d5563e43305a8149e39fa479313c
 # template: source_map.py.jinja
-# body: e62f5b2792597a227db915049b927911
+# body: b40eaa404fcf4eaf226ee70a1ace6530
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -53,6 +53,10 @@ FILES: tuple[str, ...] = (
     "kernels/parallel_low_rank.py",
     "kernels/parallel_gated.py",
     "kernels/parallel_affine.py",
+    "messages/__init__.py",
+    "messages/types.py",
+    "messages/upgrades.py",
+    "messages/wire.py",
     "source_map.py",
 )
 
@@ -713,5 +717,34 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (152, 152, "kernels.yaml", 34, 3),
         (156, 156, "kernels.yaml", 34, 3),
         (158, 158, "kernels.yaml", 34, 3),
+    ),
+    "messages/types.py": (
+        (86, 87, "messages.yaml", 14, 3),
+        (102, 103, "messages.yaml", 22, 3),
+        (115, 116, "messages.yaml", 29, 3),
+        (125, 126, "messages.yaml", 35, 3),
+        (147, 154, "messages.yaml", 84, 3),
+        (179, 186, "messages.yaml", 91, 3),
+        (205, 212, "messages.yaml", 96, 3),
+        (231, 238, "messages.yaml", 101, 3),
+        (265, 272, "messages.yaml", 107, 3),
+        (294, 301, "messages.yaml", 113, 3),
+        (320, 327, "messages.yaml", 118, 3),
+        (343, 350, "messages.yaml", 121, 3),
+        (366, 373, "messages.yaml", 124, 3),
+        (395, 402, "messages.yaml", 131, 3),
+        (412, 419, "messages.yaml", 136, 3),
+        (438, 445, "messages.yaml", 144, 3),
+        (490, 497, "messages.yaml", 159, 3),
+        (519, 526, "messages.yaml", 169, 3),
+        (557, 564, "messages.yaml", 178, 3),
+        (595, 602, "messages.yaml", 187, 3),
+        (630, 637, "messages.yaml", 195, 3),
+        (659, 666, "messages.yaml", 202, 3),
+        (725, 732, "messages.yaml", 219, 3),
+        (754, 761, "messages.yaml", 226, 3),
+        (788, 795, "messages.yaml", 234, 3),
+        (829, 836, "messages.yaml", 248, 3),
+        (858, 865, "messages.yaml", 258, 3),
     ),
 }

@@ -3,7 +3,7 @@
 Covered: everything that changes behaviour or a generated table. Left out: prose (meanings, guard
 texts, which are covered by their trees), places, the file's name, the properties, which change
 what is proved and not what runs, the migrations: what is stored stays readable when one is
-declared, and the records and kernels, which have digests of their own.
+declared, and the records, kernels and messages, which have digests of their own.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import json
 from typing import Any
 
 from kasmina_generator.kernels.model import KernelSet
+from kasmina_generator.messages.model import MessageSchema
 from kasmina_generator.model import Spec
 from kasmina_generator.record_model import RecordSchema
 
 _LEFT_OUT = frozenset(
     [
         *("meaning", "nan_meaning", "none_meaning", "text", "place", "file", "digest"),
-        *("properties", "migrations", "record_files", "kernels"),
+        *("properties", "migrations", "record_files", "kernels", "message_file"),
     ]
 )
 _ORDER_FREE = frozenset({"attributes", "groups"})  # tables by name; the order changes nothing
 
 
-def digest_of(spec: Spec | RecordSchema | KernelSet) -> str:
+def digest_of(spec: Spec | RecordSchema | KernelSet | MessageSchema) -> str:
     """Return the SHA-256 of the spec's canonical form, in hexadecimal."""
     text = json.dumps(_canonical(spec), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from kasmina_generator.expression import Expression
     from kasmina_generator.kernels.model import KernelSet
+    from kasmina_generator.messages.model import MessageSchema
     from kasmina_generator.record_model import RecordSchema
 
 EventKind = Literal["command", "automatic"]
@@ -249,5 +250,6 @@ class Spec:
     migrations: tuple[Migration, ...]
     record_files: tuple[RecordSchema, ...]
     kernels: KernelSet | None
+    message_file: MessageSchema | None
     file: str
     digest: str

@@ -19,6 +19,7 @@ from kasmina_generator.fields import read_context, read_limits
 from kasmina_generator.finding import Log, SpecErrors
 from kasmina_generator.guard import Guard, Symbol, Symbols
 from kasmina_generator.kernels.kernels_file import read_kernels
+from kasmina_generator.messages.messages_file import read_messages
 from kasmina_generator.migration import read_migrations
 from kasmina_generator.model import ContextField, Limit, Spec, State, StateSchema
 from kasmina_generator.record import Record
@@ -69,6 +70,8 @@ def _read_file(path: Path, *, with_migrations: bool) -> Spec:
                 spec = replace(spec, record_files=read_records(top, path))
             if with_migrations and "kernels" in top:
                 spec = replace(spec, kernels=read_kernels(top, path, spec))
+            if with_migrations and "messages" in top:
+                spec = replace(spec, message_file=read_messages(top, path))
     log.raise_if_any()
     assert spec is not None
     return spec
@@ -102,6 +105,7 @@ def _read(top: Record, path: Path) -> Spec:
         migrations=(),
         record_files=(),
         kernels=None,
+        message_file=None,
         file=path.name,
         digest="",
     )

@@ -14,6 +14,7 @@ LIFECYCLE_SCHEMA = "kasmina/lifecycle@1"
 STATE_SCHEMA = "kasmina/state@1"
 RECORDS_SCHEMA = "kasmina/records@1"
 KERNELS_SCHEMA = "kasmina/kernels@1"
+MESSAGES_SCHEMA = "kasmina/messages@1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ RECORDS = {
             "migrations",
             "records",
             "kernels",
+            "messages",
         ),
     ),
     "attribute": Keys(("meaning", "values")),
@@ -87,6 +89,26 @@ RECORDS = {
     "placement": Keys(("files", "modes", "out", "meaning")),
     "map_kind": Keys(("maps", "hidden", "meaning"), ("options",)),
     "element_kind": Keys(("elementwise", "meaning"), ("options",)),
+    "messages_file": Keys(
+        ("schema", "name", "version", "meaning", "envelope", "groups", "messages"),
+        ("axes", "records", "upgrades"),
+    ),
+    "message_record": Keys(("meaning", "fields")),
+    "message_envelope": Keys(("meaning", "fields")),
+    "message_group": Keys(("meaning",), ("fields",)),
+    "message": Keys(("group", "meaning"), ("fields",)),
+    "upgrade": Keys(("from", "meaning"), ("envelope", "messages", "ended")),
+    "envelope_change": Keys((), ("rename", "add", "drop")),
+    "message_change": Keys((), ("was", "rename", "add", "drop")),
+    "int_value": Keys(("type", "unit", "meaning"), ("range", "default", "none")),
+    "float_value": Keys(("type", "unit", "meaning"), ("range", "default", "nan", "none")),
+    "bool_value": Keys(("type", "meaning"), ("default", "none")),
+    "str_value": Keys(("type", "length", "meaning"), ("default", "none")),
+    "bytes_value": Keys(("type", "length", "meaning"), ("none",)),
+    "choice_value": Keys(("type", "values", "meaning"), ("default", "none")),
+    "record_value": Keys(("type", "of", "meaning"), ("none",)),
+    "tuple_value": Keys(("type", "of", "length", "meaning")),
+    "column_value": Keys(("type", "dtype", "axis", "meaning"), ("unit", "range", "nan")),
 }
 
 GUARD_WORDS = ("epochs", "min_epochs", "max_epochs", "timed_out")
@@ -146,6 +168,17 @@ RECORD_WORDS = frozenset(
 # A field by such a name would hide a method, or a type that the fields after it need.
 FIELD_WORDS = frozenset(
     ["to_plain", "from_plain", "int", "float", "bool", "str", "tuple", "np"],
+)
+# What the module of a messages file has anyway; messages and their parts become classes in it.
+MESSAGE_CLASS_WORDS = frozenset(
+    [
+        *("Envelope", "Body", "Field", "Annotated", "Literal", "Meta", "NamedTuple", "Struct"),
+        *("AXES", "FIELDS", "GROUPS", "MESSAGES", "VERSION", "OLDEST", "DIGEST"),
+    ]
+)
+# A field by such a name would hide what tells messages apart, or a type that others need.
+MESSAGE_WORDS = frozenset(
+    [*("kind", "version", "body"), *("int", "float", "bool", "str", "bytes", "tuple", "math")],
 )
 
 

@@ -27,6 +27,9 @@ from kasmina_generator.kernels.kernels_file import BIASES, FILES, MODES, PLACEME
 from kasmina_generator.kernels.kernels_file import DTYPES as KERNEL_DTYPES
 from kasmina_generator.kernels.kind import MOST_CHOICES, MOST_MAPS
 from kasmina_generator.kernels.model import INPUT, OUT
+from kasmina_generator.messages.fields import DTYPES as MESSAGE_DTYPES
+from kasmina_generator.messages.fields import MOST_LENGTH as MOST_MESSAGE_LENGTH
+from kasmina_generator.messages.fields import TYPES as MESSAGE_TYPES
 from kasmina_generator.number import INT16_MAX
 from kasmina_generator.records_file import MOST_VERSION, TYPES
 from kasmina_generator.state_file import DTYPES as COLUMN_DTYPES
@@ -34,6 +37,7 @@ from kasmina_generator.state_file import MOST_LENGTH, ROLES
 from kasmina_generator.vocabulary import (
     KERNELS_SCHEMA,
     LIFECYCLE_SCHEMA,
+    MESSAGES_SCHEMA,
     MOST_NAME_LENGTH,
     RECORDS,
     RECORDS_SCHEMA,
@@ -46,6 +50,9 @@ STATE_RECORDS = {"state_file", "column"}
 KERNEL_RECORDS = {"kernels_file", "kernel_states", "state_set", "placement"}
 KERNEL_RECORDS |= {"map_kind", "element_kind"}
 RECORD_RECORDS = {"records_file", "record", *(f"{kind}_item" for kind in TYPES)}
+MESSAGE_RECORDS = {"messages_file", "message_record", "message_envelope", "message_group"}
+MESSAGE_RECORDS |= {"message", "upgrade", "envelope_change", "message_change"}
+MESSAGE_RECORDS |= {f"{kind}_value" for kind in MESSAGE_TYPES}
 MACHINES = ROOT / "tests" / "generator" / "machines"
 
 Json = dict[str, Any]
@@ -61,7 +68,9 @@ LIFECYCLE = load(kasmina_spec.LIFECYCLE_SCHEMA)
 STATE = load(kasmina_spec.STATE_SCHEMA)
 OBSERVED = load(kasmina_spec.RECORDS_SCHEMA)
 KERNELS = load(kasmina_spec.KERNELS_SCHEMA)
+MESSAGES = load(kasmina_spec.MESSAGES_SCHEMA)
 SCHEMAS = {"lifecycle": LIFECYCLE, "state": STATE, "records": OBSERVED, "kernels": KERNELS}
+SCHEMAS |= {"messages": MESSAGES}
 
 
 def specs() -> list[Path]:
@@ -76,6 +85,7 @@ def definition(record: str) -> Json:
     schema = OBSERVED if record in RECORD_RECORDS else LIFECYCLE
     schema = STATE if record in STATE_RECORDS else schema
     schema = KERNELS if record in KERNEL_RECORDS else schema
+    schema = MESSAGES if record in MESSAGE_RECORDS else schema
     found: Json = schema["$defs"][record]
     return found
 
@@ -93,9 +103,10 @@ def test_parser_and_schema_have_the_same_keys(record: str) -> None:
 def test_the_schemas_have_no_other_records() -> None:
     """Every record of a schema is one that the parser knows."""
     helpers = {"name", "lower", "text", "range"}
-    elsewhere = STATE_RECORDS | RECORD_RECORDS | KERNEL_RECORDS
+    elsewhere = STATE_RECORDS | RECORD_RECORDS | KERNEL_RECORDS | MESSAGE_RECORDS
     assert set(LIFECYCLE["$defs"]) - helpers == set(RECORDS) - elsewhere
     assert set(KERNELS["$defs"]) - helpers == KERNEL_RECORDS
+    assert set(MESSAGES["$defs"]) - helpers - {"length"} == MESSAGE_RECORDS
     assert set(OBSERVED["$defs"]) - helpers == RECORD_RECORDS
     assert set(STATE["$defs"]) - helpers == STATE_RECORDS
 
@@ -132,6 +143,7 @@ def test_bounds_and_choices_are_those_of_the_parser() -> None:
     types = {definition(f"{kind}_item")["properties"]["type"]["const"] for kind in TYPES}
     assert types == set(TYPES)
     check_kernels()
+    check_messages()
     kinds = ("float_field", "integer_field", "bool_field")
     dtypes = {definition(kind)["properties"]["dtype"]["const"] for kind in kinds}
     assert dtypes == set(FIELD_DTYPES)
@@ -159,6 +171,19 @@ def check_kernels() -> None:
         assert formula["maxLength"] == MOST_CHARACTERS
 
 
+def check_messages() -> None:
+    """Hold the numbers and names of a messages file."""
+    top = definition("messages_file")["properties"]
+    assert top["schema"] == {"const": MESSAGES_SCHEMA}
+    assert top["version"]["maximum"] == MOST_VERSION
+    assert definition("upgrade")["properties"]["from"]["maximum"] == MOST_VERSION
+    assert MESSAGES["$defs"]["length"]["items"]["maximum"] == MOST_MESSAGE_LENGTH
+    types = {definition(f"{kind}_value")["properties"]["type"]["const"] for kind in MESSAGE_TYPES}
+    assert types == set(MESSAGE_TYPES)
+    column = definition("column_value")["properties"]
+    assert column["dtype"]["enum"] == list(MESSAGE_DTYPES)
+
+
 def choices(schema: Json) -> list[Json]:
     """Return what one name, and each of a list, may be."""
     one, many = schema["oneOf"]
@@ -178,7 +203,7 @@ def test_there_are_specs_to_validate() -> None:
     names = {path.name for path in specs()}
     assert names >= {"lifecycle.yaml", "lifecycle_v1.yaml", "state.yaml", "state_v1.yaml"}
     assert names >= {"traffic_light.yaml", "orders.yaml", "orders_state.yaml", "observation.yaml"}
-    assert "kernels.yaml" in names
+    assert names >= {"kernels.yaml", "messages.yaml"}
 
 
 @pytest.mark.parametrize("path", specs(), ids=lambda path: path.name)

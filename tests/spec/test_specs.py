@@ -20,7 +20,7 @@ def default() -> Spec:
 def test_every_path_leads_to_a_file() -> None:
     """The package hands out paths and nothing else."""
     paths = [value for value in vars(kasmina_spec).values() if isinstance(value, Path)]
-    assert len(paths) == 11
+    assert len(paths) == 13
     assert all(path.exists() for path in paths)
 
 

@@ -39,6 +39,12 @@ TABLES = (
     "kernel states",
     "placement",
     "kind",
+    "messages file",
+    "message axis",
+    "message",
+    "message field",
+    "upgrade",
+    "upgrade step",
 )
 
 
@@ -79,6 +85,7 @@ def tables(spec: Spec) -> dict[str, Table]:
         },
         **_record_tables(spec),
         **_kernel_tables(spec),
+        **_message_tables(spec),
     }
     assert tuple(found) == TABLES
     return found
@@ -115,6 +122,30 @@ def _kernel_tables(spec: Spec) -> dict[str, Table]:
     for table, items in parts.items():
         rows = (Row(f"{table} '{item.name}'", item, item.place, "kernels") for item in items)
         found[table] = {row.record.name: row for row in rows}
+    return found
+
+
+def _message_tables(spec: Spec) -> dict[str, Table]:
+    file = spec.message_file
+    names = TABLES[TABLES.index("messages file") :]
+    found: dict[str, Table] = {name: {} for name in names}
+    if file is None:
+        return found
+    found["messages file"]["messages"] = Row(f"messages file '{file.name}'", file, file.place)
+    holders = [*file.parts, *file.message_groups, *file.messages, file.envelope]
+    inside: list[tuple[str, str, str, Any]] = [
+        *(("message axis", axis.name, "messages", axis) for axis in file.axes),
+        *(("message", holder.name, "messages", holder) for holder in holders),
+        *(("message field", f"{h.name}.{f.name}", h.name, f) for h in holders for f in h.fields),
+        *(("upgrade", str(upgrade.start), "messages", upgrade) for upgrade in file.upgrades),
+        *(
+            ("upgrade step", f"{upgrade.start}.{change.name or 'envelope'}", "", change)
+            for upgrade in file.upgrades
+            for change in upgrade.changes
+        ),
+    ]
+    for table, name, outer, item in inside:
+        found[table][name] = Row(f"{table} '{name}'", item, item.place, outer)
     return found
 
 

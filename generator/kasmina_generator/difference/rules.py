@@ -9,13 +9,14 @@ from kasmina_generator.difference.declarations import DECLARATIONS
 from kasmina_generator.difference.edges import EDGES
 from kasmina_generator.difference.kernels import KERNELS
 from kasmina_generator.difference.matching import Pair
+from kasmina_generator.difference.messages import MESSAGES
 from kasmina_generator.difference.record_files import RECORD_FILES
 from kasmina_generator.difference.records import CLASSES, Change, Comparison, Found
 from kasmina_generator.difference.rule import Rule, place_of
 from kasmina_generator.difference.whole import WHOLE
 from kasmina_generator.model import Spec
 
-RULES: tuple[Rule, ...] = (*WHOLE, *DECLARATIONS, *EDGES, *RECORD_FILES, *KERNELS)
+RULES: tuple[Rule, ...] = (*WHOLE, *DECLARATIONS, *EDGES, *RECORD_FILES, *KERNELS, *MESSAGES)
 
 
 def compare(old: Spec, new: Spec) -> Comparison:
@@ -39,13 +40,13 @@ def _unexplained(old: Spec, new: Spec, found: list[Change]) -> bool:
 
 
 def _digests(spec: Spec) -> set[str]:
-    records = {file.digest for file in spec.record_files}
-    return {spec.digest, *records, *([spec.kernels.digest] if spec.kernels else [])}
+    named = [*spec.record_files, spec.kernels, spec.message_file]
+    return {spec.digest, *(file.digest for file in named if file)}
 
 
 def _digest(pair: Pair) -> Iterator[Found]:
     digests = f"{pair.before.digest}, is {pair.new.digest}"
-    what = f"digest was {digests} (or one of a records or kernels file), and no other rule says why"
+    what = f"digest was {digests} (or one of a file that it names), and no other rule says why"
     yield Found("spec", what, place_of(pair, old=True), place_of(pair, old=False))
 
 

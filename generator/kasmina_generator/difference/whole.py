@@ -100,7 +100,8 @@ def _files(spec: Spec) -> dict[str, str]:
     columns = {spec.columns.place.file: "<columns>"} if spec.columns else {}
     records = {file.file: f"<{file.name}>" for file in spec.record_files}
     kernels = {spec.kernels.file: "<kernels>"} if spec.kernels else {}
-    return {**records, **kernels, **columns, spec.file: "<spec>"}
+    messages = {spec.message_file.file: "<messages>"} if spec.message_file else {}
+    return {**records, **kernels, **messages, **columns, spec.file: "<spec>"}
 
 
 def _member_order(pair: Pair) -> Iterator[Found]:
@@ -155,7 +156,7 @@ WHOLE = (
     Rule("position", "table", "what is passed or listed by position has another order",
          "build again; code that passes values by position must be told",
          reordered("context field", "limit", "column", "migration", "axis", "record",
-                   "record field")),
+                   "record field", "message axis", "message", "message field")),
     Rule("meaning", "source", "what something means is said in other words",
          "generated comments change", _meanings),
     Rule("members", "table", "a list names the same in another order",

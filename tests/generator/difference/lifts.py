@@ -45,6 +45,54 @@ kinds:
   blade: {maps: {turn: bias, lean: no bias}, hidden: f(turn) * lean, options: {f: [relu, tanh]}, meaning: One.}
   vent: {elementwise: x * width, meaning: None turns.}
 """
+RADIO = """\
+schema: kasmina/messages@1
+name: radio
+version: 3
+meaning: What lifts tell each other.
+axes:
+  floors: One entry a floor.
+records:
+  Where:
+    meaning: A place.
+    fields:
+      floor: {type: int, unit: floors, range: [0, 99], meaning: Its number.}
+envelope:
+  meaning: Around all.
+  fields:
+    id: {type: str, length: [1, 64], meaning: Its name.}
+groups:
+  order:
+    meaning: What is asked.
+    fields:
+      lift: {type: str, length: [1, 64], meaning: Of which one.}
+  report:
+    meaning: What was seen.
+    fields:
+      tick: {type: int, unit: ticks, meaning: When.}
+messages:
+  Go:
+    group: order
+    meaning: Move.
+    fields:
+      to: {type: record, of: Where, meaning: Where to.}
+      gently: {type: bool, default: false, meaning: Somebody is ill.}
+      how: {type: choice, values: [fast, slow], default: fast, meaning: At which speed.}
+  Load:
+    group: report
+    meaning: What it carries.
+    fields:
+      weight: {type: float, unit: kg, range: [0, 2000], nan: Not weighed., none: No scales., meaning: Of all.}
+      waiting: {type: column, dtype: int32, axis: floors, unit: people, meaning: At each.}
+      notes: {type: tuple, of: str, length: [0, 9], meaning: By hand.}
+upgrades:
+  - {from: 1, meaning: The caller is told no more., messages: {Move: {drop: caller}}, ended: {Sing: Nobody listens.}}
+  - from: 2
+    meaning: Words changed.
+    envelope: {rename: {name: id}}
+    messages:
+      Go: {was: Move, add: {gently: true}, rename: {target: to}}
+"""
 OLD_LIFT = """\
 schema: kasmina/lifecycle@1
 name: old_lift
@@ -132,6 +180,7 @@ properties:
   - {name: nobody holds it for ever, ctl: "AG(WAIT -> EF enabled(leave))"}
 records: panel.yaml
 kernels: fans.yaml
+messages: radio.yaml
 migrations:
   - from: {file: old_lift.yaml, digest: DIGEST}
     states: {HALT: IDLE, RIDE: MOVE}
@@ -145,6 +194,7 @@ def write(
     columns: str = COLUMNS,
     panel: str = PANEL,
     fans: str = FANS,
+    radio: str = RADIO,
     name: str = "lift.yaml",
 ) -> Path:
     """Write the lift and the files that it names into a new folder."""
@@ -153,6 +203,7 @@ def write(
     (folder / "lift_state.yaml").write_text(columns)
     (folder / "panel.yaml").write_text(panel)
     (folder / "fans.yaml").write_text(fans)
+    (folder / "radio.yaml").write_text(radio)
     digest = read_spec(folder / "old_lift.yaml").digest
     path = folder / name
     path.write_text(text.replace("DIGEST", digest))
@@ -165,9 +216,10 @@ def lift(
     columns: str = COLUMNS,
     panel: str = PANEL,
     fans: str = FANS,
+    radio: str = RADIO,
 ) -> Spec:
     """Read a lift."""
-    return read_spec(write(folder, text, columns, panel, fans))
+    return read_spec(write(folder, text, columns, panel, fans, radio))
 
 
 Edit = tuple[str, str]
@@ -179,12 +231,14 @@ def edited(
     columns: Collection[Edit] = (),
     panel: Collection[Edit] = (),
     fans: Collection[Edit] = (),
+    radio: Collection[Edit] = (),
     *,
     back: bool = False,
 ) -> Comparison:
     """Compare the lift with an edit of it: texts replaced in the spec and the files that it names."""
     texts = []
-    for text, edits in ((LIFT, changes), (COLUMNS, columns), (PANEL, panel), (FANS, fans)):
+    every = (LIFT, COLUMNS, PANEL, FANS, RADIO)
+    for text, edits in zip(every, (changes, columns, panel, fans, radio), strict=True):
         for old, new in edits:
             text = spoil(text, old, new)
         texts.append(text)

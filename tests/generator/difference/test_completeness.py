@@ -16,6 +16,7 @@ from kasmina_generator.difference import compare
 from kasmina_generator.digest import digest_of
 from kasmina_generator.expression import Truth
 from kasmina_generator.kernels import model as kernels
+from kasmina_generator.messages import model as messages
 from kasmina_generator.model import Group, Spec
 from kasmina_generator.vocabulary import BUILT_IN_GROUPS
 from tests.generator.difference.lifts import lift
@@ -31,7 +32,10 @@ KERNELS = (
     *(f".kernels.kinds[1].{field}" for field in ("maps", "options")),
 )
 # Records that are held alone and mutated inside; a formula changes as a whole.
-_INSIDE = (model.Place, model.StateSchema, model.Column, kernels.KernelSet, kernels.StateSet)
+_INSIDE = (
+    *(model.Place, model.StateSchema, model.Column, kernels.KernelSet, kernels.StateSet),
+    *(messages.MessageSchema, messages.MessagePart),
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Spec:
 
 def test_the_lift_has_one_of_everything(spec: Spec) -> None:
     """Every field of every record of the model is mutated somewhere."""
-    everything = {**vars(model), **vars(record_model), **vars(kernels)}
+    everything = {**vars(model), **vars(record_model), **vars(kernels), **vars(messages)}
     found = [item for item in everything.values() if isinstance(item, type)]
     records = [item for item in found if dataclasses.is_dataclass(item)]
     records.remove(kernels.Variant)  # made of a kind
@@ -117,6 +121,8 @@ def test_the_lift_has_one_of_everything(spec: Spec) -> None:
         "Spec.kernels",
         "KernelSet.mixing",
         "KernelSet.joint",
+        "Spec.message_file",
+        "MessageSchema.envelope",
     }
     nested |= {"StateSet.name", "StateSet.codes"}  # their own fields stand for them
     nested |= {name for name in fields if name.endswith(".place")}
@@ -131,7 +137,12 @@ def test_every_field_of_every_record_is_covered_by_a_rule(spec: Spec) -> None:
         for mutant in every(spec)
         if not [c for c in compare(spec, mutant.spec).changes if c.rule != "digest"]
     ]
-    assert silent == [".record_files[0].digest", ".kernels.digest", ".digest"]
+    assert silent == [
+        ".record_files[0].digest",
+        ".kernels.digest",
+        ".message_file.digest",
+        ".digest",
+    ]
     (change,) = compare(spec, replace(spec, digest="0" * 64)).changes
     assert (change.rule, change.kind) == ("digest", "behaviour")
 

@@ -159,6 +159,32 @@ FAN_EDITS: list[tuple[str, str, set[str]]] = [
 ]  # fmt: skip
 
 
+RADIO_EDITS: list[tuple[str, str, set[str]]] = [
+    ("name: radio", "name: horn", {"messages_version"}),
+    ("  floors: One entry a floor.\n", "  floors: One entry a floor.\n  doors: One a door.\n",
+     {"message_axes", "moved"}),
+    ("One entry a floor.", "One a floor.", {"meaning"}),
+    ("  Load:\n", "  Halt: {group: order, meaning: Stand.}\n  Load:\n", {"message_added", "moved"}),
+    ("group: report\n    meaning: What it carries.", "group: order\n    meaning: What it carries.",
+     {"message_group"}),
+    ("      gently: {type", "      soon: {type: bool, meaning: Now.}\n      gently: {type",
+     {"message_field_added", "moved"}),
+    ("      notes: {type: tuple, of: str, length: [0, 9], meaning: By hand.}\n", "",
+     {"message_field_removed", "moved"}),
+    ("dtype: int32", "dtype: int64", {"message_field_type", "message_field_bounds"}),
+    ("[fast, slow]", "[fast, slow, still]", {"message_field_type"}),
+    ("unit: kg", "unit: lb", {"message_field_unit"}),
+    ("[0, 9]", "[1, 9]", {"message_field_bounds"}),
+    ("nan: Not weighed., ", "", {"message_field_missing", "meaning"}),
+    ("default: fast", "default: slow", {"message_field_missing"}),
+    ("gently: true", "gently: false", {"message_upgrades"}),
+    ("rename: {target: to}", "rename: {goal: to}", {"message_upgrades"}),
+    ("drop: caller", "drop: [caller, ear]", {"message_upgrades"}),
+    ("Nobody listens.", "Nobody sings.", {"message_upgrades"}),
+    ("Words changed.", "Words are others.", {"meaning"}),
+]  # fmt: skip
+
+
 def rules_of(changes: tuple[Change, ...]) -> set[str]:
     """The names of the rules that found something."""
     return {change.rule for change in changes}
@@ -200,6 +226,28 @@ def test_an_edit_of_the_kernels_triggers_exactly_these_rules(
 ) -> None:
     """One text of the kernels file replaced."""
     assert rules_of(edited(tmp_path, fans=[edit[:2]]).changes) == edit[2]
+
+
+@pytest.mark.parametrize("edit", RADIO_EDITS, ids=_id)
+def test_an_edit_of_the_messages_triggers_exactly_these_rules(
+    tmp_path: Path, edit: tuple[str, str, set[str]]
+) -> None:
+    """One text of the messages file replaced."""
+    assert rules_of(edited(tmp_path, radio=[edit[:2]]).changes) == edit[2]
+
+
+def test_a_messages_file_or_a_message_that_comes_or_goes_is_told_once(tmp_path: Path) -> None:
+    """What is in it is not told besides."""
+    edit = ("messages: radio.yaml\n", "")
+    found = []
+    for name, back in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        found.append(rules_of(edited(tmp_path / name, [edit], back=back).changes))
+    assert found == [{"messages_removed", "moved"}, {"messages_added", "moved"}]
+    (tmp_path / "c").mkdir()
+    (more,) = (edit for edit in RADIO_EDITS if "message_added" in edit[2])
+    back = edited(tmp_path / "c", radio=[more[:2]], back=True)
+    assert rules_of(back.changes) == {"message_removed", "moved"}
 
 
 def test_a_kernels_file_that_comes_or_goes_is_told_once(tmp_path: Path) -> None:
@@ -418,10 +466,11 @@ def test_an_order_is_harmless_only_by_proof(tmp_path: Path) -> None:
 def test_every_rule_is_triggered_by_some_edit() -> None:
     """No rule without a test, no test of a rule that is gone, at least 25 rules in four classes."""
     tested = set[str]().union(
-        *(edit[2] for edit in (*SPEC_EDITS, *COLUMN_EDITS, *PANEL_EDITS, *FAN_EDITS))
+        *(edit[2] for edit in (*SPEC_EDITS, *COLUMN_EDITS, *PANEL_EDITS, *FAN_EDITS, *RADIO_EDITS))
     )
     tested = tested.union(*(rules for _, rules in (*SEVERAL.values(), *BACKWARDS.values())))
     tested |= {"axis_removed", "record_removed", "file", "edge_recycle", "migration_origin"}
+    tested |= {"messages_added", "messages_removed", "message_removed"}
     tested |= {"kernels_added", "kernels_removed", "placement_removed"}
     names = [rule.name for rule in RULES]
     assert tested == set(names)
