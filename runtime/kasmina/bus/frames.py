@@ -6,11 +6,13 @@ the one before it. Every number is read back to the bit, or within the bound tha
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import blake3
 import msgspec
 import numpy as np
 import zstandard
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from kasmina.bus.errors import BusError
 from kasmina.bus.packing import (
     DTYPES,
-    LOSSLESS,
+    EXACT,
     Coding,
     Precision,
     applies,
@@ -30,8 +32,10 @@ from kasmina.bus.packing import (
     to_words,
     width,
 )
+from kasmina_generated.messages.types import FIELDS, LayerHealth, TelemetryBatch
 
 Array = NDArray[Any]
+Shape = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 LARGEST_BATCH = 1 << 26  # bytes of all columns; a reader never makes room for more
 _LEVEL = 1  # level 3 takes twice the time and saves 1% of telemetry
@@ -48,32 +52,78 @@ class MissingKeyframe(BusError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HealthFrame:
-    """The health of the seeds of one source at one moment.
+    """The health of the seeds of one site at one moment.
 
     Attributes:
+        run: its name.
+        site: path of the site.
         epoch: epochs finished.
         step: optimizer steps made.
-        time: seconds since 1970.
         columns: by name, each `[seeds]` and of a dtype of `DTYPES`.
+        first: slot of the first entry.
+        gradient_ratio: RMS of the loss gradient at the site's output over the output's RMS; NaN
+            where nothing was recorded.
     """
 
+    run: str
+    site: str
     epoch: int
     step: int
-    time: float
     columns: Mapping[str, Array]
+    first: int = 0
+    gradient_ratio: float = math.nan
 
     @property
     def nbytes(self) -> int:
         """Bytes of the columns."""
         return sum(column.nbytes for column in self.columns.values())
 
-    def shape(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    @property
+    def source(self) -> tuple[str, str, int]:
+        """What a stream of deltas is of."""
+        return self.run, self.site, self.first
+
+    def shape(self) -> Shape:
         """What must be equal in all frames of a batch: names, dtypes and seeds."""
         return tuple((name, str(c.dtype), c.shape) for name, c in self.columns.items())
 
 
+def frame_of(health: LayerHealth) -> HealthFrame:
+    """Return a message as a frame; the columns are read-only views of its bytes."""
+    columns = {
+        name: np.frombuffer(getattr(health, name), np.dtype(dtype)) for name, dtype in _COLUMNS
+    }
+    return HealthFrame(
+        health.run, health.site, health.epoch, health.step, columns, health.first,
+        health.gradient_ratio,
+    )  # fmt: skip
+
+
+def message_of(frame: HealthFrame) -> LayerHealth:
+    """Return a frame as a message.
+
+    Raises:
+        BadHealth: its columns are not those of the message.
+    """
+    found = tuple((name, str(column.dtype)) for name, column in frame.columns.items())
+    if sorted(found) != sorted(_COLUMNS):
+        raise BadHealth(f"columns are {found}; those of the message are {_COLUMNS}")
+    return LayerHealth(
+        run=frame.run,
+        site=frame.site,
+        epoch=frame.epoch,
+        step=frame.step,
+        first=frame.first,
+        gradient_ratio=frame.gradient_ratio,
+        **{name: column.tobytes() for name, column in frame.columns.items()},
+    )
+
+
+_COLUMNS = tuple((f.name, f.of or "") for f in FIELDS["LayerHealth"] if f.type == "column")
+
+
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Name = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class ColumnHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -86,60 +136,40 @@ class ColumnHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, arra
     raw: Count
 
 
-class HealthBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="health"):
-    """Several frames of one source, packed.
+class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What the `data` of a batch holds; `session` tells two lives of a publisher apart."""
 
-    `session` tells two lives of a publisher apart; `number` counts its batches of this source from
-    0; `dropped` counts the frames that it had to drop since the batch before.
-    """
-
-    source: Name
     session: Count
-    number: Count
-    key: bool
-    dropped: Count
+    run: Name
+    site: Name
+    first: Count
     seeds: Annotated[int, Meta(ge=0, le=1 << 26)]
     epochs: Annotated[list[Count], Meta(min_length=1, max_length=65_536)]
     steps: Annotated[list[Count], Meta(max_length=65_536)]
-    times: Annotated[list[float], Meta(max_length=65_536)]
+    ratios: Annotated[list[float], Meta(max_length=65_536)]
     columns: Annotated[list[ColumnHeader], Meta(max_length=256)]
     content: bytes
-
-
-def to_bytes(batch: HealthBatch) -> bytes:
-    """Return a batch as msgpack."""
-    return msgspec.msgpack.encode(batch)
-
-
-def from_bytes(data: bytes) -> HealthBatch:
-    """Read what `to_bytes` wrote; raises `BadHealth` for anything else."""
-    try:
-        return msgspec.msgpack.decode(data, type=HealthBatch)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BadHealth(f"{len(data)} bytes that are no batch of health: {error}") from None
 
 
 class HealthEncoder:
     """Packs the frames of one source; for one thread.
 
     Args:
-        source: whose health it is, e.g. run/site.
         session: differs from that of any other encoder of the source.
-        precision: of all columns of floats, or by name; what is not named is lossless.
+        precision: of all columns of floats, or by name; what is not named is exact.
         key_every: batches from one key batch to the next, 1 or more.
     """
 
     def __init__(
         self,
-        source: str,
         session: int,
         *,
-        precision: Precision | Mapping[str, Precision] = LOSSLESS,
+        precision: Precision | Mapping[str, Precision] = EXACT,
         key_every: int = 32,
     ) -> None:
-        self._source, self._session, self._precision = source, session, precision
-        self._key_every, self._number, self._since_key = key_every, 0, 0
-        self._shape: tuple[Any, ...] | None = None
+        self._session, self._precision, self._key_every = session, precision, key_every
+        self._number = self._key = 0  # of the next batch, and of the last key batch
+        self._shape: Shape | None = None
         self._words: dict[str, Array] = {}  # of the last frame, by column
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
 
@@ -147,119 +177,140 @@ class HealthEncoder:
         """Let the next batch be a key batch, because this one may not have arrived."""
         self._shape = None
 
-    def encode(self, frames: Sequence[HealthFrame], *, dropped: int = 0) -> HealthBatch:
+    def encode(self, frames: Sequence[HealthFrame], *, dropped: int = 0) -> TelemetryBatch:
         """Pack frames, one or more, of equal shape.
 
         Raises:
             BadHealth: they are not equal, too large, or of a dtype that cannot be packed.
         """
-        shape = frames[0].shape()
-        seeds = _check(frames, shape)
-        key = shape != self._shape or self._since_key >= self._key_every
+        first, shape = frames[0], frames[0].shape()
+        seeds = check_frames(frames, shape)
+        if shape != self._shape or self._number - self._key >= self._key_every:
+            self._key = self._number
         headers, parts = [], list[bytes]()
         for name, dtype, _ in shape:
-            column = np.stack([np.asarray(frame.columns[name]) for frame in frames])
-            precision = self._of(name, dtype)
-            words, raw = to_words(column, precision)
-            before = np.zeros(seeds, words.dtype) if key else self._words[name]
-            parts += [to_planes(words, before), raw.tobytes(), column.reshape(-1)[raw].tobytes()]
-            headers.append(ColumnHeader(name, dtype, precision.coding, precision.bound, len(raw)))
-            self._words[name] = words[-1].copy()
-        batch = HealthBatch(
-            source=self._source,
+            header, column = self._column(name, dtype, seeds, frames)
+            headers.append(header)
+            parts += column
+        content = b"".join(parts)
+        packed = Packed(
             session=self._session,
-            number=self._number,
-            key=key,
-            dropped=dropped,
+            run=first.run,
+            site=first.site,
+            first=first.first,
             seeds=seeds,
             epochs=[frame.epoch for frame in frames],
             steps=[frame.step for frame in frames],
-            times=[frame.time for frame in frames],
+            ratios=[frame.gradient_ratio for frame in frames],
             columns=headers,
-            content=self._compressor.compress(b"".join(parts)),
+            content=self._compressor.compress(content),
         )
         self._shape, self._number = shape, self._number + 1
-        self._since_key = 1 if key else self._since_key + 1
-        return batch
+        codings = {header.coding for header in headers}
+        return TelemetryBatch(
+            stream=stream_name(*first.source),
+            frame=self._number - 1,
+            keyframe=self._key,
+            messages=len(frames),
+            codec="zstd",
+            precision=next((c for c in ("bounded", "float16") if c in codings), "exact"),
+            bound=max((header.bound for header in headers), default=0.0),
+            size=len(content),
+            dropped=dropped,
+            data=msgspec.msgpack.encode(packed),
+        )
+
+    def _column(
+        self, name: str, dtype: str, seeds: int, frames: Sequence[HealthFrame]
+    ) -> tuple[ColumnHeader, list[bytes]]:
+        column = np.stack([frame.columns[name] for frame in frames])
+        precision = self._of(name, dtype)
+        words, raw = to_words(column, precision)
+        key = self._key == self._number
+        before = np.zeros(seeds, words.dtype) if key else self._words[name]
+        self._words[name] = words[-1].copy()
+        header = ColumnHeader(name, dtype, precision.coding, precision.bound, len(raw))
+        planes = to_planes(words, before)
+        return header, [planes, raw.tobytes(), column.reshape(-1)[raw].tobytes()]
 
     def _of(self, name: str, dtype: str) -> Precision:
         if isinstance(self._precision, Precision):
             return applies(self._precision, dtype)
-        return applies(self._precision.get(name, LOSSLESS), dtype)
+        return applies(self._precision.get(name, EXACT), dtype)
 
 
 @dataclass(slots=True)
 class _Source:
-    """What a decoder knows of a source."""
+    """What a decoder knows of a stream."""
 
     session: int
-    number: int
+    frame: int
     layout: tuple[Any, ...]
     words: list[Array]
 
 
 class HealthDecoder:
-    """Unpacks batches of many sources; for one thread.
+    """Unpacks batches of many streams; for one thread.
 
     Args:
-        sources: whose last frame is kept; of more, those that were quiet longest wait for a key
-            batch.
+        sources: streams whose last frame is kept; of more, those that were quiet longest wait for a
+            key batch.
     """
 
     def __init__(self, sources: int = 256) -> None:
         self._limit = sources
         self._sources: OrderedDict[str, _Source] = OrderedDict()
 
-    def decode(self, batch: HealthBatch) -> list[HealthFrame]:
+    def decode(self, batch: TelemetryBatch) -> list[HealthFrame]:
         """Unpack a batch; its columns are views of one array a column.
 
         Raises:
             BadHealth: the batch is not what it says.
             MissingKeyframe: it needs a batch that did not come.
         """
-        before = self._before(batch)
-        content = _decompress(batch)
+        packed = _packed(batch)
+        before = self._before(batch, packed)
+        content = _decompress(batch, packed)
         words, columns, at = [], {}, 0
-        for header, last in zip(batch.columns, before, strict=True):
-            now, column, at = _column(batch, header, last, content, at)
-            words.append(now)
+        for header, last in zip(packed.columns, before, strict=True):
+            now, column, at = _column(packed, header, last, content, at)
+            words.append(now[-1].copy())
             columns[header.name] = column
-        self._sources[batch.source] = _Source(
-            batch.session, batch.number, _layout(batch), [each[-1].copy() for each in words]
-        )
-        self._sources.move_to_end(batch.source)
+        self._sources[batch.stream] = _Source(packed.session, batch.frame, _layout(packed), words)
+        self._sources.move_to_end(batch.stream)
         if len(self._sources) > self._limit:
             self._sources.popitem(last=False)
+        rows = zip(packed.epochs, packed.steps, packed.ratios, strict=True)
         return [
-            HealthFrame(epoch, step, time, {name: c[at] for name, c in columns.items()})
-            for at, (epoch, step, time) in enumerate(
-                zip(batch.epochs, batch.steps, batch.times, strict=True)
+            HealthFrame(
+                packed.run, packed.site, epoch, step, {n: c[at] for n, c in columns.items()},
+                packed.first, ratio,
             )
-        ]
+            for at, (epoch, step, ratio) in enumerate(rows)
+        ]  # fmt: skip
 
-    def _before(self, batch: HealthBatch) -> list[Array]:
-        _check_header(batch)
-        if batch.key:
-            types = [f"<u{width(each.dtype, _precision(each))}" for each in batch.columns]
-            return [np.zeros(batch.seeds, dtype) for dtype in types]
-        known = self._sources.get(batch.source)
-        follows = known is not None and (known.session, known.number + 1, known.layout) == (
-            batch.session,
-            batch.number,
-            _layout(batch),
-        )
-        if known is None or not follows:
-            self._sources.pop(batch.source, None)
+    def _before(self, batch: TelemetryBatch, packed: Packed) -> list[Array]:
+        if batch.keyframe == batch.frame:
+            types = [f"<u{width(each.dtype, _precision(each))}" for each in packed.columns]
+            return [np.zeros(packed.seeds, dtype) for dtype in types]
+        known = self._sources.get(batch.stream)
+        expected = (packed.session, batch.frame - 1, _layout(packed))
+        if known is None or (known.session, known.frame, known.layout) != expected:
+            self._sources.pop(batch.stream, None)
             raise MissingKeyframe(
-                f"batch {batch.number} of {batch.source!r} needs batch {batch.number - 1}, which "
-                "was not read; frames can be read again from its next key batch on"
+                f"frame {batch.frame} of {batch.stream!r} needs frame {batch.frame - 1}, which was "
+                "not read; it can be read again from its next keyframe on"
             )
         return known.words
 
 
-def _check(
-    frames: Sequence[HealthFrame], shape: tuple[tuple[str, str, tuple[int, ...]], ...]
-) -> int:
+def stream_name(run: str, site: str, first: int) -> str:
+    """The name of a stream of deltas; a long one by its digest."""
+    name = f"{run}/{site}" + (f"[{first}:]" if first else "")
+    return name if len(name) <= 256 else f"blake3 {blake3.blake3(name.encode()).hexdigest()}"
+
+
+def check_frames(frames: Sequence[HealthFrame], shape: Shape) -> int:
     """Refuse frames that make no batch; returns the seeds."""
     sizes = {size for _, _, size in shape}
     if any(len(size) != 1 for size in sizes) or len(sizes) > 1:
@@ -267,41 +318,51 @@ def _check(
     for name, dtype, _ in shape:
         if dtype not in DTYPES:
             raise BadHealth(f"column {name!r} is {dtype}; legal are {', '.join(DTYPES)}")
-    if any(frame.shape() != shape for frame in frames):
-        raise BadHealth("the frames of a batch differ in names, dtypes or seeds: send them apart")
+    source = frames[0].source
+    if any(frame.shape() != shape or frame.source != source for frame in frames):
+        raise BadHealth(
+            "the frames of a batch differ in site, names, dtypes or seeds: send them apart"
+        )
     if (size := sum(frame.nbytes for frame in frames)) > LARGEST_BATCH:
         raise BadHealth(f"{size} bytes of frames; a batch holds at most {LARGEST_BATCH}")
     return sizes.pop()[0] if sizes else 0
 
 
-def _check_header(batch: HealthBatch) -> None:
-    frames = len(batch.epochs)
-    names = {header.name for header in batch.columns}
-    if not (frames == len(batch.steps) == len(batch.times) and len(names) == len(batch.columns)):
+def _packed(batch: TelemetryBatch) -> Packed:
+    """Read what a batch holds, and hold it against what the batch says."""
+    where = f"frame {batch.frame} of {batch.stream!r}"
+    try:
+        packed = msgspec.msgpack.decode(batch.data, type=Packed)
+    except (ValueError, RecursionError) as error:
+        raise BadHealth(f"{where}: its data holds no frames: {error}") from None
+    frames, numbers = len(packed.epochs), len(packed.epochs) * packed.seeds
+    names = {header.name for header in packed.columns}
+    counts = {frames, len(packed.steps), len(packed.ratios), batch.messages}
+    if len(counts) > 1 or len(names) < len(packed.columns) or batch.keyframe > batch.frame:
         raise BadHealth(
-            f"batch {batch.number} of {batch.source!r}: epochs, steps and times differ in number, "
-            "or a column stands twice"
+            f"{where}: messages, epochs, steps and ratios differ in number, a column stands twice, "
+            "or its keyframe comes after it"
         )
-    for header in batch.columns:
-        if header.dtype not in DTYPES or header.raw > frames * batch.seeds:
+    for header in packed.columns:
+        if header.dtype not in DTYPES or header.raw > numbers:
             raise BadHealth(
-                f"batch {batch.number} of {batch.source!r}: column {header.name!r} has dtype "
-                f"{header.dtype!r} and {header.raw} of {frames * batch.seeds} numbers as they are"
+                f"{where}: column {header.name!r} has dtype {header.dtype!r} and {header.raw} of "
+                f"{numbers} numbers as they are"
             )
-    if _size(batch) > 3 * LARGEST_BATCH:  # at worst every number goes with its position as well
-        raise BadHealth(
-            f"batch {batch.number} of {batch.source!r} would take {_size(batch)} bytes; at most "
-            f"{3 * LARGEST_BATCH} are read"
-        )
+    if batch.size > 3 * LARGEST_BATCH:  # at worst every number goes with its position as well
+        raise BadHealth(f"{where} would take {batch.size} bytes; at most {3 * LARGEST_BATCH}")
+    if (size := _size(packed)) != batch.size:
+        raise BadHealth(f"{where} says {batch.size} bytes, and its columns take {size}")
+    return packed
 
 
-def _size(batch: HealthBatch) -> int:
+def _size(packed: Packed) -> int:
     """Bytes of the content before compression."""
-    numbers = len(batch.epochs) * batch.seeds
+    numbers = len(packed.epochs) * packed.seeds
     return sum(
         numbers * width(each.dtype, _precision(each))
         + each.raw * (4 + np.dtype(each.dtype).itemsize)
-        for each in batch.columns
+        for each in packed.columns
     )
 
 
@@ -315,20 +376,24 @@ def _precision(header: ColumnHeader) -> Precision:
     return precision
 
 
-def _layout(batch: HealthBatch) -> tuple[Any, ...]:
-    columns = ((each.name, each.dtype, each.coding, each.bound) for each in batch.columns)
-    return (batch.seeds, *columns)
+def _layout(packed: Packed) -> tuple[Any, ...]:
+    columns = ((each.name, each.dtype, each.coding, each.bound) for each in packed.columns)
+    return (packed.seeds, *columns)
 
 
-def _decompress(batch: HealthBatch) -> Array:
+def _decompress(batch: TelemetryBatch, packed: Packed) -> Array:
     """Decompress to exactly the declared size, never making room for more."""
-    size, where = _size(batch), f"batch {batch.number} of {batch.source!r}"
+    size, where = batch.size, f"frame {batch.frame} of {batch.stream!r}"
+    if batch.codec == "plain":
+        if len(packed.content) != size:
+            raise BadHealth(f"{where}: its content has {len(packed.content)} bytes and not {size}")
+        return np.frombuffer(packed.content, np.uint8)
     try:
-        declared = zstandard.get_frame_parameters(batch.content).content_size
+        declared = zstandard.get_frame_parameters(packed.content).content_size
         if declared != size:
             raise BadHealth(f"{where}: its content declares {declared} bytes and not {size}")
         reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT).stream_reader(
-            batch.content, read_across_frames=False
+            packed.content, read_across_frames=False
         )
         content = np.empty(size, np.uint8)
         view, filled = content.data, 0
@@ -342,11 +407,11 @@ def _decompress(batch: HealthBatch) -> Array:
 
 
 def _column(
-    batch: HealthBatch, header: ColumnHeader, before: Array, content: Array, at: int
+    packed: Packed, header: ColumnHeader, before: Array, content: Array, at: int
 ) -> tuple[Array, Array, int]:
     """Unpack one column from `at`; returns its words, itself and where the next one begins."""
-    frames, precision = len(batch.epochs), _precision(header)
-    planes = at + frames * batch.seeds * before.itemsize
+    frames, precision = len(packed.epochs), _precision(header)
+    planes = at + frames * packed.seeds * before.itemsize
     words = from_planes(content[at:planes], before, frames)
     column = from_words(words, precision, header.dtype)
     if header.dtype == "bool" and (words > 1).any():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kasmina.bus.retry import BadSetting
 
-Coding = Literal["lossless", "float16", "bounded"]
+Coding = Literal["exact", "float16", "bounded"]
 Array = NDArray[Any]
 
 DTYPES = ("bool", "int8", "uint8", "int16", "int32", "int64", "float32", "float64")
@@ -29,18 +29,18 @@ class Precision:
     """What a column of floats may lose on its way; integers never lose anything.
 
     Attributes:
-        coding: `lossless`; `float16` (relative error 2^-11, or 2^-25 absolute where that is more);
+        coding: `exact`; `float16` (relative error 2^-11, or 2^-25 absolute where that is more);
             or `bounded` (absolute error `bound`). What these cannot hold, NaN and infinities too,
             is sent as it is.
         bound: in the unit of the column; 0 for the other codings.
     """
 
-    coding: Coding = "lossless"
+    coding: Coding = "exact"
     bound: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.coding not in ("lossless", "float16", "bounded"):
-            rule = "lossless, float16 or bounded"
+        if self.coding not in ("exact", "float16", "bounded"):
+            rule = "exact, float16 or bounded"
             raise BadSetting("Precision", "coding", self.coding, rule)
         fits = 0 < self.bound < float("inf") if self.coding == "bounded" else self.bound == 0
         if not fits:
@@ -48,24 +48,24 @@ class Precision:
             raise BadSetting("Precision", "bound", self.bound, rule)
 
 
-LOSSLESS = Precision()
+EXACT = Precision()
 
 
 def width(dtype: str, precision: Precision) -> int:
     """Bytes of a word."""
-    if precision.coding == "lossless":
+    if precision.coding == "exact":
         return np.dtype(dtype).itemsize
     return 2 if precision.coding == "float16" else 4
 
 
 def applies(precision: Precision, dtype: str) -> Precision:
-    """The precision itself for floats, lossless for all others."""
-    return precision if dtype in ("float32", "float64") else LOSSLESS
+    """The precision itself for floats, exact for all others."""
+    return precision if dtype in ("float32", "float64") else EXACT
 
 
 def to_words(column: Array, precision: Precision) -> tuple[Array, Array]:
     """Return a column as words `[frames, seeds]`, and where it is sent as it is (flat positions)."""
-    if precision.coding == "lossless":
+    if precision.coding == "exact":
         return _ordered(column), np.zeros(0, np.uint32)
     with np.errstate(over="ignore", invalid="ignore"):
         if precision.coding == "float16":
@@ -86,7 +86,7 @@ def from_words(words: Array, precision: Precision, dtype: str) -> Array:
     """Return the column that words stand for."""
     if precision.coding == "bounded":
         return _from_steps(words, precision, np.dtype(dtype))
-    if precision.coding == "lossless":
+    if precision.coding == "exact":
         return _unordered(words, np.dtype(dtype))
     with np.errstate(over="ignore", invalid="ignore"):
         column: Array = _unordered(words, np.dtype(np.float16)).astype(dtype)

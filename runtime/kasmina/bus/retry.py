@@ -67,6 +67,9 @@ class Backoff:
         return longest * (1 - self.jitter * rng.random())
 
 
+DEFAULT_BACKOFF = Backoff()
+
+
 class BadSetting(KasminaError, ValueError):
     """A setting outside its range."""
 
@@ -78,7 +81,7 @@ async def retry(
     call: Callable[[], Awaitable[T]],
     *,
     on: tuple[type[Exception], ...],
-    backoff: Backoff = Backoff(),
+    backoff: Backoff = DEFAULT_BACKOFF,
     deadline_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Sleep = asyncio.sleep,
