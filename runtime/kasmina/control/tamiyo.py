@@ -2,15 +2,16 @@
 
 Tamiyo germinates a wave of seeds when the network has stopped getting better on validation data,
 and no wave is under way. A wave spends a share of what is left of the parameter budget, at the
-sites where the loss pulls hardest on the output (gradient ratio). It never proposes what the mask
-forbids, nor what the budget cannot hold.
+sites where the loss pulls hardest on the output (gradient ratio). Where a site grows several kinds,
+one candidate of each germinates: they compete, and one of them will graft, so the dearest is what
+the wave sets aside for them. It never proposes what the mask forbids, nor what the budget cannot
+hold.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -118,12 +119,19 @@ class TamiyoController:
         ready = {site.path: self._ready(site, seen, mask) for site in seen.sites}
         commands: list[Command] = []
         for site in sorted(seen.sites, key=lambda site: (-site.gradient_ratio, site.first_row)):
-            for row, kind in zip(ready[site.path], cycle(site.kinds), strict=False):
-                if kind.parameters > (allowance if commands else left):
-                    break
-                allowance -= kind.parameters
-                left -= kind.parameters
-                commands.append(self._germinate(row, site, kind.name))
+            rows = ready[site.path]
+            rivals = [kind for kind in site.kinds if kind.parameters <= left][: len(rows)]
+            price = max((kind.parameters for kind in rivals), default=0)
+            while (
+                rivals and len(rivals) <= len(rows) and price <= (allowance if commands else left)
+            ):
+                commands += [
+                    self._germinate(row, site, kind.name)
+                    for row, kind in zip(rows, rivals, strict=False)
+                ]
+                rows = rows[len(rivals) :]
+                allowance -= price
+                left -= price
         if not commands:
             return Proposal((), self._empty(seen, left, any(ready.values())))
         self._before = seen.parameters

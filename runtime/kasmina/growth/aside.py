@@ -130,6 +130,7 @@ class Learned(NamedTuple):
     reconstruction_loss: Tensor  # float32
     validation_gain: Tensor  # float32
     stale_epochs: Tensor  # int32, since it last did clearly better
+    peak: Tensor  # float32, best share explained so far, of either objective; -inf before
 
 
 @dataclass(slots=True)
@@ -213,6 +214,7 @@ class AsideTrainer:
             torch.full((n,), torch.inf),
             torch.full((n,), -torch.inf),
             torch.zeros(n, dtype=torch.int32),
+            torch.full((n,), -torch.inf),
         )
         for bed in beds(self._garden, rows_in(self._garden.state, "plane", "shadow")):
             passages = validation.passages.get(bed.site.path, [])
@@ -228,7 +230,9 @@ class AsideTrainer:
             for row, slot, value in zip(
                 bed.rows.tolist(), bed.slots.tolist(), reached.tolist(), strict=True
             ):
-                learned.stale_epochs[row] = self._adam(bed).progress[slot].watch(value)
+                progress = self._adam(bed).progress[slot]
+                learned.stale_epochs[row] = progress.watch(value)
+                learned.peak[row] = progress.best + 1 if _reconstructs(bed) else progress.best
         return learned
 
     def state_dict(self) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class Effects:
         needed = set(state["checkpoint_id"][alive].tolist())
         self._snapshots = {n: s for n, s in self._snapshots.items() if n in needed}
 
+    def snapshot(self, number: int) -> Snapshot | None:
+        """The snapshot of this number, while it is kept."""
+        return self._snapshots.get(number)
+
     def rewindable(self) -> bool:
         """Whether there is anything to return to."""
         return bool(self._snapshots)
@@ -104,21 +108,24 @@ class Effects:
         losses = line_search(gardener.garden, rows, lambda: gardener.measure().loss)
         gardener.journal.write("scaled", rows=rows.tolist(), losses=list(losses.items()))
         gardener.ramps.start(rows)
+        gardener.judge.start(rows)
         gardener.ledger.loss_at_graft[rows.cpu()] = gardener.validation.loss
 
     def _judge(self, rows: Tensor, result: StepResult) -> None:
         gardener = self._gardener
         for row in rows.tolist():
-            judgement = gardener.ledger.integral.judgement(row)
-            gardener.garden.state.update([row], {"evaluation_score": [judgement.value]})
-            gardener.journal.write(
-                "evidence",
-                of=row,
-                measure="path_integral",
-                value=judgement.value,
-                interval=[judgement.low, judgement.high],
-                terms=judgement.terms,
-            )
+            found = gardener.judge.evidence(row)
+            gardener.garden.state.update([row], {"evaluation_score": [found[0].value]})
+            for judgement in found:
+                gardener.journal.write(
+                    "evidence",
+                    of=row,
+                    measure=judgement.measure,
+                    value=judgement.value,
+                    interval=[judgement.low, judgement.high] if judgement.terms > 1 else None,
+                    terms=judgement.terms,
+                    decides=judgement is found[0],
+                )
 
     def _rewind(self, rows: Tensor, result: StepResult) -> None:
         """Return to the oldest snapshot of `rows`; they and their cohorts end as `rows` did."""

@@ -23,18 +23,21 @@ from torch import Tensor, nn
 
 from kasmina.errors import KasminaError
 from kasmina.growth.aside import AsideTrainer
+from kasmina.growth.contest import Contest
 from kasmina.growth.controller import Command, Controller, Idle, Proposal
 from kasmina.growth.effects import Effects
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gates import Readings, gates_for
 from kasmina.growth.holdings import Holdings
 from kasmina.growth.journal import Journal
+from kasmina.growth.judging import Judge
 from kasmina.growth.ledger import Clock, Ledger
 from kasmina.growth.observation import action_mask, observe
 from kasmina.growth.optimizer import check_holds
 from kasmina.growth.planes import mask_in, planes_in_use
 from kasmina.growth.ramp import Ramps
-from kasmina.growth.rewind import Stateful
+from kasmina.growth.rewind import Snapshot, Stateful
+from kasmina.growth.twin import Twin
 from kasmina.growth.validation import Validate, Validation, Validator
 from kasmina.lifecycle import ContextTable, LimitTable, step
 from kasmina.observe.log import EventLog
@@ -52,6 +55,11 @@ class GardenerConfig:
         aside_rate: learning rate of the isolated training.
         max_rewinds: rewinds of one site after which nothing germinates there any more.
         strategy: grafting strategy of a command that names none; "learned" lets the run find out.
+        contest: epochs that candidates of several kinds learn before one of them is chosen.
+        held_out_every: optimizer steps between two measurements of a ramp on validation data.
+        twin_sample: every so many cohorts one is held against its true control, whatever the
+            integrals say; 0 for none.
+        twin_parameters: the largest network of which a control is trained.
     """
 
     budget: int | None = None
@@ -60,6 +68,10 @@ class GardenerConfig:
     aside_rate: float = 1e-2
     max_rewinds: int = 3
     strategy: str = "linear"
+    contest: int = 8
+    held_out_every: int = 10
+    twin_sample: int = 4
+    twin_parameters: int = 1_000_000
 
 
 TOUCHING = ("blend", "full")  # planes in which a seed reaches the host
@@ -83,6 +95,7 @@ class Gardener:
         log: where everything is written; None keeps no log.
         stateful: what else a rewind must bring back, by name: data cursor, scheduler, scaler.
         meter: adds up what growing costs.
+        twin: trains the true control of a cohort; without it only integrals judge.
         reduce_context: called on the context before each step, so that many ranks can agree on
             one (e.g. an all-reduce of every field); returns the context to step with.
 
@@ -103,6 +116,7 @@ class Gardener:
         log: EventLog | None = None,
         stateful: Mapping[str, Stateful] | None = None,
         meter: FlopMeter | None = None,
+        twin: Twin | None = None,
         reduce_context: Callable[[ContextTable], ContextTable] | None = None,
     ) -> None:
         self.garden = Garden.of(model)
@@ -119,14 +133,16 @@ class Gardener:
         self.journal = Journal(log, self.garden, self.clock)
         self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps, model, self.journal)
         self._agree = reduce_context or (lambda context: context)
-        self._validator = Validator(model, validate)
+        self.validator = Validator(model, validate)
         self._gates = gates_for(state.lifecycle.context_fields)
         check_holds(optimizer, dict(model.named_parameters()))
         self._aside = AsideTrainer(self.garden, config.aside_rate, self.meter)
         self._holdings = Holdings(
             self.garden, optimizer, self._aside, self.journal, config.strategy
         )
+        self._contest = Contest(self.garden, self.journal, config.contest)
         self._recorders = {path: Recorder(site) for path, site in self.garden.sites.items()}
+        self.judge = Judge(self, twin)
         self._effects = Effects(self, stateful or {})
         self._refresh()
 
@@ -165,6 +181,8 @@ class Gardener:
             self.ramps.move(gradient)
             self._holdings.release()
             self._refresh()
+            if "blend" in self._planes and self.clock.step % self.config.held_out_every == 0:
+                self.judge.measure()
         if not self._planes.isdisjoint(TOUCHING):
             self._emergency(self._broken(), "the blueprint put out a NaN or an infinity")
         return self.clock.step > before
@@ -177,11 +195,16 @@ class Gardener:
         self.clock.epoch += 1
         self.validation = self._validate()
         self.ramps.tick(self.validation.loss)
+        if "blend" in self._planes:
+            self.judge.measure()
+        self.judge.reach_verdicts()
         context = self._context()
         commands = [*self._drain(), *self._propose().commands]
         self.epoch_loss = self.ledger.train_loss
         self.ledger.end_epoch()  # before the effects: a snapshot is of the epoch's very end
         self._advance(commands, context, tick=True)
+        if "blend" in self._planes:
+            self.judge.measure()  # where a ramp begins
         return self.validation
 
     def parameters(self, *, promised: bool = False) -> int:
@@ -198,6 +221,7 @@ class Gardener:
             "kasmina.clock": self.clock,
             "kasmina.ledger": self.ledger,
             "kasmina.ramps": self.ramps,
+            "kasmina.judge": self.judge,
             "kasmina.aside": self._aside,
             "kasmina.controller": self.controller,
             **self._holdings.stateful(),
@@ -212,6 +236,26 @@ class Gardener:
             "kasmina.meter": self.meter,
             "kasmina.gardener": self,  # the last: it takes over what the others have loaded
         }
+
+    def snapshot(self, number: int) -> Snapshot | None:
+        """The snapshot that a cohort would be rewound to; None once it is not needed any more."""
+        return self._effects.snapshot(number)
+
+    def rewindable(self) -> dict[str, Stateful]:
+        """What a rewind brings back besides model and optimizer."""
+        return self._effects.stateful
+
+    def leave_out(self, rows: Tensor) -> None:
+        """Take seeds out as if they had never been germinated: for controls."""
+        state = self.garden.state
+        state.move(rows, state.lifecycle.initial)
+        self._holdings.release()
+        self._refresh()
+
+    @property
+    def judging(self) -> bool:
+        """Whether a seed is on trial, or may be soon: then parts of the validation loss count."""
+        return "shadow" in self._planes or len(self._on_trial()) > 0
 
     @property
     def milestones(self) -> int:
@@ -237,23 +281,25 @@ class Gardener:
     def measure(self) -> Validation:
         """One validation pass of the model as it stands; its cost is counted."""
         with self.meter.forward(("validate", self.garden.signature()), FlopMeter.EVALUATE):
-            return self._validator.measure()
+            return self.validator.measure()
 
     def _validate(self) -> Validation:
         """Record what passes the sites where someone will read it, else only measure."""
         if "shadow" not in self._planes and len(self.garden.sites) == 1:
             return self.measure()
         with self.meter.forward(("record", self.garden.signature()), FlopMeter.TRAIN):
-            return self._validator.record(self._recorders)
+            return self.validator.record(self._recorders)
 
     def _context(self) -> ContextTable:
+        learned = self._aside.judge(self.validation)
         readings = Readings(
             state=self.garden.state,
             validation_loss=self.validation.loss,
             stability=self.ledger.stability(),
-            learned=self._aside.judge(self.validation),
-            integral=self.ledger.integral,
-            loss_at_graft=self.ledger.loss_at_graft,
+            learned=learned,
+            score=self.judge.score(),
+            improvement=self.judge.improvement(),
+            standing=self._contest.standing(learned, len(self._on_trial())),
         )
         context = ContextTable(len(self.garden.state), lifecycle=self.garden.state.lifecycle)
         for name, measure in self._gates.items():
@@ -302,7 +348,8 @@ class Gardener:
             events[command.row] |= 1 << state.lifecycle.event(command.event)
         self.journal.inputs(events, context, tick)
         result = step(state, events, context, self.limits, tick)
-        self.journal.result(result, {c.row: c.reason for c in commands})
+        reasons = {**self._contest.reasons, **{c.row: c.reason for c in commands}}
+        self.journal.result(result, reasons)
         self._holdings.bind(commands, result)
         self.ramps.turn(result.rows)
         self._holdings.release()
@@ -330,9 +377,7 @@ class Gardener:
 
     def _diverged(self, loss: float) -> None:
         """The loss is not finite: take back the cohort under way, or stop with an error."""
-        state = self.garden.state
-        ended = torch.as_tensor(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
-        on_trial = ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
+        on_trial = self._on_trial()
         if not self._effects.rewindable() or not len(on_trial):
             raise NonFiniteLoss(
                 f"the training loss is {loss} at step {self.clock.step} (epoch "
@@ -340,6 +385,12 @@ class Gardener:
                 "NaN in the data, a learning rate that is too high or an unstable loss"
             )
         self._emergency(on_trial, f"the training loss is {loss}")
+
+    def _on_trial(self) -> Tensor:
+        """Rows of the cohort under way: they have a snapshot to return to and have not ended."""
+        state = self.garden.state
+        ended = torch.as_tensor(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
+        return ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
 
     def _emergency(self, rows: Tensor, reason: str) -> None:
         """Stop `rows` at once, between ticks."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kasmina.errors import KasminaError
 from kasmina.growth.aside import Learned
-from kasmina.growth.evidence import PathIntegral
+from kasmina.growth.contest import FREE, LOST
 from kasmina.lifecycle import StateTensor
 
 
@@ -30,11 +30,13 @@ class Readings:
     validation_loss: float
     stability: float  # in [0, 1], of the whole run
     learned: Learned
-    integral: PathIntegral
-    loss_at_graft: Tensor  # validation loss when the seed's ramp began; NaN before
+    score: Tensor  # what the graft surely saves against its control; -inf before
+    improvement: Tensor  # what the validation loss has surely lost since the graft; -inf before
+    standing: Tensor  # int32, see `contest`; only who stands at `FREE` has learned enough
 
 
 Gate = Callable[[Readings], Tensor]
+MOST_EPOCHS = 1_000_000  # what no patience reaches
 _GATES: dict[str, Gate] = {}
 
 
@@ -62,19 +64,24 @@ def gates_for(fields: Iterable[str]) -> dict[str, Gate]:
     return {name: _GATES[name] for name in fields}
 
 
+def _where_free(readings: Readings, value: Tensor, otherwise: float) -> Tensor:
+    return torch.where(readings.standing == FREE, value, otherwise)
+
+
 @gate("reconstruction_loss")
 def _reconstruction_loss(readings: Readings) -> Tensor:
-    return readings.learned.reconstruction_loss
+    return _where_free(readings, readings.learned.reconstruction_loss, torch.inf)
 
 
 @gate("validation_gain")
 def _validation_gain(readings: Readings) -> Tensor:
-    return readings.learned.validation_gain
+    return _where_free(readings, readings.learned.validation_gain, -torch.inf)
 
 
 @gate("stale_epochs")
 def _stale_epochs(readings: Readings) -> Tensor:
-    return readings.learned.stale_epochs
+    lost = torch.where(readings.standing == LOST, MOST_EPOCHS, 0).int()
+    return torch.where(readings.standing == FREE, readings.learned.stale_epochs, lost)
 
 
 @gate("alpha")
@@ -89,10 +96,9 @@ def _stability(readings: Readings) -> Tensor:
 
 @gate("evaluation_score")
 def _evaluation_score(readings: Readings) -> Tensor:
-    return readings.integral.gain()
+    return readings.score
 
 
 @gate("improvement")
 def _improvement(readings: Readings) -> Tensor:
-    gain = readings.loss_at_graft - readings.validation_loss
-    return torch.where(gain.isnan(), -torch.inf, gain)
+    return readings.improvement

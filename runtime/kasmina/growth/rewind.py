@@ -41,7 +41,8 @@ class Snapshot:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _streams() -> dict[str, Any]:
+def streams() -> dict[str, Any]:
+    """The state of every random stream: torch's, CUDA's, NumPy's and Python's."""
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
@@ -51,7 +52,8 @@ def _streams() -> dict[str, Any]:
     }
 
 
-def _restore_streams(streams: Mapping[str, Any]) -> None:
+def restore_streams(streams: Mapping[str, Any]) -> None:
+    """Set every random stream to what `streams` gave."""
     torch.set_rng_state(streams["torch"])
     torch.cuda.set_rng_state_all(streams["cuda"][: torch.cuda.device_count()])
     np.random.set_state(streams["numpy"])
@@ -73,7 +75,7 @@ def gather(
         model={name: value.detach() for name, value in model.state_dict().items()},
         optimizer=optimizer.state_dict(),
         others={name: other.state_dict() for name, other in others.items()},
-        streams=_streams(),
+        streams=streams(),
     )
 
 
@@ -106,6 +108,6 @@ def restore(
     optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
     for name, other in others.items():
         other.load_state_dict(copy.deepcopy(snapshot.others[name]))
-    _restore_streams(snapshot.streams)
+    restore_streams(snapshot.streams)
     for parameter in model.parameters():
         parameter.grad = None

@@ -12,18 +12,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from kasmina.errors import KasminaError
 from kasmina.growth.controller import Controller
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gardener import Gardener, GardenerConfig
+from kasmina.growth.rewind import Stateful
 from kasmina.growth.saving import Keeper, Saving
 from kasmina.growth.task import Data, Task, evaluate, seeded
+from kasmina.growth.twin import Replayed
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, LogError
 from kasmina.sites import fold, morph
 
 Stop = Callable[[], bool]
+PARTS = 32  # of the validation data, from which comes how sure a difference of losses is
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +172,23 @@ class _Run:
         )
         self.optimizer, self.scheduler = task.optimizer(self.model.parameters(), self.steps)
         self.meter = FlopMeter()
-        self.gardener = Gardener(
+        self.stateful: dict[str, Stateful] = {
+            "data": self.data.train,
+            "scheduler": self.scheduler,
+        }
+        self.gardener: Gardener = Gardener(
             self.model,
             self.optimizer,
-            validate=lambda: validation_loss(task, self.model, self.data),
+            validate=lambda: validation_loss(
+                task, self.model, self.data, parts=self.gardener.judging
+            ),
             controller=controller,
             config=GardenerConfig(budget=budget, epochs=self.epochs, **gardening),
             limits=config.limits,
             log=log,
-            stateful={"data": self.data.train, "scheduler": self.scheduler},
+            stateful=self.stateful,
             meter=self.meter,
+            twin=Replayed(self._control, self.model),
         )
         self.keeper = None if saving is None else self._keeper(saving, log)
         if self.keeper is None or saving is None or saving.found is None:
@@ -235,16 +246,10 @@ class _Run:
         return dict(sorted(names.items()))
 
     def _batch(self) -> None:
-        x, y = self.data.train.next_batch()
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        key = ("train", x.shape, self.gardener.garden.signature())
-        with self.meter.forward(key, FlopMeter.TRAIN):
-            output = self.model(x)
-        loss = self.task.loss(output, y)
-        torch.autograd.backward(loss)
-        if self.gardener.step(loss):
-            self.scheduler.step()
+        train_batch(self.task, self.data, self.gardener, self.scheduler)
+
+    def _control(self, model: nn.Module) -> _Control:
+        return _Control(self, model)
 
     def _start(self) -> None:
         garden = self.gardener.garden
@@ -294,6 +299,55 @@ class _Run:
         )
 
 
+def train_batch(task: Task, data: Data, gardener: Gardener, scheduler: LRScheduler) -> None:
+    """One step of the training loop."""
+    x, y = data.train.next_batch()
+    gardener.model.train()
+    gardener.optimizer.zero_grad(set_to_none=True)
+    key = ("train", x.shape, gardener.garden.signature())
+    with gardener.meter.forward(key, FlopMeter.TRAIN):
+        output = gardener.model(x)
+    loss = task.loss(output, y)
+    torch.autograd.backward(loss)
+    if gardener.step(loss):
+        scheduler.step()
+
+
+class _Control:
+    """A `twin.Trainee`: the same training loop over a copy of a run's model, without a log."""
+
+    def __init__(self, run: _Run, model: nn.Module) -> None:
+        self.model, self._task = model, run.task
+        self._data = run.task.build_data(run.config.seed)
+        self.optimizer, self._scheduler = run.task.optimizer(model.parameters(), run.steps)
+        self._gardener = Gardener(
+            model,
+            self.optimizer,
+            validate=self._validate,
+            config=run.gardener.config,
+            stateful={"data": self._data.train, "scheduler": self._scheduler},
+            meter=run.meter,
+        )
+        self.stateful = self._gardener.rewindable()
+
+    def leave_out(self, rows: Tensor) -> None:
+        """See `Trainee`."""
+        self._gardener.leave_out(rows)
+
+    def batch(self) -> None:
+        """See `Trainee`."""
+        train_batch(self._task, self._data, self._gardener, self._scheduler)
+
+    def parts(self) -> Tensor:
+        """See `Trainee`."""
+        found = self._gardener.measure().parts
+        assert found is not None  # `_validate` asks for them
+        return found
+
+    def _validate(self) -> tuple[Tensor, float, Tensor | None]:
+        return validation_loss(self._task, self.model, self._data, parts=True)
+
+
 def _digest(values: Tensor) -> str:
     """Tells other data apart."""
     plain = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -316,15 +370,31 @@ def _example(task: Task, data: Data) -> Tensor:
     return batches[0][0]
 
 
-def validation_loss(task: Task, model: nn.Module, data: Data) -> tuple[Tensor, float]:
-    """Mean loss over the validation samples as a 0-d tensor, and their mean metric."""
+def validation_loss(
+    task: Task, model: nn.Module, data: Data, parts: bool = False
+) -> tuple[Tensor, float, Tensor | None]:
+    """Mean loss over the validation samples as a 0-d tensor, and their mean metric.
+
+    With `parts` also the mean losses on some `PARTS` equal parts of the samples, `[C]`.
+    """
     losses, metric, samples = [], 0.0, 0
-    for x, y in data.validation():
+    found: list[Tensor] = []
+    batches = data.validation()
+    for x, y in batches:
         output = model(x)
         losses.append(task.loss(output, y) * len(y))
         metric += task.metric(output, y) * len(y)
         samples += len(y)
-    return torch.stack(losses).sum() / samples, metric / samples
+        if parts:
+            found += _by_parts(task, output.detach(), y, -(-PARTS // len(batches)))
+    apart = torch.stack(found) if parts else None
+    return torch.stack(losses).sum() / samples, metric / samples, apart
+
+
+def _by_parts(task: Task, output: Tensor, y: Tensor, most: int) -> Iterator[Tensor]:
+    parts = min(most, len(y))
+    for each, target in zip(output.tensor_split(parts), y.tensor_split(parts), strict=True):
+        yield task.loss(each, target)
 
 
 def train_static(

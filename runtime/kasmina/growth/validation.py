@@ -8,7 +8,7 @@ through the graph that the host builds anyway, so parameters get no gradient and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,19 +19,21 @@ from kasmina.errors import KasminaError
 from kasmina.sites import Passage, Recorder
 from kasmina.sites.passage import finished
 
-Validate = Callable[[], Tensor | tuple[Tensor, float]]
+Validate = Callable[[], Tensor | tuple[Tensor, float] | tuple[Tensor, float, Tensor | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
     """One validation: loss in nats, the task's metric (NaN if it gives none), what was recorded.
 
-    `passages` holds, by site path, one entry a batch.
+    `passages` holds, by site path, one entry a batch. `parts` are the losses `[C]` on C fixed parts
+    of the data, where `validate` gives them: from these comes how sure a difference is.
     """
 
     loss: float
     metric: float
     passages: Mapping[str, list[Passage]] = field(default_factory=dict)
+    parts: Tensor | None = None
 
 
 @contextmanager
@@ -52,7 +54,8 @@ class Validator:
     Args:
         model: the morphed model.
         validate: takes nothing; returns the mean validation loss as a 0-d tensor (with its graph,
-            where recorded passes are wanted), or that and the metric.
+            where recorded passes are wanted), or that and the metric, or also the mean losses on
+            parts of the data, `[C]` without a graph, always the same parts.
     """
 
     def __init__(self, model: nn.Module, validate: Validate) -> None:
@@ -62,8 +65,14 @@ class Validator:
     def measure(self) -> Validation:
         """Loss and metric, without a graph."""
         with evaluating(self._model), torch.no_grad():
-            loss, metric = self._call()
-        return Validation(float(loss), metric)
+            loss, metric, parts = self._call()
+        return Validation(float(loss), metric, parts=parts)
+
+    def gradients(self, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+        """The loss's gradients by `leaves`; None for one that it does not depend on."""
+        with evaluating(self._model), torch.enable_grad():
+            loss = _with_graph(self._call()[0])
+            return list(torch.autograd.grad(loss, list(leaves), allow_unused=True))
 
     def record(self, recorders: Mapping[str, Recorder]) -> Validation:
         """The same, and the inputs and loss gradients of the sites that `recorders` stand for."""
@@ -71,26 +80,31 @@ class Validator:
             for recorder in recorders.values():
                 recorder.start()
             try:
-                loss, metric = self._call()
-                if not loss.requires_grad:
-                    raise KasminaError(
-                        "validate() returned a loss without a graph, so blueprints that train "
-                        "aside cannot be judged on held-out data; return the loss tensor itself "
-                        "and drop torch.no_grad() and .item(): the Gardener switches gradients"
-                    )
-                found = finished(list(recorders.values()), loss)
+                loss, metric, parts = self._call()
+                found = finished(list(recorders.values()), _with_graph(loss))
                 passages = dict(zip(recorders, found, strict=True))
             finally:
                 for recorder in recorders.values():
                     recorder.stop()
-        return Validation(float(loss.detach()), metric, passages)
+        return Validation(float(loss.detach()), metric, passages, parts)
 
-    def _call(self) -> tuple[Tensor, float]:
+    def _call(self) -> tuple[Tensor, float, Tensor | None]:
         result = self._validate()
-        loss, metric = result if isinstance(result, tuple) else (result, float("nan"))
+        given = result if isinstance(result, tuple) else (result, float("nan"))
+        loss, metric, parts = given if len(given) == 3 else (*given, None)
         if not isinstance(loss, Tensor) or loss.dim():
             raise KasminaError(
                 f"validate() must return the mean loss as a 0-d tensor, or (loss, metric); got "
                 f"{type(loss).__name__}{tuple(loss.shape) if isinstance(loss, Tensor) else ''}"
             )
-        return loss, float(metric)
+        return loss, float(metric), None if parts is None else parts.detach()
+
+
+def _with_graph(loss: Tensor) -> Tensor:
+    if not loss.requires_grad:
+        raise KasminaError(
+            "validate() returned a loss without a graph, so blueprints that train aside cannot be "
+            "judged on held-out data; return the loss tensor itself and drop torch.no_grad() and "
+            ".item(): the Gardener switches gradients"
+        )
+    return loss

@@ -34,6 +34,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "strategy": ("strategy", "indices"),
     "learned": ("strategy", "reward"),
     "ramp": ("action",),
+    "contest": ("site", "winner", "candidates"),
     "scaled": ("rows", "losses"),
     "evidence": ("measure", "value", "interval", "terms"),
     "snapshot": ("number",),

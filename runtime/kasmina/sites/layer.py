@@ -72,7 +72,8 @@ class SiteLayer(Traced):
         self._state = state
         self.pools = nn.ModuleDict()
         for name in place.kinds:
-            kind = blueprint_kind(name)(seed_shape, place.hidden, **place.options.get(name, {}))
+            options = {"hidden": place.hidden, **place.options.get(name, {})}
+            kind = blueprint_kind(name)(seed_shape, **options)
             capacity = min(place.seeds, _FIRST_CAPACITY)
             self.pools[name] = BlueprintPool(kind, capacity, device=state.device, dtype=dtype)
         seeds, device = place.seeds, state.device

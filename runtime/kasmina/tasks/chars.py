@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kasmina.growth.task import Data, Task, accuracy, cross_entropy, seeded
 from kasmina.tasks.data import BadData, Split, SplitData
+from kasmina.tasks.growing import any_kind
 
 if TYPE_CHECKING:
     from kasmina.sites import Site
@@ -104,12 +105,7 @@ def task() -> Task:
 
 def sites() -> tuple[Site, ...]:
     """Where the small transformer grows by default."""
-    from kasmina.sites import Site
-
-    return (
-        Site("head", placement="parallel", seeds=4, blueprint="mlp", hidden=24),
-        Site("blocks.*.mlp", placement="parallel", seeds=2, blueprint="gated", hidden=16),
-    )
+    return any_kind("head"), any_kind("blocks.*.mlp")
 
 
 def build_model(seed: int, width: int | None = None) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import nn
 
 from kasmina.growth.task import Data, Task, accuracy, cross_entropy
 from kasmina.tasks.data import Split, SplitData, optional
+from kasmina.tasks.growing import any_kind
 from kasmina.tasks.mlp import build_mlp
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ WIDTH = 4  # 330 parameters
 BUDGET = 3466  # parameters of the static network of width 32
 EPOCHS = 105  # of 19 batches of 64: 1995 steps
 BATCH = 64
+LAYOUT = (1, 8, 8)
 
 
 def task() -> Task:
@@ -37,7 +39,7 @@ def task() -> Task:
         metric=accuracy,
         metric_name="accuracy",
         sites=sites,
-        layout=(1, 8, 8),
+        layout=LAYOUT,
         default_epochs=EPOCHS,
         default_width=WIDTH,
         default_budget=BUDGET,
@@ -47,10 +49,8 @@ def task() -> Task:
 
 
 def sites() -> tuple[Site, ...]:
-    """Where the narrow MLP grows by default."""
-    from kasmina.sites import Site
-
-    return (Site(".", placement="parallel", seeds=8, blueprint="gated", hidden=10),)
+    """Where the narrow MLP grows by default: beside the whole of it."""
+    return (any_kind(".", LAYOUT),)
 
 
 def build_model(seed: int, width: int | None = None) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import nn
 
 from kasmina.growth.task import Data, Task, accuracy, cross_entropy, seeded
 from kasmina.tasks.data import Split, SplitData, optional
+from kasmina.tasks.growing import any_kind
 from kasmina.tasks.mlp import build_mlp
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ WIDTH = 16  # 1098 parameters
 BUDGET = 7434  # parameters of the static network of width 64
 EPOCHS = 171  # of 35 batches of 100: 5985 steps
 BATCH = 100
+LAYOUT = (1, 40)
 
 
 def task() -> Task:
@@ -38,7 +40,7 @@ def task() -> Task:
         metric=accuracy,
         metric_name="accuracy",
         sites=sites,
-        layout=(1, 40),
+        layout=LAYOUT,
         default_epochs=EPOCHS,
         default_width=WIDTH,
         default_budget=BUDGET,
@@ -48,10 +50,8 @@ def task() -> Task:
 
 
 def sites() -> tuple[Site, ...]:
-    """Where the narrow MLP grows by default."""
-    from kasmina.sites import Site
-
-    return (Site(".", seeds=4, blueprint="conv", hidden=12, layout=(1, 40)),)
+    """Where the narrow MLP grows by default: beside the whole of it."""
+    return (any_kind(".", LAYOUT),)
 
 
 def build_model(seed: int, width: int | None = None) -> nn.Module:

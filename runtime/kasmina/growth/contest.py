@@ -1,0 +1,126 @@
+"""Kinds compete for a site: candidates learn aside, and held-out data say which of them may graft.
+
+A candidate's *gain* is the best share of the held-out negative gradient that it has explained so
+far (for seeds that reproduce their input: of the input), its *cost* the FLOPs of one example. Among
+the kinds whose gain is at least `SHARE` of the best one the cheapest wins; the others stand aside
+and are culled by the lifecycle. What they gain on training data never counts: there the kind with
+the most parameters leads, whether it fits or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kasmina.growth.aside import Learned
+from kasmina.growth.journal import Journal
+from kasmina.growth.planes import beds, rows_in
+from kasmina.sites import Garden, SiteLayer
+
+SHARE = 0.8  # of the best gain: what a cheaper kind must reach to win
+WAITS, FREE, LOST = 0, 1, -1  # how a seed stands: it may not graft yet, it may, it never will
+
+
+class Candidates(NamedTuple):
+    """The seeds of one kind that compete at a site."""
+
+    kind: str
+    rows: list[int]
+    gain: float
+    flops: int
+    parameters: int
+
+
+class Contest:
+    """Decides who may graft at each site of a garden.
+
+    Args:
+        garden: the sites.
+        journal: told of each decision with all candidates' figures.
+        epochs: how long every candidate learns before a contest is decided.
+    """
+
+    def __init__(self, garden: Garden, journal: Journal, epochs: int) -> None:
+        self._garden, self._journal, self._epochs = garden, journal, epochs
+        self.reasons: Mapping[int, str] = {}  # of the rows that have lost just now
+
+    def standing(self, learned: Learned, on_trial: int) -> Tensor:
+        """How every seed stands, int32 `[N]`.
+
+        Args:
+            learned: by all seeds that train aside.
+            on_trial: seeds of an earlier cohort that have grafted and are neither kept nor ended;
+                the next cohort waits for them.
+        """
+        free = WAITS if on_trial else FREE
+        found = torch.full((len(self._garden.state),), free, dtype=torch.int32)
+        self.reasons = {}
+        shadow = rows_in(self._garden.state, "plane", "shadow")
+        for site in self._garden.sites.values():
+            here = shadow[(shadow >= site.first_row) & (shadow < site.first_row + site.n_seeds)]
+            rivals = list(self._rivals(here, learned))
+            if len(rivals) < 2:
+                continue
+            if not self._ripe(here):
+                found[here.cpu()] = WAITS
+                continue
+            winner = _winner(rivals)
+            for each in rivals:
+                found[each.rows] = free if each is winner else LOST
+            self._tell(site, rivals, winner)
+        return found
+
+    def _rivals(self, rows: Tensor, learned: Learned) -> Iterator[Candidates]:
+        for bed in beds(self._garden, rows):
+            cost = bed.pool.kind.cost()
+            gain = float(learned.peak[bed.rows].max())
+            yield Candidates(
+                bed.pool.name, bed.rows.tolist(), gain, cost.flops_per_example, cost.parameters
+            )
+
+    def _ripe(self, rows: Tensor) -> bool:
+        """Whether all have learned for long enough; who was asked for later is waited for."""
+        return bool((self._garden.state.epochs[rows] >= self._epochs).all())
+
+    def _tell(self, site: SiteLayer, rivals: list[Candidates], winner: Candidates | None) -> None:
+        lost = [each for each in rivals if each is not winner]
+        self.reasons = {
+            **self.reasons,
+            **{row: _reason(each, winner) for each in lost for row in each.rows},
+        }
+        self._journal.write(
+            "contest",
+            site=site.path,
+            winner=None if winner is None else winner.kind,
+            candidates=[
+                {
+                    "kind": each.kind,
+                    "slots": [row - site.first_row for row in each.rows],
+                    "gain": each.gain,
+                    "flops": each.flops,
+                    "parameters": each.parameters,
+                }
+                for each in rivals
+            ],
+        )
+
+
+def _winner(rivals: list[Candidates]) -> Candidates | None:
+    """The cheapest of the kinds that come near the best; None where none has gained anything."""
+    best = max(each.gain for each in rivals)
+    if not best > 0:
+        return None
+    near = [each for each in rivals if each.gain >= SHARE * best]
+    return min(near, key=lambda each: (each.flops, each.parameters))
+
+
+def _reason(loser: Candidates, winner: Candidates | None) -> str:
+    if winner is None:
+        return "no kind explains more of the held-out gradient than chance does"
+    return (
+        f"{winner.kind} was chosen: it explains {winner.gain:.3g} of the held-out gradient at "
+        f"{winner.flops} FLOPs an example, {loser.kind} {loser.gain:.3g} at {loser.flops}"
+    )
