@@ -5,17 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from kasmina.sites.chunked import InlineSite
+from kasmina.sites.errors import SiteError
+from kasmina.sites.example import Example
 from kasmina.sites.garden import RESERVED, Garden
 from kasmina.sites.layer import SiteLayer
 from kasmina.sites.plain import PLAIN, Chunk, GrownInline, GrownParallel, SpanEnd, SpanStart
+from kasmina.sites.writing import write
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold(
+    model: nn.Module, *, to: Path | str | None = None, example: Example | None = None
+) -> nn.Module:
     """A plain copy of a grown model: torch's modules and a few small ones around the sites.
 
     The seeds that act stay (planes blend, full and withdraw, alpha above 0), with alpha folded
@@ -24,10 +30,15 @@ def fold(model: nn.Module) -> nn.Module:
 
     Args:
         model: a morphed model; it is not changed.
+        to: a directory; `model.py`, which imports torch only, and `model.safetensors` are written
+            there as well.
+        example: one batch, as `morph` takes it; needed with `to`.
 
     Raises:
-        SiteError: the model has not been morphed.
+        SiteError: the model has not been morphed, or cannot be written as a file.
     """
+    if to is not None and example is None:
+        raise SiteError("fold(to=...) traces the model; give it one batch as example=")
     garden = Garden.of(model)
     rows = garden.acting().nonzero().flatten().tolist()
     grown = [
@@ -45,6 +56,8 @@ def fold(model: nn.Module) -> nn.Module:
     for wrap in sorted(wraps, key=_Wrap.order):
         folded.wrap(wrap)
     _without_fast_path(folded.model)
+    if to is not None and example is not None:
+        write(folded.model, to, example)
     return folded.model
 
 
