@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 4a123494fb5fb7c9f8644df2f1d947ac20d3d5563e43305a8149e39fa479313c
 # template: source_map.py.jinja
-# body: b40eaa404fcf4eaf226ee70a1ace6530
+# body: 8e02ff2a5a96ef5a87388df1113f16ab
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -652,38 +652,38 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (63, 77, "kernels.yaml", 31, 3),
         (78, 85, "kernels.yaml", 34, 3),
     ),
-    "kernels/inline_mlp_relu_forward.py": ((132, 132, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_relu_forward.py": ((133, 133, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (153, 153, "kernels.yaml", 25, 3),
-        (161, 161, "kernels.yaml", 25, 3),
-        (168, 168, "kernels.yaml", 25, 3),
+        (155, 155, "kernels.yaml", 25, 3),
+        (163, 163, "kernels.yaml", 25, 3),
+        (170, 170, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_gelu_forward.py": ((132, 132, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_gelu_forward.py": ((133, 133, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_gelu_backward.py": (
-        (153, 153, "kernels.yaml", 25, 3),
-        (161, 161, "kernels.yaml", 25, 3),
-        (168, 168, "kernels.yaml", 25, 3),
+        (155, 155, "kernels.yaml", 25, 3),
+        (163, 163, "kernels.yaml", 25, 3),
+        (170, 170, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_silu_forward.py": ((138, 138, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_silu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_silu_backward.py": (
-        (159, 159, "kernels.yaml", 25, 3),
-        (167, 167, "kernels.yaml", 25, 3),
-        (174, 174, "kernels.yaml", 25, 3),
+        (161, 161, "kernels.yaml", 25, 3),
+        (169, 169, "kernels.yaml", 25, 3),
+        (176, 176, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_low_rank_forward.py": ((126, 126, "kernels.yaml", 28, 3),),
+    "kernels/inline_low_rank_forward.py": ((127, 127, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (140, 140, "kernels.yaml", 28, 3),
-        (148, 148, "kernels.yaml", 28, 3),
-        (155, 155, "kernels.yaml", 28, 3),
+        (142, 142, "kernels.yaml", 28, 3),
+        (150, 150, "kernels.yaml", 28, 3),
+        (157, 157, "kernels.yaml", 28, 3),
     ),
-    "kernels/inline_gated_forward.py": ((138, 138, "kernels.yaml", 31, 3),),
+    "kernels/inline_gated_forward.py": ((139, 139, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (160, 160, "kernels.yaml", 31, 3),
-        (169, 169, "kernels.yaml", 31, 3),
-        (176, 177, "kernels.yaml", 31, 3),
+        (162, 162, "kernels.yaml", 31, 3),
+        (171, 171, "kernels.yaml", 31, 3),
+        (178, 179, "kernels.yaml", 31, 3),
     ),
-    "kernels/inline_affine_forward.py": ((116, 116, "kernels.yaml", 34, 3),),
-    "kernels/inline_affine_backward.py": ((127, 127, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_forward.py": ((117, 117, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_backward.py": ((128, 128, "kernels.yaml", 34, 3),),
     "kernels/parallel_mlp_relu.py": (
         (73, 73, "kernels.yaml", 25, 3),
         (193, 193, "kernels.yaml", 25, 3),

@@ -162,7 +162,7 @@ def run(text: str, case: Case, inputs: Inputs) -> Results:
     x, g = inputs.x.clone(), inputs.g.clone()
     seeds = (inputs.codes, inputs.kinds, inputs.rows, inputs.alpha, inputs.parameters)
     nan = float("nan")
-    out, gx = (x, g) if case.listed else (torch.full_like(x, nan), torch.full_like(g, nan))
+    out, gx = (x, g.clone()) if case.listed else (torch.full_like(x, nan), torch.full_like(g, nan))
     order = torch.argsort(~inputs.mixed, stable=True).int()
     count = inputs.mixed.sum().int().view(1)
     nonfinite = torch.ones(case.chunks, dtype=torch.int64)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 178470b61ac5decc34e446a0a5f3c4a8
+# body: d5acaf7318e0cc583ea078137804ebe1
 
 """Backward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -24,6 +24,7 @@ from .tiling import (
     held_by,
     not_finite,
     partly,
+    rounded,
     shape_of,
     tickets,
 )
@@ -59,7 +60,7 @@ def backward(
     Args:
         g: [N, F], the gradient of the result, any strides.
         x: [N, F], the input of `forward`.
-        gx: [N, F]: another tensor, or g itself; only mixed chunks are written.
+        gx: [N, F], another tensor; only mixed chunks are written.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -136,6 +137,78 @@ def _gradients(g, v_x, v_scale, v_shift):
     return g_x, g_scale, g_shift
 
 
+@triton.jit
+def _finish(
+    codes_at,
+    kinds_at,
+    rows_at,
+    g_scale_at,
+    g_shift_at,
+    g_alpha_at,
+    partial_at,
+    lanes_at,
+    blocks_at,
+    tickets_at,
+    order_at,
+    chunks,
+    narrow,
+    wider,
+    kind,
+    strip,
+    strips,
+    split,
+    splits,
+    mine,
+    total,
+    by_lane,
+    sum_scale,
+    sum_shift,
+    C: tl.constexpr,
+    G: tl.constexpr,
+    BN: tl.constexpr,
+    GP: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """Do again what was not finite, and store the sums; the last split to arrive adds them up.
+
+    What a strip holds is loaded again, as it would fill registers of the tiles' loop otherwise.
+    """
+    BLOCKS: tl.constexpr = 1
+    SIZE: tl.constexpr = 2 * C  # numbers of a chunk in `partial`
+    lane = tl.arange(0, BN)
+    seat, place = lane // C, lane % C
+    chunk, known = chunk_at(seat, strip, total, order_at, G)
+    _column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+    code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+    held = code >= 0
+    mixed = here & held
+    joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
+    # One of the splits sums up all of them in their order.
+    base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
+    chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+    tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
+    tl.store(base + 0 * C + place, sum_scale, mask=joint)
+    tl.store(base + 1 * C + place, sum_shift, mask=joint)
+    tl.debug_barrier()
+    ticket = tickets_at + mine * strips + strip
+    if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
+        tl.store(ticket, 0)
+        by_lane = tl.zeros((BN,), tl.float32)
+        sum_scale = tl.zeros((BN,), tl.float32)
+        sum_shift = tl.zeros((BN,), tl.float32)
+        for part in range(splits):
+            base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
+            chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+            by_lane += partly(lanes_at + chunk_lanes + place, mixed)
+            sum_scale += partly(base + 0 * C + place, joint)
+            sum_shift += partly(base + 1 * C + place, joint)
+        tl.store(g_scale_at + row * C + place, finite(sum_scale), mask=joint)
+        tl.store(g_shift_at + row * C + place, finite(sum_shift), mask=joint)
+        theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
+        summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
+        tl.store(g_alpha_at + each, summed, mask=taken)
+
+
 @triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "chunks", "wider"])
 def _backward_rows(
     g_at,
@@ -179,8 +252,8 @@ def _backward_rows(
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G listed chunks over `steps` tiles of BM rows."""
+    DTYPE: tl.constexpr = x_at.dtype.element_ty
     BLOCKS: tl.constexpr = 1
-    SIZE: tl.constexpr = 2 * C  # numbers of a chunk in `partial`
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
@@ -194,7 +267,6 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
         alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
@@ -213,39 +285,46 @@ def _backward_rows(
             at = g_at + example[:, None] * g_row + column[None, :] * g_col
             g = tl.load(at, mask=inside, other=0).to(tl.float32)
             v_x = x.to(tl.float32)
-            made = _made(v_x, v_scale, v_shift).to(x.dtype).to(tl.float32)
+            made = rounded(_made(v_x, v_scale, v_shift), DTYPE)
             bad = not_finite(made)
             through = tl.where(bad, 0.0, alpha[None, :] * g)
             branch, g_scale, g_shift = _gradients(through, v_x, v_scale, v_shift)
             change = made - v_x if REPLACE else made
             passed = g - through if REPLACE else g
-            result = (passed + finite(branch)).to(x.dtype)
+            result = (passed + finite(branch)).to(DTYPE)
             at = gx_at + example[:, None] * gx_row + column[None, :] * gx_col
             tl.store(at, result, mask=inside)
             by_lane += tl.sum(tl.where(bad | (inside == 0), 0.0, g * change), 0)
             sum_scale += tl.sum(tl.where(inside, g_scale, 0.0), 0)
             sum_shift += tl.sum(tl.where(inside, g_shift, 0.0), 0)
-        # One of the splits sums up all of them in their order.
-        base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
-        chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
-        tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
-        tl.store(base + 0 * C + place, sum_scale, mask=joint)
-        tl.store(base + 1 * C + place, sum_shift, mask=joint)
-        tl.debug_barrier()
-        ticket = tickets_at + mine * strips + strip
-        if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
-            tl.store(ticket, 0)
-            by_lane = tl.zeros((BN,), tl.float32)
-            sum_scale = tl.zeros((BN,), tl.float32)
-            sum_shift = tl.zeros((BN,), tl.float32)
-            for part in range(splits):
-                base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
-                chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
-                by_lane += partly(lanes_at + chunk_lanes + place, mixed)
-                sum_scale += partly(base + 0 * C + place, joint)
-                sum_shift += partly(base + 1 * C + place, joint)
-            tl.store(g_scale_at + row * C + place, finite(sum_scale), mask=joint)
-            tl.store(g_shift_at + row * C + place, finite(sum_shift), mask=joint)
-            theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
-            summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
-            tl.store(g_alpha_at + each, summed, mask=taken)
+        _finish(
+            codes_at,
+            kinds_at,
+            rows_at,
+            g_scale_at,
+            g_shift_at,
+            g_alpha_at,
+            partial_at,
+            lanes_at,
+            blocks_at,
+            tickets_at,
+            order_at,
+            chunks,
+            narrow,
+            wider,
+            kind,
+            strip,
+            strips,
+            split,
+            splits,
+            mine,
+            total,
+            by_lane,
+            sum_scale,
+            sum_shift,
+            C,
+            G,
+            BN,
+            GP,
+            EVEN,
+        )

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: f945d4dfd65665f5cd1f380b331e2f07
+# body: d1e4a1f96b896e2505924f1296f3acf0
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -21,6 +21,7 @@ from .tiling import (
     held_by,
     not_finite,
     put_measures,
+    rounded,
     shape_of,
     slots_of,
     top_by_sixteen,
@@ -117,12 +118,14 @@ def _made(v_x, v_scale, v_shift):
 
 
 @triton.jit
-def _blended(x, b, alpha, REPLACE: tl.constexpr):
-    """Return x with b mixed in: in float32, and rounded once."""
-    host, b = x.to(tl.float32), b.to(tl.float32)
+def _blended(x, b, alpha, acts, REPLACE: tl.constexpr):
+    """Return x with b mixed in where it acts, in float32."""
+    host = x.to(tl.float32)
     if REPLACE:
-        return tl.where(alpha == 1.0, b, host + alpha * (b - host)).to(x.dtype)
-    return (host + alpha * b).to(x.dtype)
+        mixed = tl.where(alpha == 1.0, b, host + alpha * (b - host))
+    else:
+        mixed = host + alpha * b
+    return tl.where(acts, mixed, host)
 
 
 @triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "slots", "wider"])
@@ -161,6 +164,7 @@ def _forward_rows(
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G chunks over `steps` tiles of BM rows."""
+    DTYPE: tl.constexpr = x_at.dtype.element_ty
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
@@ -187,15 +191,15 @@ def _forward_rows(
             inside = (example < n)[:, None] & mixed[None, :]
             at = x_at + example[:, None] * x_row + column[None, :] * x_col
             x = tl.load(at, mask=inside, other=0)
-            made = _made(x.to(tl.float32), v_scale[None, :], v_shift[None, :]).to(x.dtype)
-            bad = not_finite(made.to(tl.float32)) & inside
+            made = _made(x.to(tl.float32), v_scale[None, :], v_shift[None, :])
+            made = rounded(made, DTYPE)
+            bad = not_finite(made) & inside
             faults += tl.sum(bad.to(tl.int32), 0)
-            result = _blended(x, made, alpha[None, :], REPLACE)
-            result = tl.where(acts[None, :] & (bad == 0), result, x)
+            result = _blended(x, made, alpha[None, :], acts[None, :] & (bad == 0), REPLACE)
             at = out_at + example[:, None] * out_row + column[None, :] * out_col
-            tl.store(at, result, mask=inside)
+            tl.store(at, result.to(DTYPE), mask=inside)
             if MEASURED:
-                v = tl.where(inside, result.to(tl.float32), 0.0)
+                v = tl.where(inside, rounded(result, DTYPE), 0.0)
                 sums += by_sixteen(v, BM, BN)
                 squares += by_sixteen(v * v, BM, BN)
                 top = tl.where(inside, v, float("-inf"))

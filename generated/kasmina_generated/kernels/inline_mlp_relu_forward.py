@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 625363c5158548ec0368d772d4efbd27
+# body: 83136be2a205ac016b33009476854f6e
 
 """Forward pass of the chunks that hold mlp_relu: one launch for all of them."""
 
@@ -27,6 +27,7 @@ from .tiling import (
     of_units,
     out_weights,
     put_measures,
+    rounded,
     shape_of,
     slots_of,
     top_by_eight,
@@ -123,7 +124,7 @@ def forward(
 @triton.jit
 def _relu(u):
     """Return relu of u."""
-    return tl.where(u <= 0.0, 0.0, u)
+    return tl.maximum(u, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -171,12 +172,118 @@ def _weights(
 
 
 @triton.jit
-def _blended(x, b, alpha, REPLACE: tl.constexpr):
-    """Return x with b mixed in: in float32, and rounded once."""
-    host, b = x.to(tl.float32), b.to(tl.float32)
+def _blended(x, b, alpha, acts, REPLACE: tl.constexpr):
+    """Return x with b mixed in where it acts, in float32."""
+    host = x.to(tl.float32)
     if REPLACE:
-        return tl.where(alpha == 1.0, b, host + alpha * (b - host)).to(x.dtype)
-    return (host + alpha * b).to(x.dtype)
+        mixed = tl.where(alpha == 1.0, b, host + alpha * (b - host))
+    else:
+        mixed = host + alpha * b
+    return tl.where(acts, mixed, host)
+
+
+@triton.jit
+def _one_by_one(
+    x_at,
+    out_at,
+    codes_at,
+    kinds_at,
+    rows_at,
+    alpha_at,
+    up_weight_at,
+    up_bias_at,
+    out_weight_at,
+    out_bias_at,
+    nonfinite_at,
+    order_at,
+    n,
+    x_row,
+    x_col,
+    out_row,
+    out_col,
+    narrow,
+    wider,
+    kind,
+    strip,
+    total,
+    start,
+    steps,
+    left,
+    sums,
+    squares,
+    most,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    HB: tl.constexpr,
+    BH: tl.constexpr,
+    G: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    EVEN: tl.constexpr,
+    REPLACE: tl.constexpr,
+    MEASURED: tl.constexpr,
+):
+    """Do the rows of tiles that are left, each chunk by products that leave the others out.
+
+    What a strip holds is loaded again, as it would fill registers of the tiles' loop otherwise.
+    Returns what is measured, with these rows.
+    """
+    DTYPE: tl.constexpr = x_at.dtype.element_ty
+    BLOCKS: tl.constexpr = (H + HB - 1) // HB
+    unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
+    lane = tl.arange(0, BN)
+    seat, place = lane // C, lane % C
+    chunk, known = chunk_at(seat, strip, total, order_at, G)
+    column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+    code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+    mixed = here & (code >= 0)
+    alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
+    unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)
+    unit_code, unit_row = held_by(
+        unit_chunk, unit_known, codes_at, kinds_at, rows_at, kind, MIXING, CODES
+    )
+    unit_mixed = unit_code >= 0
+    joined = mixed[:, None] & (seat[:, None] == unit_seat[None, :])
+    b_out = tl.load(out_bias_at + row * C + place, mask=mixed, other=0).to(tl.float32)
+    faults = tl.zeros((BN,), tl.int32)
+    for k in range(steps * BM):
+        if (left >> (k // BM)) & 1 != 0:
+            example = tl.zeros((BN,), tl.int64) + (start + k)
+            inside = mixed & (example < n)
+            x = tl.load(x_at + example * x_row + column * x_col, mask=inside, other=0)
+            made = tl.zeros((BN,), tl.float32)
+            for block in range(BLOCKS):
+                unit = block * HB + unit_place
+                w_up, b_up, w_out = _weights(
+                    up_weight_at,
+                    up_bias_at,
+                    out_weight_at,
+                    row,
+                    unit_row,
+                    unit,
+                    place,
+                    joined,
+                    unit_mixed,
+                    C,
+                    H,
+                    DTYPE,
+                )
+                h = _row_hidden(x, w_up, b_up, joined)
+                made += of_lanes(h.to(DTYPE), w_out, joined)
+            made = rounded(made + b_out, DTYPE)
+            bad = not_finite(made) & inside
+            faults += bad.to(tl.int32)
+            acts = (alpha != 0) & (bad == 0)
+            result = _blended(x, made, alpha, acts, REPLACE)
+            at = out_at + example * out_row + column * out_col
+            tl.store(at, result.to(DTYPE), mask=inside)
+            if MEASURED:
+                v = tl.where(inside, rounded(result, DTYPE), 0.0)
+                sums += v
+                squares += v * v
+                most = tl.maximum(most, tl.where(inside, v, float("-inf")))
+    tl.atomic_add(nonfinite_at + chunk, faults.to(tl.int64), mask=faults != 0, sem="relaxed")
+    return sums, squares, most
 
 
 @triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "slots", "wider"])
@@ -222,10 +329,10 @@ def _forward_rows(
 ):
     """Each item is a strip of G chunks over `steps` tiles of BM rows."""
     DTYPE: tl.constexpr = x_at.dtype.element_ty
+    PART: tl.constexpr = BM // 16 if BM < 64 else 4  # rows that a thread does not add up itself
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
     unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
     zero = tl.full((), 0, tl.int64)
-    wide = tl.zeros((BN,), tl.int64)
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
@@ -263,14 +370,17 @@ def _forward_rows(
             DTYPE,
         )
         left = zero  # tiles to come back to, as bits
-        sums = tl.zeros((BM // 16, 8, BN), tl.float32)
-        squares = tl.zeros((BM // 16, 8, BN), tl.float32)
-        most = tl.full((BM // 16, 8, BN), float("-inf"), tl.float32)
+        if MEASURED:
+            sums = tl.zeros((PART, 8, BN), tl.float32)
+            squares = tl.zeros((PART, 8, BN), tl.float32)
+            most = tl.full((PART, 8, BN), float("-inf"), tl.float32)
+        from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
+        from_out = within.to(tl.int64)[:, None] * out_row + column[None, :] * out_col
         for step in tl.range(first, last, num_stages=STAGES):
-            example = (step * BM + within).to(tl.int64)
-            inside = (example < n)[:, None] & here[None, :]
-            at = x_at + example[:, None] * x_row + column[None, :] * x_col
-            x = tl.load(at, mask=inside, other=0)
+            start = (zero + step) * BM
+            rows = tl.minimum(n - start, BM).to(tl.int32)
+            inside = (within < rows)[:, None] & here[None, :]
+            x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
             h = _hidden(x, w_up, b_up, UPCAST)
             made = dot(h.to(x.dtype), tl.trans(w_out), UPCAST)
             if BLOCKS > 1:
@@ -292,67 +402,69 @@ def _forward_rows(
                     )
                     h_u = _hidden(x, o_w_up, o_b_up, UPCAST)
                     made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
-            made = (made + b_out[None, :]).to(x.dtype)
+            made = rounded(made + b_out[None, :], DTYPE)
             # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
             # the strip, as 0 * inf is NaN: such a tile is left for later.
-            fine = tl.sum(tl.sum(made.to(tl.float32) * 0.0, 1), 0) == 0.0
-            left |= tl.where(fine, zero, zero + 1) << (step - first)
-            end = tl.where(fine, n, 0)
-            counted = (example < end)[:, None] & mixed[None, :]
-            result = tl.where(acts[None, :], _blended(x, made, alpha[None, :], REPLACE), x)
-            at = out_at + example[:, None] * out_row + column[None, :] * out_col
-            tl.store(at, result, mask=counted)
-            if MEASURED:
-                v = tl.where(counted, result.to(tl.float32), 0.0)
-                sums += by_eight(v, BM, BN)
-                squares += by_eight(v * v, BM, BN)
-                top = tl.where(counted, v, float("-inf"))
-                most = tl.maximum(most, top_by_eight(top, BM, BN))
-        lane_sums = tl.sum(tl.sum(sums, 0), 0)
-        lane_squares = tl.sum(tl.sum(squares, 0), 0)
-        lane_most = tl.max(tl.max(most, 0), 0)
+            if tl.sum(tl.sum(made * 0.0, 1), 0) == 0.0:
+                result = _blended(x, made, alpha[None, :], acts[None, :], REPLACE)
+                at = out_at + start * out_row + from_out
+                tl.store(at, result.to(DTYPE), mask=(within < rows)[:, None] & mixed[None, :])
+                if MEASURED:
+                    v, top = rounded(result, DTYPE), result
+                    if rows < BM:
+                        v = tl.where((within < rows)[:, None], v, 0.0)
+                        top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    sums += by_eight(v, BM, BN)
+                    squares += by_eight(v * v, BM, BN)
+                    most = tl.maximum(most, top_by_eight(top, BM, BN))
+            else:
+                left |= (zero + 1) << (step - first)
+        lane_sums = tl.zeros((BN,), tl.float32)
+        lane_squares, lane_most = lane_sums, lane_sums
+        if MEASURED:
+            lane_sums = tl.sum(tl.sum(sums, 0), 0)
+            lane_squares = tl.sum(tl.sum(squares, 0), 0)
+            lane_most = tl.max(tl.max(most, 0), 0)
         if left != 0:
-            faults = tl.zeros((BN,), tl.int32)
-            for k in range((last - first) * BM):
-                if (left >> (k // BM)) & 1 != 0:
-                    # Row by row, by products that leave the other chunks out.
-                    example_m = wide + (first * BM + k)
-                    inside_m = mixed & (example_m < n)
-                    x_m = tl.load(x_at + example_m * x_row + column * x_col, mask=inside_m, other=0)
-                    made_m = tl.zeros((BN,), tl.float32)
-                    for block in range(BLOCKS):
-                        unit = block * HB + unit_place
-                        o_w_up, o_b_up, o_w_out = _weights(
-                            up_weight_at,
-                            up_bias_at,
-                            out_weight_at,
-                            row,
-                            unit_row,
-                            unit,
-                            place,
-                            joined,
-                            unit_mixed,
-                            C,
-                            H,
-                            DTYPE,
-                        )
-                        h_m = _row_hidden(x_m, o_w_up, o_b_up, joined)
-                        made_m += of_lanes(h_m.to(DTYPE), o_w_out, joined)
-                    made_m = (made_m + b_out).to(DTYPE)
-                    bad = not_finite(made_m.to(tl.float32)) & inside_m
-                    faults += bad.to(tl.int32)
-                    result_m = _blended(x_m, made_m, alpha, REPLACE)
-                    result_m = tl.where(acts & (bad == 0), result_m, x_m)
-                    at_m = out_at + example_m * out_row + column * out_col
-                    tl.store(at_m, result_m, mask=inside_m)
-                    if MEASURED:
-                        v_m = tl.where(inside_m, result_m.to(tl.float32), 0.0)
-                        lane_sums += v_m
-                        lane_squares += v_m * v_m
-                        top_m = tl.where(inside_m, v_m, float("-inf"))
-                        lane_most = tl.maximum(lane_most, top_m)
-            tl.atomic_add(
-                nonfinite_at + chunk, faults.to(tl.int64), mask=faults != 0, sem="relaxed"
+            lane_sums, lane_squares, lane_most = _one_by_one(
+                x_at,
+                out_at,
+                codes_at,
+                kinds_at,
+                rows_at,
+                alpha_at,
+                up_weight_at,
+                up_bias_at,
+                out_weight_at,
+                out_bias_at,
+                nonfinite_at,
+                order_at,
+                n,
+                x_row,
+                x_col,
+                out_row,
+                out_col,
+                narrow,
+                wider,
+                kind,
+                strip,
+                total,
+                first * BM,
+                last - first,
+                left,
+                lane_sums,
+                lane_squares,
+                lane_most,
+                C,
+                H,
+                HB,
+                BH,
+                G,
+                BM,
+                BN,
+                EVEN,
+                REPLACE,
+                MEASURED,
             )
         if MEASURED:
             put_measures(

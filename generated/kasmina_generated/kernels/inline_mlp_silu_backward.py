@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 63da547cb8e99d5106e2e18f51fc1b37
+# body: dc434188af84775af838d026371e0aaf
 
 """Backward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
+    bits_of,
     by_eight,
     by_sixteen,
     chunk_at,
@@ -25,13 +26,16 @@ from .tiling import (
     finite,
     has_state,
     held_by,
+    highest,
     map_weights,
     not_finite,
     of_lanes,
     of_units,
     out_weights,
     partly,
+    rounded,
     shape_of,
+    size_of,
     tickets,
 )
 
@@ -66,7 +70,7 @@ def backward(
     Args:
         g: [N, F], the gradient of the result, any strides.
         x: [N, F], the input of `forward`.
-        gx: [N, F]: another tensor, or g itself; only mixed chunks are written.
+        gx: [N, F], another tensor; only mixed chunks are written.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -86,8 +90,6 @@ def backward(
     hidden, width = parameters[0].shape[1:]
     size = 2 * hidden * width + hidden + width
     t = shape_of(tiles, n, chunks, width, hidden, listed=True, backward=True)
-    if t.blocks > 1 and gx.data_ptr() == g.data_ptr():
-        g = g.clone()  # every block of hidden units reads it, and the first one writes gx
     parts = (t.splits * chunks * size, t.splits * t.blocks * chunks * width, t.blocks * chunks)
     room = torch.empty(sum(parts), dtype=torch.float32, device=x.device)
     _backward_rows[(t.programs,)](
@@ -198,6 +200,232 @@ def _weights(
     return w_up, b_up, w_out
 
 
+@triton.jit
+def _finish(
+    g_at,
+    x_at,
+    gx_at,
+    codes_at,
+    kinds_at,
+    rows_at,
+    alpha_at,
+    up_weight_at,
+    up_bias_at,
+    out_weight_at,
+    out_bias_at,
+    g_up_weight_at,
+    g_up_bias_at,
+    g_out_weight_at,
+    g_out_bias_at,
+    g_alpha_at,
+    partial_at,
+    lanes_at,
+    blocks_at,
+    tickets_at,
+    order_at,
+    n,
+    g_row,
+    g_col,
+    x_row,
+    x_col,
+    gx_row,
+    gx_col,
+    chunks,
+    narrow,
+    wider,
+    kind,
+    strip,
+    strips,
+    split,
+    splits,
+    mine,
+    total,
+    start,
+    rows,
+    fine,
+    by_lane,
+    sum_up,
+    sum_b_up,
+    sum_out,
+    sum_b_out,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    HB: tl.constexpr,
+    BH: tl.constexpr,
+    G: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    GP: tl.constexpr,
+    EVEN: tl.constexpr,
+    REPLACE: tl.constexpr,
+):
+    """Do again what was not finite, and store the sums; the last split to arrive adds them up.
+
+    What a strip holds is loaded again, as it would fill registers of the tiles' loop otherwise.
+    """
+    DTYPE: tl.constexpr = x_at.dtype.element_ty
+    BLOCKS: tl.constexpr = (H + HB - 1) // HB
+    # Numbers of a chunk in `partial`: weights of the maps and of the last, biases.
+    BIASES: tl.constexpr = 2 * H * C
+    SIZE: tl.constexpr = BIASES + H + C
+    unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
+    lane = tl.arange(0, BN)
+    seat, place = lane // C, lane % C
+    chunk, known = chunk_at(seat, strip, total, order_at, G)
+    column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+    code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+    held = code >= 0
+    mixed = here & held
+    joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
+    alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
+    unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)
+    unit_code, unit_row = held_by(
+        unit_chunk, unit_known, codes_at, kinds_at, rows_at, kind, MIXING, CODES
+    )
+    unit_mixed = unit_code >= 0
+    joined = mixed[:, None] & (seat[:, None] == unit_seat[None, :])
+    b_out = tl.load(out_bias_at + row * C + place, mask=mixed, other=0).to(tl.float32)
+    unit = mine * HB + unit_place
+    # The gradient of alpha is the sum of g times B, and B is linear in its last map.
+    fit = joined & (unit < H)[None, :]
+    w_mine = out_weights(out_weight_at, row, unit, place, fit, C, H).to(DTYPE)
+    through = sum_out * tl.trans(w_mine).to(tl.float32)
+    through = tl.sum(tl.where(sum_out != 0, through, 0.0), 0)
+    if mine == 0:
+        through += tl.where(sum_b_out != 0, sum_b_out * b_out, 0.0)
+    by_lane += through
+    if fine == 0:
+        tl.debug_barrier()  # what other threads have stored of these rows stands before what follows
+        by_lane = tl.zeros((BN,), tl.float32)
+        sum_up = tl.zeros((BH, BN), tl.float32)
+        sum_b_up = tl.zeros((BH,), tl.float32)
+        sum_out = tl.zeros((BH, BN), tl.float32)
+        sum_b_out = tl.zeros((BN,), tl.float32)
+        for k in range(rows):
+            example = tl.zeros((BN,), tl.int64) + (start + k)
+            inside = mixed & (example < n)
+            x = tl.load(x_at + example * x_row + column * x_col, mask=inside, other=0)
+            g = tl.load(g_at + example * g_row + column * g_col, mask=inside, other=0)
+            g = g.to(tl.float32)
+            made = tl.zeros((BN,), tl.float32)
+            for block in range(BLOCKS):
+                u = block * HB + unit_place
+                w_up, b_up, w_out = _weights(
+                    up_weight_at,
+                    up_bias_at,
+                    out_weight_at,
+                    row,
+                    unit_row,
+                    u,
+                    place,
+                    joined,
+                    unit_mixed,
+                    C,
+                    H,
+                    DTYPE,
+                )
+                h, v_up = _row_hidden(x, w_up, b_up, joined)
+                made += of_lanes(h.to(DTYPE), w_out, joined)
+            made = rounded(made + b_out, DTYPE)
+            good = inside & (not_finite(made) == 0)
+            pulled = tl.where(good, g, 0.0)
+            branch = tl.zeros((BN,), tl.float32)
+            for block in range(BLOCKS):
+                u = block * HB + unit_place
+                w_up, b_up, w_out = _weights(
+                    up_weight_at,
+                    up_bias_at,
+                    out_weight_at,
+                    row,
+                    unit_row,
+                    u,
+                    place,
+                    joined,
+                    unit_mixed,
+                    C,
+                    H,
+                    DTYPE,
+                )
+                h, v_up = _row_hidden(x, w_up, b_up, joined)
+                gh = of_units(pulled.to(DTYPE), w_out, joined)
+                g_up = _gradients(gh, v_up)
+                branch += of_lanes(g_up.to(DTYPE), w_up, joined)
+                if block == mine:
+                    h = h.to(DTYPE).to(tl.float32)
+                    g_up = g_up.to(DTYPE).to(tl.float32)
+                    sum_b_up += g_up
+                    sum_up += g_up[:, None] * x.to(tl.float32)[None, :]
+                    sum_out += h[:, None] * pulled[None, :]
+            if mine == 0:
+                passed = g
+                if REPLACE:
+                    passed -= alpha * pulled
+                    made -= x.to(tl.float32)
+                by_lane += tl.where(good, g * made, 0.0)
+                result = passed + finite(alpha * branch)
+                tl.store(gx_at + example * gx_row + column * gx_col, result.to(DTYPE), mask=inside)
+            sum_b_out += pulled
+    # One of the splits sums up all of them in their order.
+    base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
+    chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+    tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
+    pair = (seat[None, :] == unit_seat[:, None]) & joint[None, :] & (unit < H)[:, None]
+    to_map = unit[:, None] * C + place[None, :]
+    to_out = place[None, :] * H + unit[:, None]
+    tl.store(base[None, :] + (0 * H * C + to_map), sum_up, mask=pair)
+    tl.store(base[None, :] + (1 * H * C + to_out), sum_out, mask=pair)
+    unit_joint = has_state(unit_code, JOINT, CODES) & (unit < H)
+    unit_base = partial_at + (split * chunks + unit_chunk.to(tl.int64)) * SIZE
+    tl.store(unit_base + (BIASES + 0 * H + unit), sum_b_up, mask=unit_joint)
+    if mine == 0:
+        tl.store(base + (BIASES + 1 * H + place), sum_b_out, mask=joint)
+    tl.debug_barrier()
+    ticket = tickets_at + mine * strips + strip
+    if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
+        tl.store(ticket, 0)
+        by_lane = tl.zeros((BN,), tl.float32)
+        sum_up = tl.zeros((BH, BN), tl.float32)
+        sum_b_up = tl.zeros((BH,), tl.float32)
+        sum_out = tl.zeros((BH, BN), tl.float32)
+        sum_b_out = tl.zeros((BN,), tl.float32)
+        for part in range(splits):
+            base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
+            chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+            by_lane += partly(lanes_at + chunk_lanes + place, mixed)
+            sum_up += partly(base[None, :] + (0 * H * C + to_map), pair)
+            sum_out += partly(base[None, :] + (1 * H * C + to_out), pair)
+            unit_base = partial_at + (part * chunks + unit_chunk.to(tl.int64)) * SIZE
+            at_unit = unit_base + (BIASES + 0 * H + unit)
+            sum_b_up += partly(at_unit, unit_joint)
+            if mine == 0:
+                sum_b_out += partly(base + (BIASES + 1 * H + place), joint)
+        to_row = row[None, :] * (H * C)
+        unit_alpha = tl.load(alpha_at + unit_chunk, mask=unit_mixed, other=0.0)
+        sum_up = finite(sum_up * alpha[None, :])
+        tl.store(g_up_weight_at + to_row + to_map, sum_up, mask=pair)
+        sum_b_up = finite(sum_b_up * unit_alpha)
+        tl.store(g_up_bias_at + unit_row * H + unit, sum_b_up, mask=unit_joint)
+        sum_out = finite(sum_out * alpha[None, :])
+        tl.store(g_out_weight_at + to_row + to_out, sum_out, mask=pair)
+        if mine == 0:
+            tl.store(g_out_bias_at + row * C + place, finite(sum_b_out * alpha), mask=joint)
+        theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
+        summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
+        if BLOCKS > 1:
+            # Each block of units has a part of alpha's gradient; the last to arrive adds them.
+            tl.store(blocks_at + mine * chunks + each, summed, mask=taken)
+            tl.debug_barrier()
+            common = tickets_at + BLOCKS * strips + strip
+            if tl.atomic_add(common, 1, sem="acq_rel") == BLOCKS - 1:
+                tl.store(common, 0)
+                summed = tl.zeros((GP,), tl.float32)
+                for block in range(BLOCKS):
+                    summed += partly(blocks_at + block * chunks + each, taken)
+                tl.store(g_alpha_at + each, summed, mask=taken)
+        else:
+            tl.store(g_alpha_at + each, summed, mask=taken)
+
+
 @triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "chunks", "wider"])
 def _backward_rows(
     g_at,
@@ -251,12 +479,10 @@ def _backward_rows(
     """Each item is a strip of G listed chunks over `steps` tiles of BM rows, and a block of units."""
     DTYPE: tl.constexpr = x_at.dtype.element_ty
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
-    # Numbers of a chunk in `partial`: weights of the maps and of the last, biases.
-    BIASES: tl.constexpr = 2 * H * C
-    SIZE: tl.constexpr = BIASES + H + C
+    PART: tl.constexpr = BM // 16 if BM < 64 else 4  # rows that a thread does not add up itself
+    MOST: tl.constexpr = 65504.0 if tl.float16 == DTYPE else 3.3895e38  # that is surely finite
     unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
     zero = tl.full((), 0, tl.int64)
-    wide = tl.zeros((BN,), tl.int64)
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
@@ -270,7 +496,6 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
         alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
@@ -296,29 +521,31 @@ def _backward_rows(
             H,
             DTYPE,
         )
+        ground = highest(b_out[:, None])
+        reach = highest(w_out)
         sum_up = tl.zeros((BH, BN), tl.float32)
-        part_b_up = tl.zeros((BM // 16, 8, BH), tl.float32)
+        part_b_up = tl.zeros((PART, 8, BH), tl.float32)
         sum_out = tl.zeros((BH, BN), tl.float32)
         part_b_out = tl.zeros((16, BN), tl.float32)
         if REPLACE:
             part_host = tl.zeros((16, BN), tl.float32)
-        left = zero  # tiles to come back to, as bits
+        checks = tl.zeros((BM,), tl.float32)
+        limits = tl.zeros((BM,), tl.int32)
+        from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
+        from_g = within.to(tl.int64)[:, None] * g_row + column[None, :] * g_col
+        from_gx = within.to(tl.int64)[:, None] * gx_row + column[None, :] * gx_col
         for step in tl.range(first, last, num_stages=STAGES):
-            example = (step * BM + within).to(tl.int64)
-            inside = (example < n)[:, None] & mixed[None, :]
-            at = x_at + example[:, None] * x_row + column[None, :] * x_col
-            x = tl.load(at, mask=inside, other=0)
-            at = g_at + example[:, None] * g_row + column[None, :] * g_col
-            g = tl.load(at, mask=inside, other=0)
-            # B again, to know what of it is not finite, and what reaches x through it; alpha, the
-            # same for all of a chunk, is left out until the end.
+            start = (zero + step) * BM
+            inside = (within < tl.minimum(n - start, BM).to(tl.int32))[:, None] & mixed[None, :]
+            x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
+            g = tl.load(g_at + start * g_row + from_g, mask=inside, other=0)
+            # What reaches x through B; alpha, the same for all of a chunk, is left out until the end.
             h, v_up = _hidden(x, w_up, b_up, UPCAST)
+            limit = ground + reach * size_of(h)
             h = h.to(x.dtype)
-            made = dot(h, tl.trans(w_out), UPCAST)
             gh = dot(g, w_out, UPCAST)
             g_up = _gradients(gh, v_up)
-            g_up = g_up.to(x.dtype)
-            branch = dot(g_up, tl.trans(w_up), UPCAST)
+            branch = dot(g_up.to(x.dtype), tl.trans(w_up), UPCAST)
             if BLOCKS > 1:
                 for block in range(BLOCKS):
                     if block != mine:
@@ -338,167 +565,89 @@ def _backward_rows(
                             DTYPE,
                         )
                         h_u, o_v_up = _hidden(x, o_w_up, o_b_up, UPCAST)
-                        made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
+                        limit += highest(o_w_out) * size_of(h_u)
                         gh_u = dot(g, o_w_out, UPCAST)
                         o_g_up = _gradients(gh_u, o_v_up)
                         branch += dot(o_g_up.to(x.dtype), tl.trans(o_w_up), UPCAST)
-            made = (made + b_out[None, :]).to(x.dtype).to(tl.float32)
-            # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
-            # the strip, as 0 * inf is NaN: such a tile is left for later.
-            fine = tl.sum(tl.sum(made * 0.0 + branch * 0.0, 1), 0) == 0.0
-            left |= tl.where(fine, zero, zero + 1) << (step - first)
+            # All of B is finite where the most that it can reach is: then nobody needs B itself.
+            limits = tl.maximum(limits, bits_of(limit))
+            checks += tl.sum(branch * 0.0, 1)
             if mine == 0:
                 passed = g.to(tl.float32)
                 if REPLACE:
                     passed -= alpha[None, :] * passed
-                end = tl.where(fine, n, 0)
-                tl.store(
-                    gx_at + example[:, None] * gx_row + column[None, :] * gx_col,
-                    (passed + alpha[None, :] * branch).to(g.dtype),
-                    mask=(example < end)[:, None] & mixed[None, :],
-                )
-            part_b_out += tl.where(fine, by_sixteen(g.to(tl.float32), BM, BN), 0.0)
+                result = passed + alpha[None, :] * branch
+                tl.store(gx_at + start * gx_row + from_gx, result.to(DTYPE), mask=inside)
+            part_b_out += by_sixteen(g.to(tl.float32), BM, BN)
             if REPLACE:
-                both = g.to(tl.float32) * x.to(tl.float32)
-                part_host += tl.where(fine, by_sixteen(both, BM, BN), 0.0)
-            part = by_eight(g_up.to(tl.float32), BM, BH)
-            part_b_up += tl.where(fine, part, 0.0)
-            sum_up += tl.where(fine, dot(tl.trans(g_up), x, UPCAST), 0.0)
-            sum_out += tl.where(fine, dot(tl.trans(h), g, UPCAST), 0.0)
+                part_host += by_sixteen(g.to(tl.float32) * x.to(tl.float32), BM, BN)
+            part_b_up += by_eight(g_up, BM, BH)
+            sum_up += dot(tl.trans(g_up.to(x.dtype)), x, UPCAST)
+            sum_out += dot(tl.trans(h), g, UPCAST)
+        # What is not finite in one chunk is so in all of the strip, as 0 * inf is NaN: then all of
+        # these rows are done again, by products that keep the chunks apart.
+        limit = tl.max(limits, 0).to(tl.float32, bitcast=True)
+        fine = (limit < MOST) & (tl.sum(checks, 0) == 0.0)
         sum_b_up = tl.sum(tl.sum(part_b_up, 0), 0)
         sum_b_out = tl.sum(part_b_out, 0)
-        # The gradient of alpha is the sum of g times B, and B is linear in its last map.
-        by_lane = sum_out * tl.trans(w_out).to(tl.float32)
-        by_lane = tl.sum(tl.where(sum_out != 0, by_lane, 0.0), 0)
-        if mine == 0:
-            by_lane += tl.where(sum_b_out != 0, sum_b_out * b_out, 0.0)
-            if REPLACE:
-                by_lane -= tl.sum(part_host, 0)
-        if left != 0:
-            for k in range((last - first) * BM):
-                if (left >> (k // BM)) & 1 != 0:
-                    # Row by row, by products that leave the other chunks out.
-                    example_m = wide + (first * BM + k)
-                    inside_m = mixed & (example_m < n)
-                    x_m = tl.load(x_at + example_m * x_row + column * x_col, mask=inside_m, other=0)
-                    g_m = tl.load(
-                        g_at + example_m * g_row + column * g_col, mask=inside_m, other=0
-                    ).to(tl.float32)
-                    made_m = tl.zeros((BN,), tl.float32)
-                    for block in range(BLOCKS):
-                        u = block * HB + unit_place
-                        o_w_up, o_b_up, o_w_out = _weights(
-                            up_weight_at,
-                            up_bias_at,
-                            out_weight_at,
-                            row,
-                            unit_row,
-                            u,
-                            place,
-                            joined,
-                            unit_mixed,
-                            C,
-                            H,
-                            DTYPE,
-                        )
-                        h_m, o_v_up = _row_hidden(x_m, o_w_up, o_b_up, joined)
-                        made_m += of_lanes(h_m.to(DTYPE), o_w_out, joined)
-                    made_m = (made_m + b_out).to(DTYPE).to(tl.float32)
-                    good = inside_m & (not_finite(made_m) == 0)
-                    through_m = tl.where(good, g_m, 0.0)
-                    branch_m = tl.zeros((BN,), tl.float32)
-                    for block in range(BLOCKS):
-                        u = block * HB + unit_place
-                        o_w_up, o_b_up, o_w_out = _weights(
-                            up_weight_at,
-                            up_bias_at,
-                            out_weight_at,
-                            row,
-                            unit_row,
-                            u,
-                            place,
-                            joined,
-                            unit_mixed,
-                            C,
-                            H,
-                            DTYPE,
-                        )
-                        h_m, o_v_up = _row_hidden(x_m, o_w_up, o_b_up, joined)
-                        gh_m = of_units(through_m.to(DTYPE), o_w_out, joined)
-                        o_g_up = _gradients(gh_m, o_v_up)
-                        branch_m += of_lanes(o_g_up.to(DTYPE), o_w_up, joined)
-                        if block == mine:
-                            h_m = h_m.to(DTYPE).to(tl.float32)
-                            o_g_up = o_g_up.to(DTYPE).to(tl.float32)
-                            sum_b_up += o_g_up
-                            sum_up += o_g_up[:, None] * x_m.to(tl.float32)[None, :]
-                            sum_out += h_m[:, None] * through_m[None, :]
-                    if mine == 0:
-                        passed_m = g_m
-                        if REPLACE:
-                            passed_m -= alpha * through_m
-                            made_m -= x_m.to(tl.float32)
-                        by_lane += tl.where(good, g_m * made_m, 0.0)
-                        result_m = passed_m + finite(alpha * branch_m)
-                        at = gx_at + example_m * gx_row + column * gx_col
-                        tl.store(at, result_m.to(DTYPE), mask=inside_m)
-                    sum_b_out += through_m
-        # One of the splits sums up all of them in their order.
-        base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
-        chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
-        tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
-        pair = (seat[None, :] == unit_seat[:, None]) & joint[None, :] & (unit < H)[:, None]
-        to_map = unit[:, None] * C + place[None, :]
-        to_out = place[None, :] * H + unit[:, None]
-        tl.store(base[None, :] + (0 * H * C + to_map), sum_up, mask=pair)
-        tl.store(base[None, :] + (1 * H * C + to_out), sum_out, mask=pair)
-        unit_joint = has_state(unit_code, JOINT, CODES) & (unit < H)
-        unit_base = partial_at + (split * chunks + unit_chunk.to(tl.int64)) * SIZE
-        tl.store(unit_base + (BIASES + 0 * H + unit), sum_b_up, mask=unit_joint)
-        if mine == 0:
-            tl.store(base + (BIASES + 1 * H + place), sum_b_out, mask=joint)
-        tl.debug_barrier()
-        ticket = tickets_at + mine * strips + strip
-        if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
-            tl.store(ticket, 0)
-            by_lane = tl.zeros((BN,), tl.float32)
-            sum_up = tl.zeros((BH, BN), tl.float32)
-            sum_b_up = tl.zeros((BH,), tl.float32)
-            sum_out = tl.zeros((BH, BN), tl.float32)
-            sum_b_out = tl.zeros((BN,), tl.float32)
-            for part in range(splits):
-                base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
-                chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
-                by_lane += partly(lanes_at + chunk_lanes + place, mixed)
-                sum_up += partly(base[None, :] + (0 * H * C + to_map), pair)
-                sum_out += partly(base[None, :] + (1 * H * C + to_out), pair)
-                unit_base = partial_at + (part * chunks + unit_chunk.to(tl.int64)) * SIZE
-                at_unit = unit_base + (BIASES + 0 * H + unit)
-                sum_b_up += partly(at_unit, unit_joint)
-                if mine == 0:
-                    sum_b_out += partly(base + (BIASES + 1 * H + place), joint)
-            to_row = row[None, :] * (H * C)
-            unit_alpha = tl.load(alpha_at + unit_chunk, mask=unit_mixed, other=0.0)
-            sum_up = finite(sum_up * alpha[None, :])
-            tl.store(g_up_weight_at + to_row + to_map, sum_up, mask=pair)
-            sum_b_up = finite(sum_b_up * unit_alpha)
-            tl.store(g_up_bias_at + unit_row * H + unit, sum_b_up, mask=unit_joint)
-            sum_out = finite(sum_out * alpha[None, :])
-            tl.store(g_out_weight_at + to_row + to_out, sum_out, mask=pair)
-            if mine == 0:
-                tl.store(g_out_bias_at + row * C + place, finite(sum_b_out * alpha), mask=joint)
-            theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
-            summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
-            if BLOCKS > 1:
-                # Each block of units has a part of alpha's gradient; the last to arrive adds them.
-                tl.store(blocks_at + mine * chunks + each, summed, mask=taken)
-                tl.debug_barrier()
-                common = tickets_at + BLOCKS * strips + strip
-                if tl.atomic_add(common, 1, sem="acq_rel") == BLOCKS - 1:
-                    tl.store(common, 0)
-                    summed = tl.zeros((GP,), tl.float32)
-                    for block in range(BLOCKS):
-                        summed += partly(blocks_at + block * chunks + each, taken)
-                    tl.store(g_alpha_at + each, summed, mask=taken)
-            else:
-                tl.store(g_alpha_at + each, summed, mask=taken)
+        by_lane = tl.zeros((BN,), tl.float32)
+        if REPLACE:
+            by_lane -= tl.where(mine == 0, tl.sum(part_host, 0), 0.0)
+        _finish(
+            g_at,
+            x_at,
+            gx_at,
+            codes_at,
+            kinds_at,
+            rows_at,
+            alpha_at,
+            up_weight_at,
+            up_bias_at,
+            out_weight_at,
+            out_bias_at,
+            g_up_weight_at,
+            g_up_bias_at,
+            g_out_weight_at,
+            g_out_bias_at,
+            g_alpha_at,
+            partial_at,
+            lanes_at,
+            blocks_at,
+            tickets_at,
+            order_at,
+            n,
+            g_row,
+            g_col,
+            x_row,
+            x_col,
+            gx_row,
+            gx_col,
+            chunks,
+            narrow,
+            wider,
+            kind,
+            strip,
+            strips,
+            split,
+            splits,
+            mine,
+            total,
+            first * BM,
+            (last - first) * BM,
+            fine,
+            by_lane,
+            sum_up,
+            sum_b_up,
+            sum_out,
+            sum_b_out,
+            C,
+            H,
+            HB,
+            BH,
+            G,
+            BM,
+            BN,
+            GP,
+            EVEN,
+            REPLACE,
+        )

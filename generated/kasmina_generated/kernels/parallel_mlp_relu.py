@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/parallel.py.jinja
-# body: e57a6ec8e87f3f423db1ad02176ad98c
+# body: a128d9ae70d7ffa47898688f90863c52
 
 """Hidden units of chunks in parallel that hold mlp_relu, and those that are not finite.
 
@@ -29,7 +29,7 @@ BIASES = (True,)  # of the maps of the input
 @triton.jit
 def _relu(u):
     """Return relu of u."""
-    return tl.where(u <= 0.0, 0.0, u)
+    return tl.maximum(u, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: b4a2133ef816a51ec2f8bb18ba9a5793
+# body: 07ac1ba7bd9d953abde1504c1a3dbbe1
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -45,6 +45,7 @@ class Tiles(NamedTuple):
     splits: int = 32
     warps: int = 4
     stages: int = 2
+    registers: int = 0  # of a thread at most; 0: as many as the compiler wants
 
 
 class Shape(NamedTuple):
@@ -113,8 +114,14 @@ def shape_of(
         steps=steps,
         programs=min(programs, _MOST_PROGRAMS) if listed else programs,
         stages=tiles.stages,
-        options={} if INTERPRETED else {"num_warps": tiles.warps},
+        options={} if INTERPRETED else options_of(tiles),
     )
+
+
+def options_of(tiles: Tiles) -> dict[str, Any]:
+    """Return what a compiler is told."""
+    options = {"num_warps": tiles.warps}
+    return {**options, "maxnreg": tiles.registers} if tiles.registers else options
 
 
 def new_measures(x: Tensor) -> Tensor:
@@ -225,14 +232,46 @@ def top_by_sixteen(values, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def by_eight(values, BM: tl.constexpr, BN: tl.constexpr):
-    """Return sums over two rows, 8 apart: a thread has both of what a product gives."""
-    return tl.sum(tl.reshape(values, (BM // 16, 2, 8, BN)), 1)
+    """Return sums over the rows of a tile that one thread has of what a product gives."""
+    PART: tl.constexpr = BM // 16 if BM < 64 else 4
+    return tl.sum(tl.sum(tl.reshape(values, (BM // (16 * PART), PART, 2, 8, BN)), 2), 0)
 
 
 @triton.jit
 def top_by_eight(values, BM: tl.constexpr, BN: tl.constexpr):
-    """Return maxima over two rows, 8 apart."""
-    return tl.max(tl.reshape(values, (BM // 16, 2, 8, BN)), 1)
+    """Return maxima over the same rows."""
+    PART: tl.constexpr = BM // 16 if BM < 64 else 4
+    return tl.max(tl.max(tl.reshape(values, (BM // (16 * PART), PART, 2, 8, BN)), 2), 0)
+
+
+@triton.jit
+def size_of(values):
+    """Return the sum of each row's magnitudes."""
+    return tl.sum(tl.abs(values.to(tl.float32)), 1)
+
+
+@triton.jit
+def bits_of(values):
+    """Return the bits of magnitudes: they are ordered as these are, and NaN comes last."""
+    return tl.abs(values).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def highest(values):
+    """Return the largest `size_of` a row, or NaN where there is one."""
+    return tl.max(bits_of(size_of(values)), 0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def rounded(values, TO: tl.constexpr):
+    """Return float32 values, infinite where TO would be: float16 ends long before float32 does.
+
+    bfloat16 ends where float32 does, so what is lost by rounding need not be; and a conversion of
+    single numbers to it and back costs as much as eight other instructions.
+    """
+    if tl.float16 == TO:
+        return values.to(TO).to(tl.float32)
+    return values
 
 
 @triton.jit

@@ -21,7 +21,10 @@ class Function:
 _TANH = "u * (1.0 - u * u * (0.33333334 - u * u * (0.13333334 - u * u * 0.053968254)))"
 
 FUNCTIONS: dict[str, Function] = {
-    "relu": Function("tl.where(u <= 0.0, 0.0, u)", "tl.where(u <= 0.0, 0.0, g)"),
+    "relu": Function(
+        "tl.maximum(u, 0.0, propagate_nan=tl.PropagateNan.ALL)",
+        "tl.where(u <= 0.0, 0.0, g)",
+    ),
     "gelu": Function(
         "0.5 * u * (1.0 + tl.erf(u * 0.70710678))",
         "g * (0.5 * (1.0 + tl.erf(u * 0.70710678)) + u * 0.39894228 * tl.exp(-0.5 * u * u))",

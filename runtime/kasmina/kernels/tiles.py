@@ -25,7 +25,8 @@ TABLE = Path(__file__).with_name("tiles.json")
 class Tiles(NamedTuple):
     """How a launch cuts its tensor: a program takes `rows` by `columns`, and so on.
 
-    `splits` is how many programs share the rows of one strip of chunks at most.
+    `splits` is how many programs share the rows of one strip of chunks at most, `registers` the
+    most of a thread, 0 for what the compiler takes.
     """
 
     rows: int = 64
@@ -33,6 +34,7 @@ class Tiles(NamedTuple):
     splits: int = 32
     warps: int = 4
     stages: int = 2
+    registers: int = 0
 
 
 class Measured(NamedTuple):
@@ -85,7 +87,8 @@ def _measured(row: Mapping[str, Any]) -> Measured:
     tiles = Tiles(**row["tiles"])
     for name, value in tiles._asdict().items():
         power = name in ("rows", "columns", "warps")
-        if not isinstance(value, int) or value < 1 or (power and value & (value - 1)):
+        least = 0 if name == "registers" else 1
+        if not isinstance(value, int) or value < least or (power and value & (value - 1)):
             raise ValueError(f"{name}={value!r} of {row['tiles']} is no legal size of a tile")
     return Measured(**shape, tiles=tiles)
 
