@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kasmina.checkpoint import CheckpointManager, Retention
+from kasmina.checkpoint import CheckpointManager, Retention, memory
 from kasmina.checkpoint.migration import Migrated
 from kasmina.checkpoint.v1 import read
 from tests.faults.disks import Watched, contents, filled, number_in
 from tests.runtime.checkpoint.golden import GOLDEN
 
+PIECE = 512  # bytes of a write here, so that small checkpoints take several, as large ones do
 Operation = Callable[[CheckpointManager], object]
 Oracle = Callable[[Path, CheckpointManager], str]
 
@@ -197,6 +198,7 @@ def killed_everywhere(name: str, folder: Path) -> dict[str, int]:
 
 def main() -> None:
     """Print the outcomes of one operation."""
+    memory.PIECE = PIECE
     name, folder = sys.argv[1], Path(sys.argv[2])
     sys.stdout.write(json.dumps(killed_everywhere(name, folder)))
 

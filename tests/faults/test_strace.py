@@ -21,8 +21,9 @@ PROGRAM = """
 import sys
 sys.dont_write_bytecode = True
 from pathlib import Path
-from tests.faults.killing import OPERATIONS
-from kasmina.checkpoint import CheckpointManager
+from tests.faults.killing import OPERATIONS, PIECE
+from kasmina.checkpoint import CheckpointManager, memory
+memory.PIECE = PIECE
 OPERATIONS[sys.argv[1]][0](CheckpointManager(Path(sys.argv[2])))
 """
 

@@ -238,7 +238,7 @@ class CheckpointManager:
         self._store.write(made.id, *made.laid_out(self._parent))
         self._parent = str(made.id)
         try:
-            failed = self._prune_after(made.id)
+            failed = self._prune_after(made.manifest)
             self._store.highest()  # here, so that the next call finds it counted
         except CheckpointError as error:
             failed = (error,)
@@ -246,7 +246,7 @@ class CheckpointManager:
             text = f"saved, but an old checkpoint cannot be deleted: {each}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    def _prune_after(self, saved: CheckpointId) -> tuple[CheckpointError, ...]:
+    def _prune_after(self, saved: Manifest) -> tuple[CheckpointError, ...]:
         if self._retention is None:
             return ()
         return self._pruner.prune(self._retention, saved=saved).failed

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kasmina.checkpoint.errors import Damaged, NewerFormat, NoCheckpoint, StoreFailed
+from kasmina.checkpoint.manifest import Manifest
 from kasmina.checkpoint.names import CheckpointId
 from kasmina.checkpoint.retention import Held, Retention
 from kasmina.checkpoint.store import Store
@@ -40,14 +41,14 @@ class Pruner:
         self._known: dict[Hashable, Held | None] = {}
 
     def prune(
-        self, retention: Retention, *, saved: CheckpointId | None = None, dry_run: bool = False
+        self, retention: Retention, *, saved: Manifest | None = None, dry_run: bool = False
     ) -> Pruned:
         """Delete what retention lets go.
 
         Args:
             retention: how many stay.
-            saved: what this process has just written. What was verified at an earlier save is not
-                read again then; without it everything is.
+            saved: of what this process has just written. It is not read, nor is what was verified
+                after an earlier save; without it everything is.
             dry_run: only say what would be deleted.
 
         Raises:
@@ -72,24 +73,27 @@ class Pruner:
                 failed.append(error)
         return Pruned(str(last_good), tuple(deleted), tuple(in_use), tuple(failed), freed)
 
-    def _held(self, saved: CheckpointId | None) -> list[Held]:
+    def _held(self, saved: Manifest | None) -> list[Held]:
         """Every intact checkpoint, the newest first; of archives only the manifest is read."""
         known: dict[Hashable, Held | None] = {}
         for id_ in self._store.ids():
             with suppress(FileNotFoundError):
                 status = os.lstat(self._store.path(id_))
                 key = (*id_, status.st_ino, status.st_size, status.st_mtime_ns)
-                known[key] = (
-                    self._known[key] if key in self._known else self._read(id_, id_ == saved)
-                )
+                if key in self._known:
+                    known[key] = self._known[key]
+                elif saved is not None and str(id_) == saved.id:
+                    known[key] = Held(id_, saved.priority, False, status.st_size)
+                else:
+                    known[key] = self._read(id_)
         self._known = known
         return [held for held in known.values() if held is not None]
 
-    def _read(self, id_: CheckpointId, is_good: bool) -> Held | None:
+    def _read(self, id_: CheckpointId) -> Held | None:
         entry = self._store.entry(id_)
         if entry is None or entry.manifest is None:
             return None
-        if not (is_good or entry.is_archived or self._is_intact(id_)):
+        if not (entry.is_archived or self._is_intact(id_)):
             return None
         return Held(id_, entry.manifest.priority, entry.is_archived, entry.bytes)
 

@@ -10,9 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
-
-from kasmina.checkpoint.disk import Disk, is_still, lock_now, reading, write_all
+from kasmina.checkpoint.disk import Disk, is_still, lock_now, reading
 from kasmina.checkpoint.errors import (
     BadDirectory,
     CheckpointError,
@@ -26,15 +24,14 @@ from kasmina.checkpoint.errors import (
 from kasmina.checkpoint.frame import (
     Head,
     blocks_in,
-    footer,
     header_and_manifest,
     read_data,
     read_head,
 )
 from kasmina.checkpoint.manifest import Manifest
-from kasmina.checkpoint.memory import PIECE
 from kasmina.checkpoint.names import CheckpointId, is_leftover, numbers_in
 from kasmina.checkpoint.tensors import Block, Buffer
+from kasmina.checkpoint.writing import write_checkpoint
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # what this machine lacks harms no file
@@ -141,9 +138,6 @@ class Store:
         replace: bool = False,
     ) -> None:
         """Put a checkpoint on the disk for good.
-
-        The data is copied piece by piece before it is hashed and written, so that the digest is
-        that of the file even if somebody changes an array meanwhile.
 
         Raises:
             StoreFailed, DiskFull: nothing was changed; or, where the message says so, the new file
@@ -261,8 +255,7 @@ class Store:
     def _fill(self, path: Path, file: int, head: bytes, data: Sequence[Buffer]) -> None:
         """Write a whole checkpoint into a temporary file, which goes again where that fails."""
         try:
-            write_all(self.disk, file, head)
-            write_all(self.disk, file, footer(head, self._write_data(file, data)))
+            write_checkpoint(self.disk, file, head, data)
             self.disk.fsync(file)
         except BaseException:
             self._took_back(path)  # what stays is swept when the directory is opened
@@ -287,16 +280,6 @@ class Store:
             self.disk.unlink(path)
             return True
         return False
-
-    def _write_data(self, file: int, data: Sequence[Buffer]) -> bytes:
-        """Write the data; returns its digest."""
-        hasher = blake3()
-        for piece in _pieces(data):
-            hasher.update(piece)
-            write_all(self.disk, file, piece)
-            if len(piece) == PIECE:
-                self.disk.hasten(file, PIECE)
-        return hasher.digest()
 
     def _create(self, id_: CheckpointId) -> tuple[Path, int]:
         """A new temporary file that no sweep takes for a leftover."""
@@ -371,23 +354,6 @@ class Store:
 def _refused(doing: str, path: Path, error: OSError, advice: str) -> StoreFailed:
     kind = DiskFull if error.errno in _FULL else StoreFailed
     return kind(doing, path, error, advice)
-
-
-def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
-    """Copies of all bytes in order, `PIECE` at a time; each is overwritten by the next."""
-    copy = memoryview(bytearray(PIECE))
-    filled = 0
-    for buffer in buffers:
-        rest = memoryview(buffer)
-        while rest:
-            taken = rest[: PIECE - filled]
-            copy[filled : filled + len(taken)] = taken
-            filled, rest = filled + len(taken), rest[len(taken) :]
-            if filled == PIECE:
-                yield copy
-                filled = 0
-    if filled:
-        yield copy[:filled]
 
 
 @contextmanager
