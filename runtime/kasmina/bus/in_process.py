@@ -112,14 +112,14 @@ class InProcessBus:
         clock: Callable[[], float] = time.time,
         broker: Broker | None = None,
     ) -> None:
-        self._broker = broker or Broker(limit_bytes, clock)
+        self.broker = broker or Broker(limit_bytes, clock)
         self._ledger = Ledger()
         self._groups: set[tuple[str, str]] = set()  # that this client has made
         self._closed = False
 
     def peer(self) -> InProcessBus:
         """Another client of the same bus."""
-        return InProcessBus(broker=self._broker)
+        return type(self)(broker=self.broker)
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -175,7 +175,7 @@ class InProcessBus:
             taken: list[Delivery] = []
             for name in streams:
                 stream, found = self._group_or_again(name, group)
-                taken += stream.give(found, consumer, count, self._broker.clock())
+                taken += stream.give(found, consumer, count, self.broker.clock())
             self._ledger.counters["delivered"] += len(taken)
             return taken
 
@@ -220,7 +220,7 @@ class InProcessBus:
             after = (await self.info(stream)).last
 
         def look() -> list[Delivery]:
-            found = self._broker.streams.get(stream)
+            found = self.broker.streams.get(stream)
             entries = found.behind(found.start(after), count) if found else ()
             return [Delivery(stream, text(at), payload) for at, payload in entries]
 
@@ -269,9 +269,9 @@ class InProcessBus:
 
     async def close(self) -> None:
         """Let go of the bus; what waits raises `BusClosed`."""
-        with self._broker.lock:
+        with self.broker.lock:
             self._closed = True
-            self._broker.wake()
+            self.broker.wake()
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,10 +287,10 @@ class InProcessBus:
     @contextmanager
     def _open(self) -> Iterator[Broker]:
         """Hold the lock of a bus that this client has not closed."""
-        with self._broker.lock:
+        with self.broker.lock:
             if self._closed:
                 raise BusClosed("this client of the in-process bus was closed; open another one")
-            yield self._broker
+            yield self.broker
 
     async def _wait_for(self, look: Callable[[], list[Delivery]], wait_s: float) -> list[Delivery]:
         """Look, and look again after every change, until there is something or time is out."""
@@ -299,7 +299,7 @@ class InProcessBus:
         if found or wait_s <= 0:
             await asyncio.sleep(0)
             return found
-        with suppress(TimeoutError), self._broker.waiting() as changed:
+        with suppress(TimeoutError), self.broker.waiting() as changed:
             async with asyncio.timeout(wait_s):
                 while True:
                     with self._open():
@@ -311,10 +311,10 @@ class InProcessBus:
         return found
 
     def _stream(self, name: str) -> Stream:
-        return self._broker.streams.setdefault(name, Stream(name))
+        return self.broker.streams.setdefault(name, Stream(name))
 
     def _find_group(self, stream: str, group: str) -> Group | None:
-        found = self._broker.streams.get(stream)
+        found = self.broker.streams.get(stream)
         return found.groups.get(group) if found else None
 
     def _create_group(self, stream: str, group: str, start: str) -> bool:
@@ -330,11 +330,11 @@ class InProcessBus:
         if found is None:
             if (stream, group) not in self._groups:
                 raise no_such_group(stream, group)
-            wiped = stream not in self._broker.streams
+            wiped = stream not in self.broker.streams
             self._create_group(stream, group, FIRST)
             self._ledger.lost(vanished(stream, group, wiped=wiped))
-            found = self._broker.streams[stream].groups[group]
-        return self._broker.streams[stream], found
+            found = self.broker.streams[stream].groups[group]
+        return self.broker.streams[stream], found
 
 
 def _cost(value: bytes) -> int:

@@ -1,0 +1,428 @@
+"""The bus on Redis Streams."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import AbstractConnection
+
+from kasmina.bus.client import (
+    FIRST,
+    NEWEST,
+    Delivery,
+    Loss,
+    Pending,
+    StreamInfo,
+    check_names,
+    check_payloads,
+)
+from kasmina.bus.errors import BusError, BusUnavailable
+from kasmina.bus.in_process import no_such_group, vanished
+from kasmina.bus.losses import Ledger
+from kasmina.bus.redis_link import BROKEN, Limits, Link, closed, opened, shut
+from kasmina.bus.redis_server import Features, connector, features, probe_commands
+from kasmina.bus.redis_watch import Watch
+from kasmina.bus.redis_wire import (
+    Argument,
+    by_stream,
+    deliveries,
+    groups_of,
+    is_no_group,
+    is_no_key,
+    pack,
+    pack_publish,
+    pending_of,
+    refusal,
+    table,
+)
+from kasmina.bus.streams import NO_STREAM
+
+MOST_WAITING = 64  # connections on which somebody waits for entries
+VALUES_AT_ONCE = 16  # of `get_many`: with the largest values 16 MiB a reply
+
+
+class RedisStreamClient:
+    """A client of a Redis server (6.2 or newer), as `MessageBusClient` says; for one event loop.
+
+    All that does not wait shares one connection, on which calls of many tasks go out together;
+    each call that waits for entries has one of its own meanwhile. Lost connections are opened again
+    with growing delays, and what was not answered is sent again.
+
+    Args:
+        url: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, `rediss://` for TLS (`?ssl_ca_certs=FILE`),
+            or `unix:///path`.
+        timeout_s: how long a call may take altogether, new connections included.
+        connect_s: how long opening a connection may take.
+        queue_bytes: how much may wait to be sent; more raises `BusUnavailable`.
+        watch_s: how often it is looked whether the server still has its data; 0 never does, but
+            after a new connection.
+        rng: for the jitter of delays.
+
+    Raises:
+        BadBusUrl: the URL names no server.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 5.0,
+        connect_s: float = 2.0,
+        queue_bytes: int = 64 << 20,
+        watch_s: float = 1.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._connect, self.server = connector(url, connect_s=connect_s)
+        self._ledger = Ledger()
+        self._limits = Limits(timeout_s, queue_bytes, rng or random.Random())
+        self._watch, self._watch_s = Watch(self._ledger), watch_s
+        counters = self._ledger.counters
+        self._link = Link(self._connect, self.server, self._limits, counters, self._prepare)
+        self._groups: set[tuple[str, str]] = set()  # that this client has made
+        self._features: Features | None = None
+        self._spare: list[AbstractConnection] = []  # open, nobody waits on them
+        self._busy: set[AbstractConnection] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often what has happened since the client was made, by name."""
+        return self._ledger.counters
+
+    def on_loss(self, callback: Callable[[Loss], None]) -> None:
+        """Call back for every loss that this client finds."""
+        self._ledger.on_loss(callback)
+
+    async def features(self) -> Features:
+        """Return what the server is and lacks; connects where nothing was asked before."""
+        if self._features is None:
+            await self._call(pack("PING"), name="PING")
+        assert self._features is not None
+        return self._features
+
+    async def publish(self, stream: str, payload: bytes, *, keep: int | None = None) -> str:
+        """Append one entry and return its id."""
+        return (await self.publish_many(stream, [payload], keep=keep))[0]
+
+    async def publish_many(
+        self, stream: str, payloads: Sequence[bytes], *, keep: int | None = None
+    ) -> list[str]:
+        """Append entries in their order and return their ids."""
+        check_names(stream=stream)
+        check_payloads(payloads)
+        if not payloads:
+            return []
+        replies = await self._ask(pack_publish(stream, payloads, keep), len(payloads), "XADD")
+        ids = [reply.decode() for reply in replies if isinstance(reply, bytes)]
+        self._watch.published(stream, ids)
+        self._ledger.counters["published"] += len(ids)
+        self._raise_first(replies, "XADD")
+        return ids
+
+    async def create_group(self, stream: str, group: str, *, start: str = FIRST) -> bool:
+        """Make a group, and its stream, where they do not exist; say whether the group is new."""
+        check_names(stream=stream, group=group)
+        new = await self._create_group(stream, group, start)
+        self._groups.add((stream, group))
+        return new
+
+    async def consume(
+        self,
+        streams: Sequence[str],
+        group: str,
+        consumer: str,
+        *,
+        count: int = 512,
+        wait_s: float = 0.0,
+    ) -> list[Delivery]:
+        """Give this consumer entries that the group has given to nobody yet."""
+        check_names(group=group, consumer=consumer)
+        head: list[Argument] = ["XREADGROUP", "GROUP", group, consumer, "COUNT", count]
+        tail: list[Argument] = ["STREAMS", *streams, *(">" for _ in streams)]
+        reply = await self._read(head, tail, wait_s)
+        if isinstance(reply, Exception) and is_no_group(reply):
+            await self._make_again(streams, group)
+            reply = await self._read(head, tail, wait_s)
+        self._raise_first([reply], "XREADGROUP")
+        taken = by_stream(reply)
+        self._ledger.counters["delivered"] += len(taken)
+        return taken
+
+    async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> int:
+        """Say that entries are done; returns how many of them were pending until now."""
+        if not ids:
+            return 0
+        done = int((await self._call(pack("XACK", stream, group, *ids), name="XACK"))[0])
+        self._ledger.counters["acknowledged"] += done
+        return done
+
+    async def claim(
+        self, stream: str, group: str, consumer: str, *, idle_s: float, count: int = 512
+    ) -> list[Delivery]:
+        """Take over the oldest entries that have been pending for at least `idle_s`."""
+        check_names(consumer=consumer)
+        taken: list[Any] = []
+        gone: list[str] = []
+        cursor = b"0-0"
+        while len(taken) < count:
+            least = max(0, round(idle_s * 1000))
+            command: list[Argument] = [
+                "XAUTOCLAIM",
+                stream,
+                group,
+                consumer,
+                least,
+                cursor,
+                "COUNT",
+            ]
+            reply = await self._claimed(stream, group, pack(*command, count - len(taken)))
+            taken += [entry for entry in reply[1] if entry is not None and entry[1] is not None]
+            lost = [] if len(reply) < 3 else [entry_id.decode() for entry_id in reply[2]]
+            if None in reply[1]:  # before Redis 7 it does not say which are there no more
+                lost += await self._not_there(stream, group, consumer)
+            gone += lost
+            cursor = reply[0]
+            if cursor == b"0-0":
+                break
+        if gone:
+            self._trimmed(stream, group, gone)
+        self._ledger.counters["claimed"] += len(taken)
+        return await self._with_attempts(stream, group, taken)
+
+    async def pending(self, stream: str, group: str, *, count: int = 512) -> list[Pending]:
+        """Return the oldest pending entries; none where there is no such group."""
+        return pending_of(await self._pending(stream, group, "-", "+", count))
+
+    async def read(
+        self, stream: str, *, after: str = FIRST, count: int = 512, wait_s: float = 0.0
+    ) -> list[Delivery]:
+        """Return entries behind an id, for nobody in particular."""
+        check_names(stream=stream)
+        if after == NEWEST and wait_s <= 0:
+            return []
+        reply = await self._read(["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s)
+        self._raise_first([reply], "XREAD")
+        return by_stream(reply)
+
+    async def remove(self, stream: str, ids: Sequence[str]) -> int:
+        """Take single entries away; returns how many there were."""
+        if not ids:
+            return 0
+        return int((await self._call(pack("XDEL", stream, *ids), name="XDEL"))[0])
+
+    async def trim(self, stream: str, *, before: str) -> int:
+        """Take away all entries older than the id `before`; returns how many there were."""
+        if before == NEWEST:
+            before = (await self.info(stream)).last
+        return int((await self._call(pack("XTRIM", stream, "MINID", before), name="XTRIM"))[0])
+
+    async def info(self, stream: str) -> StreamInfo:
+        """Return where a stream and its groups stand."""
+        commands = pack("XINFO", "STREAM", stream), pack("XINFO", "GROUPS", stream)
+        replies = await self._ask(b"".join(commands), 2, "XINFO")
+        if any(isinstance(reply, Exception) and is_no_key(reply) for reply in replies):
+            return NO_STREAM
+        self._raise_first(replies, "XINFO")
+        about = table(replies[0])
+        first, last = about["first-entry"], about["last-generated-id"].decode()
+        oldest = first[0].decode() if first else None
+        return StreamInfo(about["length"], oldest, last, groups_of(replies[1], last))
+
+    async def put_many(self, values: Mapping[str, bytes], *, expires_s: float) -> None:
+        """Keep values beside the streams, by key, for a time."""
+        check_payloads(list(values.values()))
+        for key in values:
+            check_names(key=key)
+        until = max(1, round(expires_s * 1000))
+        commands = [pack("SET", key, value, "PX", until) for key, value in values.items()]
+        if commands:
+            await self._call(*commands, name="SET")
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return values by their keys; None for one that is not there, or not any more."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), VALUES_AT_ONCE):
+            some = keys[start : start + VALUES_AT_ONCE]
+            found += (await self._call(pack("MGET", *some), name="MGET"))[0]
+        return found
+
+    async def drain(self) -> None:
+        """Wait until everything that was handed over before has been answered."""
+        await self._link.drain()
+
+    async def close(self) -> None:
+        """Drain for a bounded time, then let go of all connections; closing twice is fine."""
+        if self._closed:
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._link.drain(), self._limits.timeout_s)
+        self._closed = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await self._link.close()
+        for connection in [*self._spare, *self._busy]:
+            await shut(connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _prepare(self, link: Link) -> None:
+        """See whom the link has reached, before anything else is said."""
+        if self._features is None or self._features.version == "":
+            self._features = features(await link.talk(*probe_commands()), self.server)
+        await self._watch.after_connecting(link)
+        if self._watcher is None and self._watch_s > 0:
+            self._watcher = asyncio.get_running_loop().create_task(self._keep_watch())
+
+    async def _keep_watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._watch_s)
+            with suppress(BusError):
+                await self._watch.look(self._link)
+
+    async def _ask(self, packed: bytes, count: int, name: str) -> list[Any]:
+        """Send commands; replies that are errors are counted, and stand for themselves."""
+        replies = await self._link.ask(packed, count, name)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._count(reply)
+        return replies
+
+    async def _call(self, *commands: bytes, name: str) -> list[Any]:
+        replies = await self._ask(b"".join(commands), len(commands), name)
+        self._raise_first(replies, name)
+        return replies
+
+    def _raise_first(self, replies: Sequence[Any], name: str) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise refusal(reply, name, self.server)
+
+    def _count(self, error: Exception) -> None:
+        if isinstance(error, redis_errors.OutOfMemoryError):
+            self._ledger.counters["oom"] += 1
+        elif isinstance(error, redis_errors.ReadOnlyError):
+            self._ledger.counters["readonly"] += 1
+        elif is_no_group(error):
+            self._ledger.counters["nogroup"] += 1
+
+    async def _create_group(self, stream: str, group: str, start: str) -> bool:
+        command = pack("XGROUP", "CREATE", stream, group, start, "MKSTREAM")
+        (reply,) = await self._ask(command, 1, "XGROUP CREATE")
+        if isinstance(reply, Exception) and str(reply).startswith("BUSYGROUP"):
+            return False
+        self._raise_first([reply], "XGROUP CREATE")
+        return True
+
+    async def _make_again(self, streams: Sequence[str], group: str) -> None:
+        """Make the groups of ours that have vanished, and tell of them."""
+        for stream in streams:
+            (there,) = await self._call(pack("EXISTS", stream), name="EXISTS")
+            if (stream, group) not in self._groups:
+                info = await self.info(stream)
+                if group not in info.groups:
+                    raise no_such_group(stream, group)
+            elif await self._create_group(stream, group, FIRST):
+                self._ledger.lost(vanished(stream, group, wiped=not there))
+
+    async def _read(self, head: list[Argument], tail: list[Argument], wait_s: float) -> Any:
+        """Run a command that may wait; returns its reply, an error too."""
+        if wait_s <= 0:
+            return (await self._ask(pack(*head, *tail), 1, str(head[0])))[0]
+        block: list[Argument] = ["BLOCK", max(1, round(wait_s * 1000))]
+        async with self._waiting() as connection:
+            async with asyncio.timeout(wait_s + self._limits.timeout_s):
+                await connection.send_packed_command([pack(*head, *block, *tail)], False)
+                try:
+                    return await connection.read_response()
+                except redis_errors.ResponseError as error:
+                    self._count(error)
+                    return error
+
+    @asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[AbstractConnection]:
+        """Give a connection to wait on; it is kept for the next one if all goes well."""
+        if self._closed:
+            raise closed(self.server)
+        if len(self._busy) >= MOST_WAITING:
+            raise BusUnavailable(
+                f"{MOST_WAITING} calls wait for entries of {self.server} already; let fewer wait"
+            )
+        await self.features()  # so that nobody waits for a server that cannot be used
+        connection = self._spare.pop() if self._spare else self._connect()
+        self._busy.add(connection)
+        try:
+            await opened(connection)
+            yield connection
+            if not self._closed:
+                self._spare.append(connection)
+        except BROKEN as error:
+            await shut(connection)
+            if self._closed:
+                raise closed(self.server) from None
+            raise refusal(error, "", self.server) from None
+        except BaseException:
+            await shut(connection)
+            raise
+        finally:
+            self._busy.discard(connection)
+
+    async def _claimed(self, stream: str, group: str, command: bytes) -> Any:
+        (reply,) = await self._ask(command, 1, "XAUTOCLAIM")
+        if isinstance(reply, Exception) and is_no_group(reply):
+            await self._make_again([stream], group)
+            (reply,) = await self._ask(command, 1, "XAUTOCLAIM")
+        self._raise_first([reply], "XAUTOCLAIM")
+        return reply
+
+    async def _pending(self, stream: str, group: str, *which: Any) -> list[Any]:
+        (reply,) = await self._ask(pack("XPENDING", stream, group, *which), 1, "XPENDING")
+        if isinstance(reply, Exception) and is_no_group(reply):
+            return []
+        self._raise_first([reply], "XPENDING")
+        found: list[Any] = reply
+        return found
+
+    async def _not_there(self, stream: str, group: str, consumer: str) -> list[str]:
+        """Acknowledge this consumer's pending entries that are there no more; returns them."""
+        held = pending_of(await self._pending(stream, group, "-", "+", 10_000, consumer))
+        commands = [pack("XRANGE", stream, each.id, each.id) for each in held]
+        replies = await self._call(*commands, name="XRANGE") if commands else []
+        gone = [each.id for each, entry in zip(held, replies, strict=True) if not entry]
+        if gone:
+            await self._call(pack("XACK", stream, group, *gone), name="XACK")
+        return gone
+
+    def _trimmed(self, stream: str, group: str, gone: list[str]) -> None:
+        ids = ", ".join(gone[:5])
+        detail = f"entries were trimmed from {stream!r} while they were pending: {ids}"
+        self._ledger.lost(Loss("trimmed", stream, group, len(gone), detail))
+
+    async def _with_attempts(self, stream: str, group: str, entries: list[Any]) -> list[Delivery]:
+        """Ask how often each entry was given; claims are rare."""
+        commands = [
+            pack("XPENDING", stream, group, entry_id, entry_id, 1) for entry_id, _ in entries
+        ]
+        replies = await self._call(*commands, name="XPENDING") if commands else []
+        counts = [pending_of(reply) for reply in replies]
+        return [
+            deliveries(stream, [entry], told[0].attempt if told else 2)[0]
+            for entry, told in zip(entries, counts, strict=True)
+        ]

