@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 4a123494fb5fb7c9f8644df2f1d947ac20d3d5563e43305a8149e39fa479313c
 # template: source_map.py.jinja
-# body: 8e02ff2a5a96ef5a87388df1113f16ab
+# body: 9ad3fca5ed485509e8e9b7a578473a3d
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -746,5 +746,6 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (788, 795, "messages.yaml", 234, 3),
         (829, 836, "messages.yaml", 248, 3),
         (858, 865, "messages.yaml", 258, 3),
+        (878, 885, "messages.yaml", 265, 3),
     ),
 }

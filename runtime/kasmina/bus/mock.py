@@ -34,7 +34,7 @@ def _noted(
     """Return a method that notes its calls, and fails where it was told to."""
     name = getattr(method, "__name__", "")
 
-    async def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.calls.append(Call(name, args, dict(kwargs)))
         fault = self.next_fault(name)
         if fault is not None and not fault.applied:
