@@ -174,8 +174,8 @@ class Consumer:
                 look_again = loop.time() + self._config.claim_every_s
             outages = self.outages
             deliveries = await self._through_outages(self._next)
-            if outages < self.outages and self._config.exclusive:
-                await self._take_over(0.0)  # these, and older ones of an answer that got lost
+            if outages < self.outages and self._config.exclusive and await self._missed(deliveries):
+                await self._take_over(0.0)  # of an answer that got lost, and then these
                 continue
             for delivery in deliveries:
                 await self._submit(delivery)
@@ -188,6 +188,16 @@ class Consumer:
             count=self._config.batch,
             wait_s=self._config.wait_s,
         )
+
+    async def _missed(self, deliveries: list[Delivery]) -> bool:
+        """Whether the group has given this consumer what it never got."""
+        had = self._held | {(each.stream, each.id) for each in deliveries}
+        for stream in self.streams:
+            ask = partial(self.client.pending, stream, self.group, count=len(had) + 1)
+            pending = await self._through_outages(ask)
+            if any((stream, each.id) not in had for each in pending):
+                return True
+        return False
 
     async def _take_over(self, idle_s: float) -> None:
         """Take over pending entries, each one after all before it are done."""
@@ -218,9 +228,6 @@ class Consumer:
         except Exception:  # noqa: BLE001  the attempts tell of it
             await self._handle((delivery, Label("")))
             return
-        if self._is_done(label):
-            self._finish(delivery)
-            return
         try:
             if not await self.processor.submit((delivery, label)):
                 self._finish(delivery)
@@ -230,7 +237,7 @@ class Consumer:
 
     async def _handle(self, labelled: Labelled) -> None:
         delivery, label = labelled
-        if not self._is_done(label):  # a copy of it may have been handled meanwhile
+        if not self._is_done(label):
             handled = await self._attempts(delivery)
             self.handled += handled
             if handled and label.identity is not None:

@@ -164,11 +164,11 @@ class OrderedMessageProcessor(Generic[M]):
         return self.pending
 
     def state_dict(self) -> dict[str, int]:
-        """The number that comes next, by key. Save it while nothing is pending."""
+        """The number after the last one that was handled, by key."""
         return {
-            key: sequencer.following
+            key: sequencer.handled
             for key, sequencer in self._sequencers.items()
-            if sequencer.following is not None
+            if sequencer.handled is not None
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -287,7 +287,7 @@ class OrderedMessageProcessor(Generic[M]):
             while messages and self._failure is None:
                 async with self._slots:
                     await self._handler(messages[0])
-                messages.popleft()
+                self._handled(messages.popleft())
                 await self._count_down()
         except Exception as error:  # noqa: BLE001  the next call raises it
             self._failure = error
@@ -295,6 +295,12 @@ class OrderedMessageProcessor(Generic[M]):
             del self._lanes[lane]
             async with self._changed:
                 self._changed.notify_all()
+
+    def _handled(self, message: M) -> None:
+        sequencer = self._sequencers.get(self._key(message))
+        if sequencer is not None:
+            number = self._sequence(message)
+            sequencer.handled = max(sequencer.handled or 0, number + 1)
 
     async def _count_down(self) -> None:
         async with self._changed:

@@ -22,10 +22,11 @@ class Sequencer(Generic[M]):
         following: the number that comes next; None takes the first that comes.
     """
 
-    __slots__ = ("_waiting", "following", "since")
+    __slots__ = ("_waiting", "following", "handled", "since")
 
     def __init__(self, following: int | None = None) -> None:
         self.following = following
+        self.handled = following  # the number before which all are handled
         self.since: float | None = None  # when the gap that is open now was seen
         self._waiting: dict[int, M] = {}
 
