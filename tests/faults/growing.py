@@ -139,9 +139,10 @@ def standing(run: Path) -> dict[str, Any]:
     }
 
 
-def step_into(records: list[Record], state: str) -> int:
-    """The step at which a seed first enters a state."""
-    return next(r.step for r in records if r.kind == "transition" and r["to"] == state)
+def step_into(records: list[Record], state: str, source: str) -> int:
+    """The step at which a seed first enters a state from another one."""
+    moves = (r for r in records if r.kind == "transition")
+    return next(r.step for r in moves if (r["from"], r["to"]) == (source, state))
 
 
 def chain(name: str, folder: Path) -> Counter[str]:
@@ -151,7 +152,7 @@ def chain(name: str, folder: Path) -> Counter[str]:
     resume = ["grow", "--resume", str(run)]
     words = begin(name, run)
     counts: Counter[str] = Counter()
-    graft = step_into(records, "GRAFTING")
+    graft = step_into(records, "GRAFTING", "TRAINING")
     killed(words, at_event(0, 0.5))
     killed(resume, at_step(3))
     killed(resume, at_step(graft + 30))  # ramps take 60 steps, epochs have 19
@@ -167,9 +168,10 @@ def chain(name: str, folder: Path) -> Counter[str]:
             counts["mid-rewind"] += 1
         killed(resume, at_event(rewind.seq + 6, 0.5))
     else:
-        leaving = step_into(records, "CULLED")
+        leaving = step_into(records, "CULLED", "EVALUATING")
         killed(resume, at_step(leaving + 30))
-        assert standing(run)["moving"] == {"CULLED"}
+        found = standing(run)
+        assert found["moving"] == {"CULLED"}, found
         counts["mid-withdrawal"] += 1
     killed(resume, at_event(len(records) - 1, 0.5))
     counts["elsewhere"] += 3 + (name == "rewinding")

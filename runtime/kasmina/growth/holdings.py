@@ -16,7 +16,7 @@ from kasmina.grafting import strategy_number
 from kasmina.growth.aside import AsideTrainer
 from kasmina.growth.controller import Command
 from kasmina.growth.journal import Journal
-from kasmina.growth.optimizer import RowGuard
+from kasmina.growth.optimizer import RowGuard, StaleOptimizer, check_holds
 from kasmina.growth.planes import bed_key, beds, mask_in
 from kasmina.growth.rewind import Stateful
 from kasmina.lifecycle import StepResult
@@ -43,7 +43,7 @@ class Holdings:
         strategy: str,
     ) -> None:
         self._garden, self._aside, self._journal = garden, aside, journal
-        self._strategy = strategy
+        self._strategy, self._optimizer = strategy, optimizer
         strategy_number(strategy)  # an unknown name fails here, not in the middle of a run
         self._guards: dict[str, RowGuard] = {}
         for site in garden.sites.values():
@@ -53,21 +53,38 @@ class Holdings:
                 guard = RowGuard(optimizer, parameters, training)
                 pool.grown.append(guard.grow)
                 self._guards[bed_key(site, pool)] = guard
+        self._grown = frozenset(map(id, garden.parameters()))
+
+    def check(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise `StaleOptimizer` where `optimizer` would not train what grows; cheap."""
+        if optimizer is not self._optimizer:
+            raise StaleOptimizer(
+                "the Gardener's optimizer is another object than the one that it was made with, "
+                "whose rows it keeps apart; make a new Gardener, or keep the optimizer and change "
+                "its param_groups"
+            )
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held.issuperset(self._grown):
+            check_holds(optimizer, self._garden.pool_parameters())
 
     def stateful(self) -> dict[str, Stateful]:
         """The ages of all rows, by bed."""
         return {f"kasmina.rows.{key}": guard for key, guard in self._guards.items()}
 
     def bind(self, commands: Sequence[Command], result: StepResult) -> None:
-        """Note the kind and the strategy of each command whose edge was taken."""
+        """Note the kind and the strategy of each command whose edge was taken.
+
+        A seed that holds a row keeps its kind, whatever it is told: the row is of that kind's pool.
+        """
         lifecycle = self._garden.state.lifecycle
+        free = self._garden.state["blueprint_slot"] < 0
         edges = dict(zip(result.rows.tolist(), result.edge[result.rows].tolist(), strict=True))
         for command in commands:
             edge = edges.get(command.row)
             if edge is None or lifecycle.edges[edge].event != lifecycle.event(command.event):
                 continue
             site = self._garden.site_of(command.row)
-            if not mask_in(self._garden.state, "plane", "withdraw")[command.row]:
+            if free[command.row]:
                 kind = site.kinds.index(command.blueprint) if command.blueprint else 0
                 number = strategy_number(command.strategy or self._strategy)
                 self._garden.state.update(

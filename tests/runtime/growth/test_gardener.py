@@ -158,6 +158,20 @@ def test_a_nan_loss_takes_the_cohort_back() -> None:
     assert bed.states[0] == "ROLLED_BACK"
 
 
+def test_a_command_changes_no_kind() -> None:
+    """A seed of a site's second kind is rewound; its row is given back to that kind's pool."""
+    sites = [Site(".", seeds=2, blueprint=("mlp", "gated"), hidden=4)]
+    bed = Bed(germinate(0, blueprint="gated"), sites=sites)
+    bed.until("GRAFTING")
+    pool = bed.gardener.garden.site_of(0).pool("gated")
+    assert pool.used() == [0]
+    bed.gardener.request(Command("emergency", 0, "test"))
+    bed.gardener.tick()
+    assert bed.states[0] == "ROLLED_BACK"
+    assert pool.used() == []
+    bed.until("DORMANT")
+
+
 def test_a_nan_loss_without_a_cohort_is_the_hosts_own() -> None:
     """Then nothing can be taken back and the message says where to look."""
     bed = Bed()
