@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 4a123494fb5fb7c9f8644df2f1d947ac20d3d5563e43305a8149e39fa479313c
 # template: source_map.py.jinja
-# body: 9ad3fca5ed485509e8e9b7a578473a3d
+# body: 5071b44b02b92cfc23feeb8dfd69a6e7
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -652,38 +652,38 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (63, 77, "kernels.yaml", 31, 3),
         (78, 85, "kernels.yaml", 34, 3),
     ),
-    "kernels/inline_mlp_relu_forward.py": ((133, 133, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_relu_forward.py": ((173, 173, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (155, 155, "kernels.yaml", 25, 3),
-        (163, 163, "kernels.yaml", 25, 3),
-        (170, 170, "kernels.yaml", 25, 3),
+        (185, 185, "kernels.yaml", 25, 3),
+        (193, 193, "kernels.yaml", 25, 3),
+        (200, 200, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_gelu_forward.py": ((133, 133, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_gelu_forward.py": ((173, 173, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_gelu_backward.py": (
-        (155, 155, "kernels.yaml", 25, 3),
-        (163, 163, "kernels.yaml", 25, 3),
-        (170, 170, "kernels.yaml", 25, 3),
+        (185, 185, "kernels.yaml", 25, 3),
+        (193, 193, "kernels.yaml", 25, 3),
+        (200, 200, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_mlp_silu_forward.py": ((139, 139, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_silu_forward.py": ((179, 179, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_silu_backward.py": (
-        (161, 161, "kernels.yaml", 25, 3),
-        (169, 169, "kernels.yaml", 25, 3),
-        (176, 176, "kernels.yaml", 25, 3),
+        (191, 191, "kernels.yaml", 25, 3),
+        (199, 199, "kernels.yaml", 25, 3),
+        (206, 206, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_low_rank_forward.py": ((127, 127, "kernels.yaml", 28, 3),),
+    "kernels/inline_low_rank_forward.py": ((167, 167, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (142, 142, "kernels.yaml", 28, 3),
-        (150, 150, "kernels.yaml", 28, 3),
-        (157, 157, "kernels.yaml", 28, 3),
+        (172, 172, "kernels.yaml", 28, 3),
+        (180, 180, "kernels.yaml", 28, 3),
+        (187, 187, "kernels.yaml", 28, 3),
     ),
-    "kernels/inline_gated_forward.py": ((139, 139, "kernels.yaml", 31, 3),),
+    "kernels/inline_gated_forward.py": ((179, 179, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (162, 162, "kernels.yaml", 31, 3),
-        (171, 171, "kernels.yaml", 31, 3),
-        (178, 179, "kernels.yaml", 31, 3),
+        (192, 192, "kernels.yaml", 31, 3),
+        (201, 201, "kernels.yaml", 31, 3),
+        (208, 209, "kernels.yaml", 31, 3),
     ),
-    "kernels/inline_affine_forward.py": ((117, 117, "kernels.yaml", 34, 3),),
-    "kernels/inline_affine_backward.py": ((128, 128, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_forward.py": ((156, 156, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_backward.py": ((157, 157, "kernels.yaml", 34, 3),),
     "kernels/parallel_mlp_relu.py": (
         (73, 73, "kernels.yaml", 25, 3),
         (193, 193, "kernels.yaml", 25, 3),

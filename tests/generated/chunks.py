@@ -17,8 +17,7 @@ from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind
 from kasmina.kernels.mixing import blend, guard
 from kasmina.lifecycle import Lifecycle
 from kasmina_generated.kernels.catalogue import TEXTS
-from kasmina_generated.kernels.sample import carry, gather
-from kasmina_generated.kernels.tiling import Tiles, new_measures
+from kasmina_generated.kernels.tiling import Tiles
 
 KIND = 1  # number of the kind at its site; the others have 0 and 2
 UNTOUCHED = 7.0
@@ -30,7 +29,7 @@ TOLERANCE = {
     torch.float16: 4 * 2.0**-10,
     torch.bfloat16: 4 * 2.0**-7,
 }
-SMALL = Tiles(rows=16, columns=16, splits=2)  # several strips, splits and steps of little data
+SMALL = Tiles(rows=16, columns=16, programs=20)  # several strips, splits and steps of little data
 
 
 @dataclass(frozen=True)
@@ -170,16 +169,11 @@ def run(text: str, case: Case, inputs: Inputs) -> Results:
     gradients = tuple(torch.full(p.shape, UNTOUCHED) for p in inputs.parameters)
     alpha_gradient = torch.full((case.chunks,), UNTOUCHED)
     how: dict[str, Any] = {"replace": case.replace, "tiles": case.tiles}
-    measures = None if case.listed else new_measures(x)
-    if measures is not None:
-        measures[:-1] = nan
+    how["carried"] = None if case.listed else case.tiles
     if not case.listed:
-        carry(x, out, inputs.codes, inputs.rows, measures, tiles=case.tiles)
-        carry(g, gx, inputs.codes, inputs.rows, None, tiles=case.tiles)
         _fill_others(inputs, case, (x, out), (g, gx))
-    forward(x, out, *seeds, KIND, nonfinite, measures, order, count, **how)
-    if measures is not None:
-        gather(out, measures, sample)
+    given = None if case.listed else sample
+    forward(x, out, *seeds, KIND, nonfinite, given, order, count, **how)
     backward(g, inputs.x, gx, *seeds, gradients, alpha_gradient, KIND, order, count, **how)
     return Results(out, nonfinite, sample, gx, gradients, alpha_gradient)
 
@@ -253,9 +247,7 @@ def measured(case: Case, result: Tensor, inputs: Inputs) -> Tensor:
     others = _others(inputs)
     for chunk, columns in enumerate(case.slices()):
         v = result[:, columns].double()
-        if not case.listed and others[chunk]:  # nobody has measured it
-            found[chunk] = torch.tensor([0.0, 0.0, -torch.inf, 0.0])
-        elif not case.listed:
+        if not case.listed and not others[chunk]:  # those are for their own launch to measure
             most = v.max() if v.numel() else torch.tensor(-torch.inf)
             lost = (~v.isfinite()).sum()
             found[chunk] = torch.stack([v.sum(), v.square().sum(), most, lost.double()])

@@ -21,19 +21,20 @@ _POINTERS = {
     "nonfinite_at": "*i64", "partial_at": "*fp32", "lanes_at": "*fp32", "blocks_at": "*fp32", "sample_at": "*fp32", "measures_at": "*fp32", "tickets_at": "*i32",
     "order_at": "*i32", "count_at": "*i32",
 }  # fmt: skip
-_SIZES = {"C": 16, "G": 2, "BM": 16, "BN": 32, "GP": 2, "EVEN": True, "STAGES": 2}
+_SIZES = {
+    "C": 16, "G": 2, "BM": 16, "BN": 32, "GP": 2, "EVEN": True, "STAGES": 2,
+    "CG": 4, "CGP": 4, "CBM": 32, "CBN": 64, "CARRYING": True, "COPIED": True,
+}  # fmt: skip
 _UNITS = {"H": 16, "HB": 16, "BH": 32, "UPCAST": False}
 _BLOCKS = {"H": 20, "HB": 16, "BH": 32, "UPCAST": False}
 KERNELS: list[tuple[str, str, dict[str, Any]]] = [
     ("inline_gated_forward", "_forward_rows", {**_UNITS, "REPLACE": True, "MEASURED": True}),
-    ("inline_low_rank_forward", "_forward_rows", {**_BLOCKS, "REPLACE": False, "MEASURED": False}),
+    ("inline_low_rank_forward", "_forward_rows", {**_BLOCKS, "REPLACE": False, "MEASURED": False, "CARRYING": False}),
     ("inline_affine_forward", "_forward_rows", {"REPLACE": True, "MEASURED": True}),
     ("inline_gated_backward", "_backward_rows", {**_UNITS, "REPLACE": True}),
     ("inline_mlp_gelu_backward", "_backward_rows", {**_BLOCKS, "REPLACE": False}),
     ("inline_affine_backward", "_backward_rows", {"REPLACE": False}),
-    ("sample", "_carry_rows", {"COPIED": True, "SKIPPING": True, "MEASURED": True}),
-    ("sample", "_gather_measures", {}),
-    ("sample", "_carry_rows", {"COPIED": False, "SKIPPING": False, "MEASURED": True}),
+    ("sample", "_sample_rows", {}),
 ]  # fmt: skip
 
 

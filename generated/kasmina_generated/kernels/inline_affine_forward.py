@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: d1e4a1f96b896e2505924f1296f3acf0
+# body: 2ac8c75732c1324b295ba44b2b12da9e
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -13,22 +13,41 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiling import (
-    INTERPRETED,
+    CODES,
+    MIXING,
+    MOST_STEPS,
     Tiles,
     by_sixteen,
+    carry,
     chunk_at,
     column_of,
+    cut_of,
     held_by,
+    new_measures,
     not_finite,
-    put_measures,
+    put_sample,
+    role_of,
     rounded,
     shape_of,
-    slots_of,
+    split_of,
+    tickets,
     top_by_sixteen,
 )
 
-MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
-CODES = tl.constexpr(10)
+NUMBERS = (
+    "n",
+    "chunks",
+    "wider",
+    "kind",
+    "slots",
+    "strips_at_most",
+    "programs",
+    "mixing",
+    "carrying",
+    "carry_strips",
+    "carry_splits",
+    "carry_steps",
+)
 
 
 def forward(
@@ -41,12 +60,13 @@ def forward(
     parameters: tuple[Tensor, ...],
     kind: int,
     nonfinite: Tensor,
-    measures: Tensor | None,
+    sample: Tensor | None,
     order: Tensor,
     count: Tensor,
     *,
     replace: bool,
     tiles: Tiles,
+    carried: Tiles | None,
 ) -> None:
     """Write the result of listed chunks into `out`; nothing is returned and the host never waits.
 
@@ -56,7 +76,8 @@ def forward(
 
     Args:
         x: [N, F], any strides.
-        out: [N, F]: another tensor, or x itself; only mixed chunks are written.
+        out: [N, F]: another tensor, or x itself; only listed chunks are written, and those that
+            are carried.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -65,17 +86,20 @@ def forward(
             the widest chunk.
         kind: Number of this kind.
         nonfinite: int64 [S], counted up by the elements of B that are not finite.
-        measures: Of `new_measures`, or None: written for mixed chunks; see `gather`.
+        sample: float32 [S, 4], contiguous, or None: as that of `sample`, of what is written.
         order: int32 [S]: the mixed chunks of this kind first; only these are done.
         count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
+        carried: Sizes for chunks that no launch mixes, which are carried over; None to leave them
+            to another launch.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     width, hidden = parameters[0].shape[1], 1
-    t = shape_of(tiles, n, chunks, width, hidden, listed=True)
-    _forward_rows[(t.programs,)](
+    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    measures, slots = new_measures(x, sample is not None)
+    _forward_rows[(t.grid + c.grid,)](
         x,
         out,
         codes,
@@ -84,7 +108,9 @@ def forward(
         alpha,
         *parameters,
         nonfinite,
+        sample,
         measures,
+        None if sample is None else tickets(x.device, t.strips + c.strips),
         order,
         count,
         n,
@@ -92,21 +118,34 @@ def forward(
         x.stride(1),
         out.stride(0),
         out.stride(1),
+        chunks,
         features // chunks,
         features % chunks,
         kind,
-        t.splits,
-        t.steps,
-        slots_of(measures),
+        slots,
         features,
+        t.strips,
+        t.programs,
+        t.grid,
+        c.grid,
+        c.strips,
+        c.splits,
+        c.steps,
         C=width,
         G=t.group,
         BM=t.rows,
         BN=t.columns,
+        GP=t.group_lanes,
+        CG=c.group,
+        CGP=c.group_lanes,
+        CBM=c.rows,
+        CBN=c.columns,
         EVEN=features % chunks == 0,
         REPLACE=replace,
-        MEASURED=measures is not None,
-        STAGES=1 if INTERPRETED else t.stages,
+        COPIED=out is not x,
+        CARRYING=carried is not None,
+        MEASURED=sample is not None,
+        STAGES=t.stages,
         **t.options,
     )
 
@@ -128,7 +167,7 @@ def _blended(x, b, alpha, acts, REPLACE: tl.constexpr):
     return tl.where(acts, mixed, host)
 
 
-@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "slots", "wider"])
+@triton.jit(do_not_specialize=NUMBERS)
 def _forward_rows(
     x_at,
     out_at,
@@ -139,7 +178,9 @@ def _forward_rows(
     scale_at,
     shift_at,
     nonfinite_at,
+    sample_at,
     measures_at,
+    tickets_at,
     order_at,
     count_at,
     n,
@@ -147,19 +188,32 @@ def _forward_rows(
     x_col,
     out_row,
     out_col,
+    chunks,
     narrow,
     wider,
     kind,
-    splits,
-    steps,
     slots,
     features,
+    strips_at_most,
+    programs,
+    mixing,
+    carrying,
+    carry_strips,
+    carry_splits,
+    carry_steps,
     C: tl.constexpr,
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    GP: tl.constexpr,
+    CG: tl.constexpr,
+    CGP: tl.constexpr,
+    CBM: tl.constexpr,
+    CBN: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
+    COPIED: tl.constexpr,
+    CARRYING: tl.constexpr,
     MEASURED: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -168,9 +222,46 @@ def _forward_rows(
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
-    total = tl.load(count_at)
+    number, total = tl.program_id(0), tl.load(count_at)
+    if CARRYING:
+        carries, number = role_of(number, mixing, carrying)
+        total = tl.where(carries, 0, total)
+        if carries:
+            carry(
+                x_at,
+                out_at,
+                codes_at,
+                rows_at,
+                sample_at,
+                measures_at,
+                tickets_at + strips_at_most if MEASURED else None,
+                number,
+                n,
+                x_row,
+                x_col,
+                out_row,
+                out_col,
+                chunks,
+                narrow,
+                wider,
+                slots,
+                features,
+                carry_strips,
+                carry_splits,
+                carry_steps,
+                C,
+                CG,
+                CGP,
+                CBM,
+                CBN,
+                EVEN,
+                COPIED,
+                True,
+                MEASURED,
+            )
     strips = tl.cdiv(total, G)
-    for item in range(tl.program_id(0), strips * splits, tl.num_programs(0)):
+    splits, steps = split_of(n, strips, programs, BM, MOST_STEPS)
+    for item in range(number, strips * splits, mixing):
         strip, split = item % strips, item // strips
         chunk, known = chunk_at(seat, strip, total, order_at, G)
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
@@ -207,15 +298,29 @@ def _forward_rows(
         lane_sums, lane_squares, lane_most = tl.sum(sums, 0), tl.sum(squares, 0), tl.max(most, 0)
         tl.atomic_add(nonfinite_at + chunk, faults.to(tl.int64), mask=faults != 0, sem="relaxed")
         if MEASURED:
-            put_measures(
+            # Loaded again, as it would fill registers of the tiles' loop otherwise.
+            chunk, known = chunk_at(seat, strip, total, order_at, G)
+            column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+            code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+            put_sample(
+                sample_at,
                 measures_at,
                 slots,
                 features,
                 split,
                 splits,
+                tickets_at + strip,
                 column,
-                mixed,
+                here & (code >= 0),
+                chunk,
+                seat,
                 lane_sums,
                 lane_squares,
                 lane_most,
+                out_at,
+                out_row,
+                out_col,
+                n,
+                GP,
+                BN,
             )

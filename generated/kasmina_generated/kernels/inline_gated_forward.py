@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 6b65629df3e089ff904306032363c2dd
+# body: ebdc68b420e11e5f1427ca1eccfd8bb9
 
 """Forward pass of the chunks that hold gated: one launch for all of them."""
 
@@ -14,27 +14,47 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiling import (
+    CODES,
     INTERPRETED,
+    MIXING,
+    MOST_STEPS,
     Tiles,
     by_eight,
+    carry,
     chunk_at,
     column_of,
+    cut_of,
     dot,
     held_by,
     map_weights,
+    new_measures,
     not_finite,
     of_lanes,
     of_units,
     out_weights,
-    put_measures,
+    put_sample,
+    role_of,
     rounded,
     shape_of,
-    slots_of,
+    split_of,
+    tickets,
     top_by_eight,
 )
 
-MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
-CODES = tl.constexpr(10)
+NUMBERS = (
+    "n",
+    "chunks",
+    "wider",
+    "kind",
+    "slots",
+    "strips_at_most",
+    "programs",
+    "mixing",
+    "carrying",
+    "carry_strips",
+    "carry_splits",
+    "carry_steps",
+)
 
 
 def forward(
@@ -47,12 +67,13 @@ def forward(
     parameters: tuple[Tensor, ...],
     kind: int,
     nonfinite: Tensor,
-    measures: Tensor | None,
+    sample: Tensor | None,
     order: Tensor,
     count: Tensor,
     *,
     replace: bool,
     tiles: Tiles,
+    carried: Tiles | None,
 ) -> None:
     """Write the result of listed chunks into `out`; nothing is returned and the host never waits.
 
@@ -62,7 +83,8 @@ def forward(
 
     Args:
         x: [N, F], any strides.
-        out: [N, F]: another tensor, or x itself; only mixed chunks are written.
+        out: [N, F]: another tensor, or x itself; only listed chunks are written, and those that
+            are carried.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -71,17 +93,20 @@ def forward(
             the widest chunk.
         kind: Number of this kind.
         nonfinite: int64 [S], counted up by the elements of B that are not finite.
-        measures: Of `new_measures`, or None: written for mixed chunks; see `gather`.
+        sample: float32 [S, 4], contiguous, or None: as that of `sample`, of what is written.
         order: int32 [S]: the mixed chunks of this kind first; only these are done.
         count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
+        carried: Sizes for chunks that no launch mixes, which are carried over; None to leave them
+            to another launch.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
-    t = shape_of(tiles, n, chunks, width, hidden, listed=True)
-    _forward_rows[(t.programs,)](
+    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    measures, slots = new_measures(x, sample is not None)
+    _forward_rows[(t.grid + c.grid,)](
         x,
         out,
         codes,
@@ -90,7 +115,9 @@ def forward(
         alpha,
         *parameters,
         nonfinite,
+        sample,
         measures,
+        None if sample is None else tickets(x.device, t.strips + c.strips),
         order,
         count,
         n,
@@ -98,13 +125,19 @@ def forward(
         x.stride(1),
         out.stride(0),
         out.stride(1),
+        chunks,
         features // chunks,
         features % chunks,
         kind,
-        t.splits,
-        t.steps,
-        slots_of(measures),
+        slots,
         features,
+        t.strips,
+        t.programs,
+        t.grid,
+        c.grid,
+        c.strips,
+        c.splits,
+        c.steps,
         C=width,
         H=hidden,
         HB=t.units,
@@ -112,11 +145,18 @@ def forward(
         G=t.group,
         BM=t.rows,
         BN=t.columns,
+        GP=t.group_lanes,
+        CG=c.group,
+        CGP=c.group_lanes,
+        CBM=c.rows,
+        CBN=c.columns,
         EVEN=features % chunks == 0,
         REPLACE=replace,
-        MEASURED=measures is not None,
+        COPIED=out is not x,
+        CARRYING=carried is not None,
+        MEASURED=sample is not None,
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
-        STAGES=1 if INTERPRETED else t.stages,
+        STAGES=t.stages,
         **t.options,
     )
 
@@ -302,7 +342,7 @@ def _one_by_one(
     return sums, squares, most
 
 
-@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "slots", "wider"])
+@triton.jit(do_not_specialize=NUMBERS)
 def _forward_rows(
     x_at,
     out_at,
@@ -317,7 +357,9 @@ def _forward_rows(
     out_weight_at,
     out_bias_at,
     nonfinite_at,
+    sample_at,
     measures_at,
+    tickets_at,
     order_at,
     count_at,
     n,
@@ -325,13 +367,19 @@ def _forward_rows(
     x_col,
     out_row,
     out_col,
+    chunks,
     narrow,
     wider,
     kind,
-    splits,
-    steps,
     slots,
     features,
+    strips_at_most,
+    programs,
+    mixing,
+    carrying,
+    carry_strips,
+    carry_splits,
+    carry_steps,
     C: tl.constexpr,
     H: tl.constexpr,
     HB: tl.constexpr,
@@ -339,8 +387,15 @@ def _forward_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    GP: tl.constexpr,
+    CG: tl.constexpr,
+    CGP: tl.constexpr,
+    CBM: tl.constexpr,
+    CBN: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
+    COPIED: tl.constexpr,
+    CARRYING: tl.constexpr,
     MEASURED: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
@@ -354,9 +409,46 @@ def _forward_rows(
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
-    total = tl.load(count_at)
+    number, total = tl.program_id(0), tl.load(count_at)
+    if CARRYING:
+        carries, number = role_of(number, mixing, carrying)
+        total = tl.where(carries, 0, total)
+        if carries:
+            carry(
+                x_at,
+                out_at,
+                codes_at,
+                rows_at,
+                sample_at,
+                measures_at,
+                tickets_at + strips_at_most if MEASURED else None,
+                number,
+                n,
+                x_row,
+                x_col,
+                out_row,
+                out_col,
+                chunks,
+                narrow,
+                wider,
+                slots,
+                features,
+                carry_strips,
+                carry_splits,
+                carry_steps,
+                C,
+                CG,
+                CGP,
+                CBM,
+                CBN,
+                EVEN,
+                COPIED,
+                True,
+                MEASURED,
+            )
     strips = tl.cdiv(total, G)
-    for item in range(tl.program_id(0), strips * splits, tl.num_programs(0)):
+    splits, steps = split_of(n, strips, programs, BM, MOST_STEPS)
+    for item in range(number, strips * splits, mixing):
         strip, split = item % strips, item // strips
         chunk, known = chunk_at(seat, strip, total, order_at, G)
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
@@ -491,15 +583,29 @@ def _forward_rows(
                 MEASURED,
             )
         if MEASURED:
-            put_measures(
+            # Loaded again, as it would fill registers of the tiles' loop otherwise.
+            chunk, known = chunk_at(seat, strip, total, order_at, G)
+            column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+            code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+            put_sample(
+                sample_at,
                 measures_at,
                 slots,
                 features,
                 split,
                 splits,
+                tickets_at + strip,
                 column,
-                mixed,
+                here & (code >= 0),
+                chunk,
+                seat,
                 lane_sums,
                 lane_squares,
                 lane_most,
+                out_at,
+                out_row,
+                out_col,
+                n,
+                GP,
+                BN,
             )

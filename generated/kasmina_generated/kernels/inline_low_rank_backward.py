@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 72598997f3b1abe288b9f3f7e09bc865
+# body: eaf97a903d123a75a8f2eb5cd0dc7d05
 
 """Backward pass of the chunks that hold low_rank: one launch for all of them."""
 
@@ -14,13 +14,17 @@ import triton.language as tl
 from torch import Tensor
 
 from .tiling import (
+    CODES,
     INTERPRETED,
+    MIXING,
     Tiles,
     bits_of,
     by_sixteen,
+    carry,
     chunk_at,
     chunks_of,
     column_of,
+    cut_of,
     dot,
     finite,
     has_state,
@@ -32,15 +36,28 @@ from .tiling import (
     of_units,
     out_weights,
     partly,
+    role_of,
     rounded,
     shape_of,
     size_of,
+    split_of,
     tickets,
 )
 
-MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
 JOINT = tl.constexpr(0xC8)  # states in which what is mixed in gets gradients
-CODES = tl.constexpr(10)
+
+NUMBERS = (
+    "n",
+    "chunks",
+    "wider",
+    "kind",
+    "programs",
+    "mixing",
+    "carrying",
+    "carry_strips",
+    "carry_splits",
+    "carry_steps",
+)
 
 
 def backward(
@@ -60,6 +77,7 @@ def backward(
     *,
     replace: bool,
     tiles: Tiles,
+    carried: Tiles | None,
 ) -> None:
     """Write the gradients of what `forward` did; nothing is returned and the host never waits.
 
@@ -69,7 +87,7 @@ def backward(
     Args:
         g: [N, F], the gradient of the result, any strides.
         x: [N, F], the input of `forward`.
-        gx: [N, F], another tensor; only mixed chunks are written.
+        gx: [N, F], another tensor; only listed chunks are written, and those that are carried.
         codes: int8 [S], the chunks' states.
         kinds: Integers [S], the number of each chunk's kind.
         rows: Integers [S], the row of its parameters, -1 for none.
@@ -83,15 +101,18 @@ def backward(
         count: int32 [1]: how many.
         replace: The mode.
         tiles: Sizes.
+        carried: Sizes for chunks that no launch mixes, which are carried over; None to leave them
+            to another launch.
     """
     n, features = x.shape
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
     size = 2 * hidden * width + width
-    t = shape_of(tiles, n, chunks, width, hidden, listed=True, backward=True)
-    parts = (t.splits * chunks * size, t.splits * t.blocks * chunks * width, t.blocks * chunks)
+    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    held = t.items * t.group  # chunks of all splits
+    parts = (held * size, held * t.blocks * width, t.blocks * chunks)
     room = torch.empty(sum(parts), dtype=torch.float32, device=x.device)
-    _backward_rows[(t.programs,)](
+    _backward_rows[(t.grid + c.grid,)](
         g,
         x,
         gx,
@@ -117,8 +138,12 @@ def backward(
         features // chunks,
         features % chunks,
         kind,
-        t.splits,
-        t.steps,
+        t.programs,
+        t.grid,
+        c.grid,
+        c.strips,
+        c.splits,
+        c.steps,
         C=width,
         H=hidden,
         HB=t.units,
@@ -127,10 +152,15 @@ def backward(
         BM=t.rows,
         BN=t.columns,
         GP=t.group_lanes,
+        CG=c.group,
+        CGP=c.group_lanes,
+        CBM=c.rows,
+        CBN=c.columns,
         EVEN=features % chunks == 0,
         REPLACE=replace,
+        CARRYING=carried is not None,
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
-        STAGES=1 if INTERPRETED else t.stages,
+        STAGES=t.stages,
         **t.options,
     )
 
@@ -337,8 +367,9 @@ def _finish(
                 tl.store(gx_at + example * gx_row + column * gx_col, result.to(DTYPE), mask=inside)
             sum_b_out += pulled
     # One of the splits sums up all of them in their order.
-    base = partial_at + (split * chunks + chunk.to(tl.int64)) * SIZE
-    chunk_lanes = ((split * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+    slot = (split * strips + strip) * G + seat.to(tl.int64)  # chunk of all splits
+    base = partial_at + slot * SIZE
+    chunk_lanes = (slot * BLOCKS + mine) * C
     tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
     pair = (seat[None, :] == unit_seat[:, None]) & joint[None, :] & (unit < H)[:, None]
     to_map = unit[:, None] * C + place[None, :]
@@ -356,8 +387,9 @@ def _finish(
         sum_out = tl.zeros((BH, BN), tl.float32)
         sum_b_out = tl.zeros((BN,), tl.float32)
         for part in range(splits):
-            base = partial_at + (part * chunks + chunk.to(tl.int64)) * SIZE
-            chunk_lanes = ((part * BLOCKS + mine) * chunks + chunk.to(tl.int64)) * C
+            slot = (part * strips + strip) * G + seat.to(tl.int64)
+            base = partial_at + slot * SIZE
+            chunk_lanes = (slot * BLOCKS + mine) * C
             by_lane += partly(lanes_at + chunk_lanes + place, mixed)
             sum_down += partly(base[None, :] + (0 * H * C + to_map), pair)
             sum_out += partly(base[None, :] + (1 * H * C + to_out), pair)
@@ -387,7 +419,7 @@ def _finish(
             tl.store(g_alpha_at + each, summed, mask=taken)
 
 
-@triton.jit(do_not_specialize=["n", "kind", "splits", "steps", "chunks", "wider"])
+@triton.jit(do_not_specialize=NUMBERS)
 def _backward_rows(
     g_at,
     x_at,
@@ -420,8 +452,12 @@ def _backward_rows(
     narrow,
     wider,
     kind,
-    splits,
-    steps,
+    programs,
+    mixing,
+    carrying,
+    carry_strips,
+    carry_splits,
+    carry_steps,
     C: tl.constexpr,
     H: tl.constexpr,
     HB: tl.constexpr,
@@ -430,8 +466,13 @@ def _backward_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     GP: tl.constexpr,
+    CG: tl.constexpr,
+    CGP: tl.constexpr,
+    CBM: tl.constexpr,
+    CBN: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
+    CARRYING: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -444,9 +485,46 @@ def _backward_rows(
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
-    total = tl.load(count_at)
+    number, total = tl.program_id(0), tl.load(count_at)
+    if CARRYING:
+        carries, number = role_of(number, mixing, carrying)
+        total = tl.where(carries, 0, total)
+        if carries:
+            carry(
+                g_at,
+                gx_at,
+                codes_at,
+                rows_at,
+                None,
+                None,
+                None,
+                number,
+                n,
+                g_row,
+                g_col,
+                gx_row,
+                gx_col,
+                chunks,
+                narrow,
+                wider,
+                0,
+                0,
+                carry_strips,
+                carry_splits,
+                carry_steps,
+                C,
+                CG,
+                CGP,
+                CBM,
+                CBN,
+                EVEN,
+                True,
+                True,
+                False,
+            )
     strips = tl.cdiv(total, G)
-    for item in range(tl.program_id(0), strips * splits * BLOCKS, tl.num_programs(0)):
+    splits, steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+    for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
         split, mine = rest % splits, rest // splits  # `mine`: the block that this item answers for
         chunk, known = chunk_at(seat, strip, total, order_at, G)

@@ -2,9 +2,9 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: c4af58d350ebf65073d9d67bdf9e85f8
+# body: feaa1d62a678f0b465b55ce20f3641bc
 
-"""What the values of chunks are, read once; and carried over, where nothing is mixed into them."""
+"""What the values of chunks are, read once."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
@@ -12,24 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiling import (
-    INTERPRETED,
-    Tiles,
-    by_sixteen,
-    column_of,
-    has_state,
-    is_nan,
-    new_measures,
-    not_finite,
-    power,
-    put_measures,
-    shape_of,
-    slots_of,
-    top_by_sixteen,
-)
-
-MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
-CODES = tl.constexpr(10)
+from .tiling import Tiles, carry, cut_of, new_measures, tickets
 
 
 def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
@@ -41,223 +24,90 @@ def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
             of no row) and number of non-finite elements.
         tiles: Sizes.
     """
-    measures = new_measures(x)
-    _launch(x, x, None, None, measures, out.shape[0], tiles)
-    gather(x, measures, out)
-
-
-def carry(
-    x: Tensor, out: Tensor, codes: Tensor, rows: Tensor, measures: Tensor | None, *, tiles: Tiles
-) -> None:
-    """Copy every chunk that is not mixed, and measure it; the launches of the kinds do the others.
-
-    Args:
-        x: [N, F], any strides.
-        out: [N, F]: another tensor, or x itself, which is only measured.
-        codes: int8 [S], the chunks' states.
-        rows: Integers [S], the row of the parameters of each, -1 for none.
-        measures: Of `new_measures`, or None: written for the chunks that are copied.
-        tiles: Sizes.
-    """
-    _launch(x, out, codes, rows, measures, codes.shape[0], tiles)
-
-
-def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
-    """Add up by chunks what all launches of a pass have measured.
-
-    Args:
-        x: [N, F], what they have written.
-        measures: What they have measured.
-        out: float32 [S, 4], as of `sample`.
-    """
     n, features = x.shape
     chunks = out.shape[0]
     width = -(-features // chunks)
-    _gather_measures[(chunks,)](
-        x,
-        measures,
-        out,
-        n,
-        features,
-        x.stride(0),
-        x.stride(1),
-        features // chunks,
-        features % chunks,
-        slots_of(measures),
-        BN=power(width),
-        BM=max(1, 1024 // power(width)),
-        **({} if INTERPRETED else {"num_warps": 4}),
-    )
-
-
-def _launch(
-    x: Tensor,
-    out: Tensor,
-    codes: Tensor | None,
-    rows: Tensor | None,
-    measures: Tensor | None,
-    chunks: int,
-    tiles: Tiles,
-) -> None:
-    n, features = x.shape
-    width = -(-features // chunks)
-    t = shape_of(tiles, n, chunks, width, 1, listed=False)
-    _carry_rows[(t.programs,)](
+    c = cut_of(tiles, n, chunks, width)
+    measures, slots = new_measures(x, True)
+    _sample_rows[(c.grid,)](
         x,
         out,
-        codes,
-        rows,
         measures,
+        tickets(x.device, c.strips),
         n,
         x.stride(0),
         x.stride(1),
-        out.stride(0),
-        out.stride(1),
         chunks,
         features // chunks,
         features % chunks,
-        t.splits,
-        t.steps,
-        slots_of(measures),
+        slots,
         features,
+        c.strips,
+        c.splits,
+        c.steps,
         C=width,
-        G=t.group,
-        BM=t.rows,
-        BN=t.columns,
+        G=c.group,
+        GP=c.group_lanes,
+        BM=c.rows,
+        BN=c.columns,
         EVEN=features % chunks == 0,
-        COPIED=out is not x,
-        SKIPPING=codes is not None,
-        MEASURED=measures is not None,
-        STAGES=1 if INTERPRETED else t.stages,
-        **t.options,
+        **c.options,
     )
 
 
-@triton.jit(do_not_specialize=["n", "splits", "steps", "slots", "chunks", "wider"])
-def _carry_rows(
+@triton.jit(do_not_specialize=["n", "chunks", "wider", "slots", "strips", "splits", "steps"])
+def _sample_rows(
     x_at,
-    out_at,
-    codes_at,
-    rows_at,
+    sample_at,
     measures_at,
+    tickets_at,
     n,
     x_row,
     x_col,
-    out_row,
-    out_col,
     chunks,
     narrow,
     wider,
-    splits,
-    steps,
     slots,
     features,
+    strips,
+    splits,
+    steps,
     C: tl.constexpr,
     G: tl.constexpr,
+    GP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
-    COPIED: tl.constexpr,
-    SKIPPING: tl.constexpr,
-    MEASURED: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
-    """Each program takes a strip of G chunks over `steps` tiles of BM rows."""
-    strips = tl.cdiv(chunks, G)
-    strip, split = tl.program_id(0) % strips, tl.program_id(0) // strips
-    lane = tl.arange(0, BN)
-    seat, place = lane // C, lane % C
-    within = tl.arange(0, BM)
-    chunk = strip * G + seat
-    known = (seat < G) & (chunk < chunks)
-    column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
-    if EVEN and G * C == BN:  # one run of memory
-        column = (strip * BN + lane).to(tl.int64)
-    if SKIPPING:
-        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
-        row = tl.load(rows_at + chunk, mask=known, other=-1)
-        here = here & (((row >= 0) & has_state(code, MIXING, CODES)) == 0)
-    if tl.max(here.to(tl.int32), 0) != 0:
-        first = split * steps
-        last = tl.minimum(first + steps, tl.cdiv(n, BM))
-        sums = tl.zeros((16, BN), tl.float32)
-        squares = tl.zeros((16, BN), tl.float32)
-        most = tl.full((16, BN), float("-inf"), tl.float32)
-        for step in tl.range(first, last, num_stages=STAGES):
-            example = (step * BM + within).to(tl.int64)
-            inside = (example < n)[:, None] & here[None, :]
-            at = x_at + example[:, None] * x_row + column[None, :] * x_col
-            x = tl.load(at, mask=inside, other=0)
-            if COPIED:
-                to = out_at + example[:, None] * out_row + column[None, :] * out_col
-                tl.store(to, x, mask=inside)
-            if MEASURED:
-                v = x.to(tl.float32)
-                sums += by_sixteen(v, BM, BN)
-                squares += by_sixteen(v * v, BM, BN)
-                top = tl.where(inside, v, float("-inf"))
-                most = tl.maximum(most, top_by_sixteen(top, BM, BN))
-        if MEASURED:
-            put_measures(
-                measures_at,
-                slots,
-                features,
-                split,
-                splits,
-                column,
-                here,
-                tl.sum(sums, 0),
-                tl.sum(squares, 0),
-                tl.max(most, 0),
-            )
-
-
-@triton.jit(do_not_specialize=["n", "slots", "wider"])
-def _gather_measures(
-    x_at,
-    measures_at,
-    sample_at,
-    n,
-    features,
-    x_row,
-    x_col,
-    narrow,
-    wider,
-    slots,
-    BN: tl.constexpr,
-    BM: tl.constexpr,
-):
-    """Each program adds up a chunk, in the order of the splits."""
-    chunk = tl.program_id(0)
-    lane = tl.arange(0, BN)
-    here = lane < narrow + (chunk < wider).to(tl.int32)
-    column = (chunk * narrow + tl.minimum(chunk, wider) + lane).to(tl.int64)
-    room = slots.to(tl.int64) * features
-    parts = tl.load(measures_at + 3 * room + column, mask=here, other=0.0).to(tl.int32)
-    sums = tl.zeros((BN,), tl.float32)
-    squares = tl.zeros((BN,), tl.float32)
-    most = tl.full((BN,), float("-inf"), tl.float32)
-    for part in range(tl.max(parts, 0)):
-        at = measures_at + part * features + column
-        sums += tl.load(at, mask=here, other=0.0)
-        squares += tl.load(at + room, mask=here, other=0.0)
-        top = tl.load(at + 2 * room, mask=here, other=float("-inf"))
-        most = tl.maximum(most, top)
-    broken = 0
-    worst = tl.max(most, 0)
-    if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
-        # Rare: look at the chunk again, and tell NaN from what only overflowed.
-        unknown = 0
-        for first in range(0, n, BM):
-            example = (first + tl.arange(0, BM)).to(tl.int64)
-            inside = (example < n)[:, None] & here[None, :]
-            at = x_at + example[:, None] * x_row + column[None, :] * x_col
-            v = tl.load(at, mask=inside, other=0).to(tl.float32)
-            broken += tl.sum(tl.sum(not_finite(v).to(tl.int32), 1), 0)
-            unknown = tl.maximum(unknown, tl.max(tl.max(is_nan(v).to(tl.int32), 1), 0))
-        worst = tl.where(unknown != 0, float("nan"), worst)
-    to = sample_at + chunk * 4
-    tl.store(to, tl.sum(sums, 0))
-    tl.store(to + 1, tl.sum(squares, 0))
-    tl.store(to + 2, worst)
-    tl.store(to + 3, (broken + tl.zeros((), tl.int32)).to(tl.float32))
+    carry(
+        x_at,
+        x_at,
+        None,
+        None,
+        sample_at,
+        measures_at,
+        tickets_at,
+        tl.program_id(0),
+        n,
+        x_row,
+        x_col,
+        x_row,
+        x_col,
+        chunks,
+        narrow,
+        wider,
+        slots,
+        features,
+        strips,
+        splits,
+        steps,
+        C,
+        G,
+        GP,
+        BM,
+        BN,
+        EVEN,
+        False,
+        False,
+        True,
+    )

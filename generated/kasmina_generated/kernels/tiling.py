@@ -2,13 +2,14 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 07ac1ba7bd9d953abde1504c1a3dbbe1
+# body: 86c44437193f2477d695478e69792e95
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
 A program takes a *strip* of whole chunks, BN lanes wide, over some tiles of BM rows. Sums over rows
 are made tile by tile and *split* by split; the last program of a strip to arrive adds the splits up
-in their order, so that the same inputs give the same bits.
+in their order, so that the same inputs give the same bits. Programs that mix listed chunks share a
+launch with programs that carry the others over.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
@@ -21,6 +22,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import JITFunction
 
+MIXING = tl.constexpr(0x3F8)  # states that mix, as bits over their codes
+CODES = tl.constexpr(10)
+
 
 @triton.jit
 def _probe() -> None:
@@ -29,27 +33,25 @@ def _probe() -> None:
 
 # Triton decides when a kernel is defined: with TRITON_INTERPRET=1 kernels run on any machine, slowly.
 INTERPRETED = not isinstance(_probe, JITFunction)
-MOST_STEPS = 63  # tiles of an item, which marks some of them as bits of an int64
+MOST_STEPS = tl.constexpr(63)  # tiles of an item, which marks some of them as bits of an int64
 LEAST_ROWS = 16  # of a tile
-MOST_SPLITS = 128  # of the rows, unless there are so many that an item had too many tiles
+MOST_SPLITS = tl.constexpr(128)  # of the rows, unless there are so many that an item had too many tiles
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
-# Of a list whose length only the device knows; they go through its items in turn.
-_MOST_PROGRAMS = 1 if INTERPRETED else 1024
 
 
 class Tiles(NamedTuple):
-    """Sizes that are measured for a device: rows and columns of a tile, splits of the rows."""
+    """Sizes that are measured for a device: rows and columns of a tile, and how many programs."""
 
     rows: int = 64
     columns: int = 64
-    splits: int = 32
+    programs: int = 264
     warps: int = 4
     stages: int = 2
     registers: int = 0  # of a thread at most; 0: as many as the compiler wants
 
 
 class Shape(NamedTuple):
-    """What becomes of tiles for the sizes of a launch."""
+    """What becomes of tiles for a launch on listed chunks."""
 
     rows: int
     columns: int
@@ -58,11 +60,25 @@ class Shape(NamedTuple):
     group_lanes: int
     units: int  # hidden units of a chunk that are computed at once
     blocks: int  # of units
+    strips: int  # where all chunks are listed
+    items: int  # at most
+    programs: int  # that share the work: as many splits of the rows as give each of them an item
+    grid: int
+    stages: int
+    options: dict[str, Any]
+
+
+class Cut(NamedTuple):
+    """What becomes of tiles for a look at all chunks."""
+
+    rows: int
+    columns: int
+    group: int
+    group_lanes: int
     strips: int
     splits: int
     steps: int  # tiles of a split
-    programs: int
-    stages: int
+    grid: int
     options: dict[str, Any]
 
 
@@ -71,36 +87,19 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def shape_of(
-    tiles: Tiles,
-    n: int,
-    chunks: int,
-    width: int,
-    hidden: int,
-    listed: bool,
-    backward: bool = False,
-) -> Shape:
-    """Return how `n` rows of `chunks` chunks, at most `width` wide, are cut up.
+def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int) -> Shape:
+    """Return how programs go through a list of chunks, whose length only the device knows.
 
     Args:
         tiles: Sizes.
-        n: Rows.
-        chunks: Chunks.
+        chunks: Chunks, listed or not.
         width: Columns of the widest.
         hidden: Hidden units of each; 1 where there are none.
-        listed: Whether a list on the device says which chunks are done.
-        backward: Whether each block of hidden units is an item of its own.
     """
     columns = max(tiles.columns, power(width))
     group = max(1, min(columns // width, chunks))
     units = min(hidden, max(1, MOST_LANES // group))
-    blocks = -(-hidden // units)
-    row_tiles = max(1, -(-n // tiles.rows))
-    most = max(min(tiles.splits, MOST_SPLITS), -(-row_tiles // MOST_STEPS))
-    steps = -(-row_tiles // min(most, row_tiles))
-    splits = -(-row_tiles // steps)
-    strips = -(-chunks // group)
-    programs = strips * splits * (blocks if backward else 1)
+    strips, blocks = -(-chunks // group), -(-hidden // units)
     return Shape(
         rows=tiles.rows,
         columns=columns,
@@ -110,11 +109,27 @@ def shape_of(
         units=units,
         blocks=blocks,
         strips=strips,
-        splits=splits,
-        steps=steps,
-        programs=min(programs, _MOST_PROGRAMS) if listed else programs,
-        stages=tiles.stages,
+        items=max(tiles.programs, strips),
+        programs=tiles.programs,
+        grid=1 if INTERPRETED else tiles.programs,
+        stages=1 if INTERPRETED else tiles.stages,
         options={} if INTERPRETED else options_of(tiles),
+    )
+
+
+def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
+    """Return how `n` rows of all chunks are cut up; nothing is where there are no tiles."""
+    if tiles is None:
+        return Cut(16, 16, 1, 1, 0, 0, 0, 0, {})
+    columns = max(tiles.columns, power(width))
+    group = max(1, min(columns // width, chunks))
+    strips, row_tiles = -(-chunks // group), max(1, -(-n // tiles.rows))
+    splits = min(max(tiles.programs // strips, 1), MOST_SPLITS.value, row_tiles)
+    steps = min(-(-row_tiles // splits), MOST_STEPS.value)
+    splits = -(-row_tiles // steps)
+    options = {} if INTERPRETED else options_of(tiles)
+    return Cut(
+        tiles.rows, columns, group, power(group), strips, splits, steps, strips * splits, options
     )
 
 
@@ -124,18 +139,13 @@ def options_of(tiles: Tiles) -> dict[str, Any]:
     return {**options, "maxnreg": tiles.registers} if tiles.registers else options
 
 
-def new_measures(x: Tensor) -> Tensor:
-    """Return room for what the launches of a pass measure of the columns of `x` `[N, F]`."""
+def new_measures(x: Tensor, wanted: bool) -> tuple[Tensor | None, int]:
+    """Return room for what splits measure of the columns of `x` `[N, F]`, and for how many."""
+    if not wanted:
+        return None, 0
     n, features = x.shape
-    slots = max(MOST_SPLITS, -(-n // (LEAST_ROWS * MOST_STEPS)))
-    room = torch.empty((3 * slots + 1, features), dtype=torch.float32, device=x.device)
-    room[-1].zero_()  # splits that have measured a column: none
-    return room
-
-
-def slots_of(measures: Tensor | None) -> int:
-    """Return how many splits of the rows there is room for."""
-    return 0 if measures is None else (measures.shape[0] - 1) // 3
+    slots = max(MOST_SPLITS.value, -(-n // (LEAST_ROWS * MOST_STEPS.value)))
+    return torch.empty((3 * slots, features), dtype=torch.float32, device=x.device), slots
 
 
 _TICKETS: dict[tuple[torch.device, int], list[Tensor]] = {}
@@ -332,11 +342,183 @@ def chunks_of(seat, here, chunk, GP: tl.constexpr):
 
 
 @triton.jit
-def put_measures(measures_at, slots, features, split, splits, column, mask, sums, squares, most):
-    """Store what a split of the rows has measured of each lane, and how many splits there are."""
+def split_of(n, strips, programs, BM: tl.constexpr, STEPS: tl.constexpr):
+    """Return into how many splits the rows of a strip are cut, and how many tiles each has.
+
+    There are as many as give each program an item, and one where there are more strips.
+    """
+    row_tiles = tl.maximum(tl.cdiv(n, BM), 1).to(tl.int32)
+    splits = tl.minimum(tl.maximum(programs // tl.maximum(strips, 1), 1), MOST_SPLITS)
+    steps = tl.minimum(tl.cdiv(row_tiles, splits), STEPS)
+    return tl.cdiv(row_tiles, steps), steps
+
+
+@triton.jit
+def role_of(program, mixing, carrying):
+    """Return whether a program carries, and its number among those that do as it does.
+
+    They take turns, so that what the ones wait for lets the others move.
+    """
+    both = tl.minimum(mixing, carrying)
+    turns = program < 2 * both
+    carries = tl.where(turns, program % 2 == 1, carrying > mixing)
+    return carries, tl.where(turns, program // 2, program - both)
+
+
+@triton.jit
+def put_sample(
+    sample_at,
+    measures_at,
+    slots,
+    features,
+    split,
+    splits,
+    ticket_at,
+    column,
+    mask,
+    chunk,
+    seat,
+    sums,
+    squares,
+    most,
+    out_at,
+    out_row,
+    out_col,
+    n,
+    GP: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """Store what a split of the rows has measured of each lane; the last one makes the sample."""
+    room = slots.to(tl.int64) * features
     at = measures_at + split.to(tl.int64) * features + column
     tl.store(at, sums, mask=mask)
-    tl.store(at + slots.to(tl.int64) * features, squares, mask=mask)
-    tl.store(at + 2 * slots.to(tl.int64) * features, most, mask=mask)
-    count = measures_at + 3 * slots.to(tl.int64) * features + column
-    tl.store(count, tl.zeros_like(sums) + splits, mask=mask)
+    tl.store(at + room, squares, mask=mask)
+    tl.store(at + 2 * room, most, mask=mask)
+    tl.debug_barrier()
+    if tl.atomic_add(ticket_at, 1, sem="acq_rel") == splits - 1:
+        tl.store(ticket_at, 0)
+        sums = tl.zeros((BN,), tl.float32)
+        squares = tl.zeros((BN,), tl.float32)
+        most = tl.full((BN,), float("-inf"), tl.float32)
+        at = measures_at + column
+        for _ in range(splits):
+            sums += partly(at, mask)
+            squares += partly(at + room, mask)
+            top = tl.load(at + 2 * room, mask=mask, other=float("-inf"), cache_modifier=".cg")
+            most = tl.maximum(most, top)
+            at += features
+        theirs, each, taken = chunks_of(seat, mask, chunk, GP)
+        total = tl.sum(tl.where(theirs, sums[:, None], 0.0), 0)
+        power_of = tl.sum(tl.where(theirs, squares[:, None], 0.0), 0)
+        worst = tl.max(tl.where(theirs, most[:, None], float("-inf")), 0)
+        broken = tl.zeros((GP,), tl.float32)
+        if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
+            # Rare: look at the strip again, and tell NaN from what only overflowed.
+            lost = tl.zeros((BN,), tl.int32)
+            unknown = tl.zeros((BN,), tl.int32)
+            value = out_at + column * out_col
+            for _ in range(n):
+                v = tl.load(value, mask=mask, other=0, cache_modifier=".cg").to(tl.float32)
+                lost += not_finite(v).to(tl.int32)
+                unknown |= is_nan(v).to(tl.int32)
+                value += out_row
+            broken = tl.sum(tl.where(theirs, lost[:, None], 0), 0).to(tl.float32)
+            nan = tl.max(tl.where(theirs, unknown[:, None], 0), 0)
+            worst = tl.where(nan != 0, float("nan"), worst)
+        to = sample_at + each * 4
+        tl.store(to, total, mask=taken)
+        tl.store(to + 1, power_of, mask=taken)
+        tl.store(to + 2, worst, mask=taken)
+        tl.store(to + 3, broken, mask=taken)
+
+
+@triton.jit
+def carry(
+    x_at,
+    out_at,
+    codes_at,
+    rows_at,
+    sample_at,
+    measures_at,
+    tickets_at,
+    number,
+    n,
+    x_row,
+    x_col,
+    out_row,
+    out_col,
+    chunks,
+    narrow,
+    wider,
+    slots,
+    features,
+    strips,
+    splits,
+    steps,
+    C: tl.constexpr,
+    G: tl.constexpr,
+    GP: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    EVEN: tl.constexpr,
+    COPIED: tl.constexpr,
+    SKIPPING: tl.constexpr,
+    MEASURED: tl.constexpr,
+):
+    """Copy, and measure, a split of a strip of chunks; not those that are mixed, if SKIPPING."""
+    strip, split = number % strips, number // strips
+    lane = tl.arange(0, BN)
+    seat, place = lane // C, lane % C
+    within = tl.arange(0, BM)
+    chunk = strip * G + seat
+    known = (seat < G) & (chunk < chunks)
+    column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
+    if EVEN and G * C == BN:  # one run of memory
+        column = (strip * BN + lane).to(tl.int64)
+    if SKIPPING:
+        code = tl.load(codes_at + chunk, mask=known, other=-1).to(tl.int32)
+        row = tl.load(rows_at + chunk, mask=known, other=-1)
+        here = here & (((row >= 0) & has_state(code, MIXING, CODES)) == 0)
+    if tl.max(here.to(tl.int32), 0) != 0:
+        first = split * steps
+        last = tl.minimum(first + steps, tl.cdiv(n, BM))
+        sums = tl.zeros((16, BN), tl.float32)
+        squares = tl.zeros((16, BN), tl.float32)
+        most = tl.full((16, BN), float("-inf"), tl.float32)
+        for step in range(first, last):
+            example = (step * BM + within).to(tl.int64)
+            inside = (example < n)[:, None] & here[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            x = tl.load(at, mask=inside, other=0)
+            if COPIED:
+                to = out_at + example[:, None] * out_row + column[None, :] * out_col
+                tl.store(to, x, mask=inside)
+            if MEASURED:
+                v = x.to(tl.float32)
+                sums += by_sixteen(v, BM, BN)
+                squares += by_sixteen(v * v, BM, BN)
+                top = tl.where(inside, v, float("-inf"))
+                most = tl.maximum(most, top_by_sixteen(top, BM, BN))
+        if MEASURED:
+            put_sample(
+                sample_at,
+                measures_at,
+                slots,
+                features,
+                split,
+                splits,
+                tickets_at + strip,
+                column,
+                here,
+                chunk,
+                seat,
+                tl.sum(sums, 0),
+                tl.sum(squares, 0),
+                tl.max(most, 0),
+                out_at,
+                out_row,
+                out_col,
+                n,
+                GP,
+                BN,
+            )

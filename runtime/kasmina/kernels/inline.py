@@ -42,15 +42,6 @@ class Kernel(NamedTuple):
     backward: Callable[..., None]
 
 
-class Carrier(NamedTuple):
-    """The generated launch functions that know no kind."""
-
-    sample: Callable[..., None]  # measures every chunk
-    carry: Callable[..., None]  # copies and measures the chunks that are not mixed
-    gather: Callable[..., None]  # makes a sample of what launches have measured
-    new_measures: Callable[[Tensor], Tensor]  # room for that
-
-
 class NoKernel(Exception):
     """Why a kind has no generated kernel."""
 
@@ -100,10 +91,10 @@ def texts(package: str) -> Mapping[str, Any]:
     return found
 
 
-def carrier(package: str) -> Carrier:
-    """The generated kernels for chunks in which nothing is mixed; raises `NoKernel`."""
-    module = _module(package, "sample")
-    return Carrier(module.sample, module.carry, module.gather, module.new_measures)
+def sampler(package: str) -> Callable[..., None]:
+    """The generated launch function that measures every chunk; raises `NoKernel`."""
+    found: Callable[..., None] = _module(package, "sample").sample
+    return found
 
 
 def _module(package: str, name: str) -> Any:
@@ -144,14 +135,14 @@ class Way(Protocol):
 class Launches:
     """Generated kernels, bound to the tensors of one site.
 
-    Either direction is a launch that carries over what is not mixed, and one a kind for what is.
-    Each goes to its own chunks alone, so that their cost follows what there is of either.
+    Either direction is a launch a kind, which goes through the kind's own chunks; the first one
+    carries over what nothing is mixed into, as well.
 
     Args:
         kernels: by number of the kind.
         columns: of the site.
         nonfinite: int64 `[S]`, counted up.
-        carrier: the kernels that know no kind.
+        sampler: measures every chunk.
         replace: whether B takes the chunk's place; else it is added.
     """
 
@@ -162,12 +153,12 @@ class Launches:
         kernels: Mapping[int, Kernel],
         columns: Columns,
         nonfinite: Tensor,
-        carrier: Carrier,
+        sampler: Callable[..., None],
         *,
         replace: bool,
     ) -> None:
         seeds, device = len(columns.codes), columns.codes.device
-        self._carrier = carrier
+        self._sampler = sampler
         self.numbers: tuple[int, ...] = ()
         self._kernels, self._columns = dict(kernels), columns
         self._nonfinite, self._replace = nonfinite, replace
@@ -212,14 +203,7 @@ class Launches:
 
     def measure(self, y: Tensor, sample: Tensor) -> None:
         """Write the sample of `y` `[N, F]`, as `forward` does; nothing else is written."""
-        self._carrier.sample(y, sample, tiles=self._tuning.tiles("carry", y, len(sample)))
-
-    def _carry(self, y: Tensor, out: Tensor, measures: Tensor | None) -> None:
-        """Write to `out` what nothing is mixed into, and to `measures` what that is."""
-        if out is not y or measures is not None:
-            codes, _, rows = self._columns
-            tiles = self._tuning.tiles("carry", y, len(codes))
-            self._carrier.carry(y, out, codes, rows, measures, tiles=tiles)
+        self._sampler(y, sample, tiles=self._tuning.tiles("carry", y, len(sample)))
 
     def forward(
         self,
@@ -242,9 +226,13 @@ class Launches:
                 number of non-finite elements of each chunk of `out`; None for no telemetry.
         """
         tiles = self._tuning.tiles("forward", y, len(alpha))
-        measures = None if sample is None else self._carrier.new_measures(y)
-        self._carry(y, out, measures)
+        carried = self._tuning.tiles("carry", y, len(alpha))
+        if not self.numbers and out is not y:
+            out.copy_(y)
+        if not self.numbers and sample is not None:
+            self.measure(y, sample)
         for number in self.numbers:
+            first = number == self.numbers[0] and (out is not y or sample is not None)
             self._kernels[number].forward(
                 y,
                 out,
@@ -253,13 +241,12 @@ class Launches:
                 stacks[number],
                 number,
                 self._nonfinite,
-                measures,
+                sample,
                 *self._lists[number],
                 replace=self._replace,
                 tiles=tiles,
+                carried=carried if first else None,
             )
-        if measures is not None:
-            self._carrier.gather(out, measures, sample)
 
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
@@ -267,8 +254,8 @@ class Launches:
     def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
         """See `Way`."""
         tiles = self._tuning.tiles("backward", y, len(alpha))
-        to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
-        self._carry(g, to_y, None)
+        carried = self._tuning.tiles("carry", y, len(alpha))
+        to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device) if self.numbers else g.clone()
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
         for number in self.numbers:
             self._kernels[number].backward(
@@ -284,6 +271,7 @@ class Launches:
                 *self._lists[number],
                 replace=self._replace,
                 tiles=tiles,
+                carried=carried if number == self.numbers[0] else None,
             )
         return Pulled(
             to_y,

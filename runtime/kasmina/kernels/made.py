@@ -156,7 +156,17 @@ def _check_values(asked: _Asked, kind: Written, forward: Any) -> None:
     values = (x.to(device), out, codes, kinds, rows, alpha, tuple(s.to(device) for s in stacks))
     order, count = torch.arange(2, device=device).int(), torch.full((1,), 2, device=device).int()
     try:
-        forward.forward(*values, 0, faults, None, order, count, replace=True, tiles=forward.Tiles())
+        forward.forward(
+            *values,
+            0,
+            faults,
+            None,
+            order,
+            count,
+            replace=True,
+            tiles=forward.Tiles(),
+            carried=None,
+        )
     except Exception as error:  # whatever a compiler may raise
         raise FormulaError(_told(asked, forward, error)) from error
     found, want = out.cpu().double(), want.reshape(_ROWS, -1)

@@ -25,13 +25,13 @@ TABLE = Path(__file__).with_name("tiles.json")
 class Tiles(NamedTuple):
     """How a launch cuts its tensor: a program takes `rows` by `columns`, and so on.
 
-    `splits` is how many programs share the rows of one strip of chunks at most, `registers` the
-    most of a thread, 0 for what the compiler takes.
+    `programs` is how many share the work, `registers` the most of a thread, 0 for what the compiler
+    takes.
     """
 
     rows: int = 64
     columns: int = 64
-    splits: int = 32
+    programs: int = 264
     warps: int = 4
     stages: int = 2
     registers: int = 0

@@ -19,11 +19,11 @@ from kasmina.kernels.inline import (
     Launches,
     NoKernel,
     Way,
-    carrier,
     every_gradient,
     hold,
     kernel,
     passed,
+    sampler,
 )
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
@@ -85,7 +85,7 @@ class InlineSite(SiteLayer):
             kernels,
             self.live,
             self.nonfinite,
-            carrier(package),
+            sampler(package),
             replace=self.mode == "replace",
         )
 
@@ -175,8 +175,7 @@ class InlineSite(SiteLayer):
         columns = seed_rows(y, self.shape)
         to = columns if out is y else by_columns(out, self.shape)
         way = self._way(columns, captured)
-        # In place a kernel sees the chunks of its own kind only, and so cannot measure the others.
-        measured = self._measured if due and way.samples and out is not y else None
+        measured = self._measured if due and way.samples else None
         way.forward(columns, to, alpha, stacks, grad=False, sample=measured)
         self._told(out, measured, due)
 

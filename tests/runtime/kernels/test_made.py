@@ -74,12 +74,22 @@ def test_a_kernel_of_a_users_kind_gives_what_its_forward_gives(tmp_path: Path) -
     order, count = torch.arange(3).int(), torch.tensor([3]).int()
     with torch.no_grad():
         forward.forward(
-            x, out, *seeds, 0, faults, None, order, count, replace=False, tiles=forward.Tiles()
+            x,
+            out,
+            *seeds,
+            0,
+            faults,
+            None,
+            order,
+            count,
+            replace=False,
+            tiles=forward.Tiles(),
+            carried=None,
         )
         gradients = tuple(torch.zeros_like(stack) for stack in stacks)
         backward.backward(
             g, x, gx, *seeds, gradients, torch.zeros(3), 0, order, count,
-            replace=False, tiles=backward.Tiles(),
+            replace=False, tiles=backward.Tiles(), carried=None,
         )  # fmt: skip
     torch.testing.assert_close(out, x.detach() + 0.5 * made_of.detach().reshape(20, 36))
     assert x.grad is not None
