@@ -14,6 +14,7 @@ from kasmina.growth.controller import (
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gardener import Gardener, GardenerConfig, NonFiniteLoss
 from kasmina.growth.gates import Readings, gate
+from kasmina.growth.migration import migrate
 from kasmina.growth.optimizer import StaleOptimizer
 from kasmina.growth.replay import ReplayReport, replay
 from kasmina.growth.run import Comparison, GrowConfig, RunResult, grow
@@ -42,5 +43,6 @@ __all__ = [
     "Task",
     "gate",
     "grow",
+    "migrate",
     "replay",
 ]

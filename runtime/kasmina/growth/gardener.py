@@ -165,6 +165,7 @@ class Gardener:
 
         Raises:
             NonFiniteLoss: the loss is not finite and there is no cohort to take back.
+            StaleOptimizer: the optimizer does not hold a grown parameter any more.
         """
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -172,6 +173,7 @@ class Gardener:
             return False
         before = self.clock.step
         gradient = self.garden.alpha_gradient() if "blend" in self._planes else None
+        self._holdings.check(self.optimizer)
         self.optimizer.step()
         self.clock.step += 1
         self.ledger.add_loss(value)

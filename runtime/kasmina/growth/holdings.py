@@ -16,9 +16,10 @@ from kasmina.grafting import strategy_number
 from kasmina.growth.aside import AsideTrainer
 from kasmina.growth.controller import Command
 from kasmina.growth.journal import Journal
-from kasmina.growth.optimizer import RowGuard, StaleOptimizer, check_holds
+from kasmina.growth.optimizer import StaleOptimizer, check_holds
 from kasmina.growth.planes import bed_key, beds, mask_in
 from kasmina.growth.rewind import Stateful
+from kasmina.growth.rows import RowGuard
 from kasmina.lifecycle import StepResult
 from kasmina.sites import Garden
 

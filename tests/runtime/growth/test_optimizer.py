@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from kasmina.errors import KasminaError
-from kasmina.growth.optimizer import RowGuard, StaleOptimizer, check_holds
+from kasmina.growth.optimizer import StaleOptimizer, check_holds
+from kasmina.growth.rows import RowGuard
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -18,7 +20,41 @@ OPTIMIZERS: dict[str, Make] = {
     "adam amsgrad": lambda p: torch.optim.Adam(p, lr=1e-2, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
     "sgd": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, weight_decay=0.1),
+    "sgd damped": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, dampening=0.5),
+    "sgd plain": lambda p: torch.optim.SGD(p, lr=1e-2),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=1e-2, weight_decay=0.1),
+    "radam": lambda p: torch.optim.RAdam(p, lr=1e-2),
+    "adamax": lambda p: torch.optim.Adamax(p, lr=1e-2),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-2, momentum=0.5, centered=True),
+    "adagrad": lambda p: torch.optim.Adagrad(
+        p, lr=1e-2, lr_decay=0.01, initial_accumulator_value=0.1
+    ),
+    "adadelta": lambda p: torch.optim.Adadelta(p, lr=1e-1, weight_decay=0.1),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=1e-2, lambd=0.1, t0=20.0),
+    "rprop": lambda p: torch.optim.Rprop(p, lr=1e-2),
+    "a user's own": lambda p: Signed(p, lr=1e-2),
 }
+
+
+class Signed(torch.optim.Optimizer):
+    """Moves by the sign of a momentum, less the older it is: a state of the parameter's shape."""
+
+    def __init__(self, params: list[nn.Parameter], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["mean"], state["calls"] = torch.zeros_like(parameter), 0
+                if parameter.grad is None:
+                    continue
+                state["calls"] += 1
+                state["mean"].mul_(0.9).add_(parameter.grad)
+                parameter.sub_(group["lr"] / state["calls"] ** 0.5 * state["mean"].sign())
 
 
 def _stack(rows: int) -> nn.Parameter:
@@ -61,6 +97,100 @@ def test_a_late_row_trains_as_under_an_optimizer_of_its_own(make: Make) -> None:
         optimizer.step()
         own.step()
         torch.testing.assert_close(stack[1:], alone, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_row_that_was_held_up_goes_on_as_it_was(make: Make) -> None:
+    """Its moments wait with it: after 60 steps at rest it equals a run that knows nothing of them."""
+    stack, training = _stack(3), torch.tensor([True, True, False])
+    optimizer = make([stack])
+    RowGuard(optimizer, [stack], lambda: training)
+    alone = nn.Parameter(stack.detach()[1:2].clone())
+    own = make([alone])
+    for step in range(100):
+        training[1] = not 20 <= step < 80
+        stack.grad = torch.sin(stack.detach() * 3 + step)
+        optimizer.step()
+        if training[1]:
+            alone.grad = torch.sin(alone.detach() * 3 + step)
+            own.step()
+        torch.testing.assert_close(stack[1:2], alone, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_guard_goes_on_after_a_resume(make: Make) -> None:
+    """Rows of three ages, optimizer and guard saved and loaded in the middle: equal to the bit."""
+    stacks, training = [_stack(3), _stack(3)], torch.tensor([True, False, False])
+    optimizers = [make([stack]) for stack in stacks]
+    guards = [
+        RowGuard(optimizer, [stack], lambda: training)
+        for optimizer, stack in zip(optimizers, stacks, strict=True)
+    ]
+    for row in (1, 2):
+        for optimizer, stack, guard in zip(optimizers, stacks, guards, strict=True):
+            _walk(optimizer, stack, 7)
+            guard.forget(row)
+        training[row] = True
+    _walk(optimizers[0], stacks[0], 4)
+    saved = copy.deepcopy(optimizers[0].state_dict()), guards[0].state_dict()
+    with torch.no_grad():
+        stacks[1].copy_(stacks[0])
+    _walk(optimizers[1], stacks[1], 2)
+    with torch.no_grad():
+        stacks[1].copy_(stacks[0])
+    optimizers[1].load_state_dict(saved[0])
+    guards[1].load_state_dict(saved[1])
+    for optimizer, stack in zip(optimizers, stacks, strict=True):
+        _walk(optimizer, stack, 6)
+    assert torch.equal(stacks[0], stacks[1])
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_free_rows_have_empty_moments(make: Make) -> None:
+    """Freeing zeroes a row's moments in place (Adagrad's sum gets its start value again)."""
+    stack, training = _stack(3), torch.tensor([True, True, False])
+    optimizer = make([stack])
+    guard = RowGuard(optimizer, [stack], lambda: training)
+    _walk(optimizer, stack, 5)
+    moments = {n: v for n, v in optimizer.state[stack].items() if v is not None}
+    moments = {n: v for n, v in moments.items() if getattr(v, "shape", None) == stack.shape}
+    assert all(moment[1].any() for n, moment in moments.items() if n not in ("ax", "prev"))
+    guard.forget(1)
+    for name, moment in moments.items():
+        start = 0.1 if name == "sum" else 0.0
+        assert (moment[1:] == start).all(), name
+        assert optimizer.state[stack][name] is moment
+
+
+def test_a_scheduler_goes_on() -> None:
+    """What a scheduler has wrapped and counted is left as it is, also where rows step again."""
+    stack, training = _stack(2), torch.tensor([True, False])
+    optimizer = torch.optim.NAdam([stack], lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    guard = RowGuard(optimizer, [stack], lambda: training)
+    for step in range(6):
+        if step == 3:
+            guard.forget(1)
+            training[1] = True
+        _walk(optimizer, stack, 1)
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 * 0.9**6)
+    assert float(optimizer.state[stack]["step"]) == 6
+
+
+def test_a_state_of_another_shape_is_refused() -> None:
+    """In it the rows of a pool cannot be told apart; the message says what is kept of what."""
+    stack = _stack(2)
+    optimizer = Signed([stack], lr=1e-2)
+    optimizer.state[stack] = {"rows": torch.zeros(2)}
+    guard = RowGuard(optimizer, [stack], lambda: torch.tensor([True, False]))
+    with pytest.raises(KasminaError) as caught:
+        guard.forget(1)
+    assert str(caught.value) == (
+        "Signed keeps 'rows' of shape (2,) for a parameter of shape (2, 3), in which the seeds of "
+        "a pool cannot be told apart; use an optimizer whose state has the parameter's shape, such "
+        "as AdamW"
+    )
 
 
 def test_without_the_guard_a_late_row_of_adam_goes_astray() -> None:
@@ -136,7 +266,7 @@ def test_closing_the_guard_gives_the_optimizer_back() -> None:
 
 def test_an_optimizer_without_the_grown_parameters_is_refused() -> None:
     """The message names what is missing and how to mend it."""
-    held, missed = _stack(1), _stack(1)
+    held, missed, frozen = _stack(1), _stack(1), nn.Parameter(torch.zeros(1), requires_grad=False)
     optimizer = torch.optim.SGD([held], lr=1.0)
     check_holds(optimizer, {"held": held})
     with pytest.raises(StaleOptimizer) as caught:
@@ -144,12 +274,23 @@ def test_an_optimizer_without_the_grown_parameters_is_refused() -> None:
     assert str(caught.value) == (
         "the optimizer does not hold 1 parameter(s) of the grown model, so they would never "
         "train: kasmina.pool.weight; build the optimizer from model.parameters() after "
-        "kasmina.morph(model)"
+        "kasmina.morph(model), or let kasmina.growth.migrate(optimizer, before, model) add them"
     )
+    check_holds(optimizer, {"held": held, "frozen": frozen})
 
 
-def test_lbfgs_is_refused_with_the_reason() -> None:
-    """It would evaluate the loss many times while a seed ramps."""
-    stack = _stack(1)
-    with pytest.raises(KasminaError, match=r"LBFGS evaluates a closure many times .* Adam or SGD"):
-        check_holds(torch.optim.LBFGS([stack]), {"stack": stack})
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (torch.optim.LBFGS, r"^LBFGS evaluates a closure many times .* such as Adam or SGD$"),
+        (torch.optim.Adafactor, r"^Adafactor shares its second moments .* such as AdamW$"),
+        (torch.optim.Muon, r"^Muon turns a parameter as a whole, .* the rest and the seeds$"),
+    ],
+)
+def test_optimizers_that_mix_seeds_are_refused(make: Make, reason: str) -> None:
+    """With the reason and what to use in their place; a class derived from one too."""
+    stack = _stack(2)
+    derived = type("Mine", (make,), {})  # type: ignore[arg-type]
+    for kind in (make, derived):
+        with pytest.raises(KasminaError, match=reason):
+            check_holds(kind([stack]), {"stack": stack})

@@ -1,0 +1,299 @@
+"""Rows of a pool that live and die under one running optimizer.
+
+A pool's parameters are stacked, `[capacity, ...]`, and the optimizer knows the stack only. Rows
+of seeds that may not train now must not move, nor may their moments (weight decay and momentum
+would move both although their gradient is zero), a row that is allocated or freed must forget its
+moments, and a row that joins late must be treated by its own age, not by the stack's: with the
+stack's the first update of Adam is 1/(1 - beta1) / sqrt(1/(1 - beta2)) = 3.2 times too long.
+
+This works for every optimizer whose state holds, for each parameter, tensors of its shape and
+numbers. Adam and AdamW have a closed form; optimizers whose step depends on its number and that
+have none (NAdam, RAdam, Adamax, Adagrad, ...) step rows of other ages once more, by themselves.
+
+Sources: Kingma & Ba 2015, algorithm 1 (bias correction); Loshchilov & Hutter 2019 (decoupled decay).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kasmina.errors import KasminaError
+from kasmina.growth.optimizer import first_state, initial, is_moment
+
+Rows = Callable[[], Tensor]  # bool [capacity]: the rows that train now
+ADAMS = (torch.optim.Adam, torch.optim.AdamW)
+# Their step does not depend on how many there were before it.
+AGELESS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adadelta)
+
+
+class Apart(NamedTuple):
+    """Rows of a pool at one step."""
+
+    training: Tensor  # bool [capacity], on the CPU
+    held: Tensor  # int64, rows that stay as they are
+    late: Tensor  # int64, rows that train and are younger than the stack
+
+
+class Values(NamedTuple):
+    """Rows of one parameter with the optimizer's state of them."""
+
+    values: Tensor
+    moments: Mapping[str, Tensor]
+    numbers: Mapping[str, Any] = {}
+
+
+class Before(NamedTuple):
+    """What one parameter had before a step."""
+
+    parameter: nn.Parameter
+    rows: Apart
+    held: Values
+    late: Values
+
+
+class RowGuard:
+    """Keeps the rows of one pool apart under `optimizer`.
+
+    Args:
+        optimizer: any optimizer whose per-parameter state is numbers and tensors of its shape.
+        parameters: the pool's stacked parameters, each `[capacity, ...]`.
+        training: returns bool `[capacity]`, the rows that the task's loss trains now.
+
+    The guard works through the optimizer's own step hooks, so schedulers, gradient scalers and
+    clipping go on as they are.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, parameters: list[nn.Parameter], training: Rows
+    ) -> None:
+        self._optimizer = optimizer
+        self._parameters = parameters
+        self._training = training
+        self._age = torch.zeros(parameters[0].shape[0], dtype=torch.int64)
+        self._steps = 0  # of the stack
+        self._numbers: dict[int, dict[str, Any]] = {}  # by row: its state besides moments
+        self._before: list[Before] = []
+        self._handles = (
+            optimizer.register_step_pre_hook(lambda *_: self._remember()),
+            optimizer.register_step_post_hook(lambda *_: self._restore()),
+        )
+
+    def close(self) -> None:
+        """Take the hooks off the optimizer."""
+        for handle in self._handles:
+            handle.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Ages in optimizer steps, int64 `[capacity]`, and what rows of their own age need."""
+        return {
+            "age": self._age.clone(),
+            "steps": self._steps,
+            "numbers": {row: _copied(numbers) for row, numbers in self._numbers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave, after the optimizer's own; pads to the capacity now."""
+        self._age, self._steps = state["age"].clone(), state["steps"]
+        self._numbers = {row: _copied(numbers) for row, numbers in state["numbers"].items()}
+        for parameter in self._parameters:
+            self.grow(parameter, len(state["age"]), len(parameter))
+
+    def forget(self, row: int) -> None:
+        """Zero the row's moments in place: it was just allocated or freed."""
+        self._age[row] = 0
+        self._numbers.pop(row, None)
+        for parameter in self._parameters:
+            for name, moment in self._moments(parameter).items():
+                moment[row] = initial(self._group(parameter), name)
+
+    def grow(self, parameter: nn.Parameter, old_capacity: int, capacity: int) -> None:
+        """Pad the moments of a parameter that has just got more rows (its shape is the new one)."""
+        if capacity == old_capacity:
+            return
+        state = self._optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            if is_moment(value, parameter, old_capacity):
+                start = initial(self._group(parameter), name)
+                padded = value.new_full((capacity, *value.shape[1:]), start)
+                padded[:old_capacity] = value
+                state[name] = padded
+        if len(self._age) < capacity:
+            self._age = torch.cat([self._age, self._age.new_zeros(capacity - len(self._age))])
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Of the optimizer's state what belongs to the parameter element by element."""
+        state: Mapping[str, Any] = self._optimizer.state.get(parameter, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+                raise KasminaError(
+                    f"{type(self._optimizer).__name__} keeps '{name}' of shape "
+                    f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}, in "
+                    "which the seeds of a pool cannot be told apart; use an optimizer whose state "
+                    "has the parameter's shape, such as AdamW"
+                )
+        return {name: value for name, value in state.items() if is_moment(value, parameter)}
+
+    def _remember(self) -> None:
+        """Keep of each parameter the rows for which the step to come is not the right one."""
+        self._before = []
+        stepped = [p for p in self._parameters if p.grad is not None]
+        if not stepped:
+            return
+        training = self._training().cpu()
+        late = training & (self._age < self._stack_steps(stepped[0]))
+        if self._is_ageless(stepped[0]):
+            late = torch.zeros_like(late)
+        where = (each.nonzero().squeeze(1).to(stepped[0].device) for each in (~training, late))
+        rows = Apart(training, *where)
+        for parameter in stepped:
+            moments = self._moments(parameter)
+            self._keep_numbers(parameter, rows)
+            self._before.append(
+                Before(
+                    parameter,
+                    rows,
+                    *(
+                        Values(
+                            parameter.detach()[each],
+                            {name: moment[each] for name, moment in moments.items()},
+                        )
+                        for each in (rows.held, rows.late)
+                    ),
+                )
+            )
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        """Put back the rows that stay, and give those of their own age their own step."""
+        if not self._before:
+            return
+        self._age[self._before[0].rows.training] += 1
+        self._steps += 1
+        for before in self._before:
+            self._put_back(before)
+            if len(before.rows.late):
+                if isinstance(self._optimizer, ADAMS):
+                    self._correct(before)
+                else:
+                    self._step_again(before)
+        self._before = []
+
+    def _put_back(self, before: Before) -> None:
+        parameter, held = before.parameter, before.rows.held
+        if not len(held):
+            return
+        parameter[held] = before.held.values
+        for name, moment in self._moments(parameter).items():
+            start = initial(self._group(parameter), name)
+            moment[held] = before.held.moments.get(name, torch.tensor(start).to(moment))
+
+    def _correct(self, before: Before) -> None:
+        """Adam's step of the late rows by their own bias correction; the moments are right."""
+        parameter, late = before.parameter, before.rows.late
+        group = self._group(parameter)
+        steps = self._stack_steps(parameter)
+        share = _own_bias(self._age[late.cpu()], steps, *group["betas"]).to(parameter)
+        start = before.late.values
+        if self._decays(group):  # in the step as well, and no part of the update
+            start = start * (1 - group["lr"] * group["weight_decay"])
+        column = share.view(-1, *[1] * (parameter.dim() - 1))
+        parameter[late] = torch.lerp(start, parameter[late], column)
+
+    def _step_again(self, before: Before) -> None:
+        """Step late rows by an optimizer of their own, all of an age together."""
+        for rows in self._of_one_age(before.rows.late):
+            again = self._stepped(before, rows)
+            late = before.rows.late[rows]
+            before.parameter[late] = again.values
+            moments = self._moments(before.parameter)
+            for name, moment in again.moments.items():
+                moments[name][late] = moment
+            if before is self._before[-1]:
+                for row in late.tolist():
+                    self._numbers[row] = _copied(again.numbers)
+
+    def _of_one_age(self, late: Tensor) -> Iterator[Tensor]:
+        """Places in `late` of rows that have been stepped alike."""
+        alike: dict[object, list[int]] = defaultdict(list)
+        for place, row in enumerate(late.tolist()):
+            numbers = self._numbers.get(row)
+            fresh = numbers is None
+            told = tuple((name, float(value)) for name, value in (numbers or {}).items())
+            alike[fresh, told].append(place)
+        yield from (torch.tensor(places) for places in alike.values())
+
+    def _stepped(self, before: Before, rows: Tensor) -> Values:
+        """The late `rows` and their state after the step that their own optimizer makes."""
+        parameter = before.parameter
+        assert parameter.grad is not None  # else there was no step
+        late = before.rows.late[rows]
+        own = nn.Parameter(before.late.values[rows])
+        own.grad = parameter.grad[late].clone()
+        group = self._group(parameter)
+        single = copy.copy(self._optimizer)
+        single.param_groups = [{**group, "params": [own]}]
+        single.state = defaultdict(dict)
+        single._optimizer_step_pre_hooks = OrderedDict()
+        single._optimizer_step_post_hooks = OrderedDict()
+        numbers = self._numbers.get(int(late[0]))
+        if numbers is not None:
+            moments = {name: value[rows] for name, value in before.late.moments.items()}
+            single.state[own] = {**moments, **_copied(numbers)}
+        else:
+            single.state[own] = first_state(single, group, own)
+        type(single).step(single)  # a scheduler counts calls of the attribute
+        state = single.state[own]
+        moments = {name: value for name, value in state.items() if is_moment(value, own)}
+        rest = {name: value for name, value in state.items() if name not in moments}
+        return Values(own.detach(), moments, rest)
+
+    def _keep_numbers(self, parameter: nn.Parameter, rows: Apart) -> None:
+        """A row that is held up leaves the stack with the numbers that the stack has now."""
+        if isinstance(self._optimizer, ADAMS) or self._is_ageless(parameter):
+            return  # they need none
+        state = self._optimizer.state.get(parameter, {})
+        for row in rows.held.tolist():
+            age = int(self._age[row])
+            if 0 < age == self._steps and row not in self._numbers:
+                own = {n: value for n, value in state.items() if not is_moment(value, parameter)}
+                self._numbers[row] = _copied(own)
+
+    def _group(self, parameter: nn.Parameter) -> Mapping[str, Any]:
+        groups = self._optimizer.param_groups
+        return next(g for g in groups if any(held is parameter for held in g["params"]))
+
+    def _stack_steps(self, parameter: nn.Parameter) -> int:
+        """The stack's age; an optimizer that counts knows it best."""
+        state = self._optimizer.state.get(parameter, {})
+        return int(state["step"]) if "step" in state else self._steps
+
+    def _is_ageless(self, parameter: nn.Parameter) -> bool:
+        damped = self._group(parameter).get("dampening", 0)  # all but the first step
+        return isinstance(self._optimizer, AGELESS) and not damped
+
+    def _decays(self, group: Mapping[str, Any]) -> bool:
+        decoupled = isinstance(self._optimizer, torch.optim.AdamW)
+        return bool(group.get("decoupled_weight_decay", decoupled) and group["weight_decay"])
+
+
+def _copied(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: v.clone() if isinstance(v, Tensor) else v for n, v in numbers.items()}
+
+
+def _own_bias(age: Tensor, steps: float, beta1: float, beta2: float) -> Tensor:
+    """What turns Adam's update by the stack's age `steps` into the one by each row's own, `[rows]`.
+
+    Kingma & Ba 2015, algorithm 1, where epsilon is small beside the root of the second moment.
+    """
+    age = age.clamp(1, int(steps)).double()
+    first = (1 - beta1**steps) / (1 - beta1**age)
+    second = (1 - beta2**age) / (1 - beta2**steps)
+    factor: Tensor = first * second.sqrt()
+    return factor
