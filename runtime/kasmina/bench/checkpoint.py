@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -32,7 +35,13 @@ STEPS_BETWEEN = 20  # training steps from one save in the background to the next
 def run() -> list[Row]:
     """Durable saves and verified restores of 10,000 seeds and of 52 MB of weights."""
     with single_thread(), _folder() as folder:
-        return [*_small(folder), *_background(folder), *_large(folder)]
+        return [
+            *_small(folder),
+            *_background(folder),
+            *_large(folder),
+            _kills(folder),
+            _flips(folder),
+        ]
 
 
 @contextmanager
@@ -193,6 +202,38 @@ def _large(folder: Path) -> list[Row]:
         Row("verified load of the same", loads.ratio("load", "torch"), "x torch.load", 1.2,
             baselines=_milliseconds(loads.median, "load")),
     ]  # fmt: skip
+
+
+def _kills(folder: Path) -> Row:
+    """In a process of its own, which forks one for each point."""
+    (folder / "kills").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "kasmina.bench._killing", str(folder / "kills")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    require(done.returncode == 0, f"the store opens after every kill: {done.stderr}")
+    found = json.loads(done.stdout)
+    name = f"kill -9 at {found['points']} points of a save and its prune: the old or the new state"
+    return Row(name, 100 * found["survived"] / found["points"], "%", 100.0, ">=")
+
+
+def _flips(folder: Path) -> Row:
+    manager = CheckpointManager(folder / "flips")
+    id_ = manager.save(Contents(parts={"model": {"w": torch.arange(9.0)}}))
+    path = manager.directory / f"{id_}.ckpt"
+    whole, found = path.read_bytes(), 0
+    with path.open("r+b", buffering=0) as file:
+        for place, byte in enumerate(whole):
+            for bit in range(8):
+                os.pwrite(file.fileno(), bytes([byte ^ 1 << bit]), place)
+                found += manager.verify(id_)[0].fault is not None
+            os.pwrite(file.fileno(), bytes([byte]), place)
+    require(manager.verify(id_)[0].fault is None, "the file is whole without a flipped bit")
+    count = 8 * len(whole)
+    return Row(f"single-bit flips of a checkpoint ({count:,}) detected", 100 * found / count, "%",
+               100.0, ">=")  # fmt: skip
 
 
 def _milliseconds(of: Callable[[str], float], ours: str = "save") -> dict[str, float]:

@@ -200,4 +200,5 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         raise FolderError(f"{path}: this file cannot be written: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or the disk takes no change at all
+            temporary.unlink()

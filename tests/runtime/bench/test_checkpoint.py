@@ -26,7 +26,11 @@ def test_every_target_of_the_issue_has_its_row(
     rows = checkpoint.run()
     targets = [(row.op, row.target) for row in rows if row.target is not None]
     expected = [("<=", 3.0), ("<=", 8.0), ("<=", 2.0), (">=", 300.0)]
-    assert targets == [*expected, ("<=", 0.5), ("<=", 1.0), ("<=", 1.2)]
+    whole = [(">=", 100.0)] * 2  # of kill points and of flipped bits
+    assert targets == [*expected, ("<=", 0.5), ("<=", 1.0), ("<=", 1.2), *whole]
     assert all(row.value > 0 for row in rows if row.target is not None)
+    kills, flips = rows[-2:]
+    assert (kills.value, flips.value) == (100.0, 100.0)
+    assert int(kills.name.split()[3]) >= 14
     assert not any(row.quoted for row in rows)
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,23 @@ def test_a_run_is_held_by_one(tmp_path: Path) -> None:
         f"{tmp_path}/r: another process is at work on this run; wait for it, or end it"
     )
     RunFolder.create(tmp_path / "r", "t", 0, replace=True)
+
+
+def test_a_disk_that_takes_nothing_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where not even the temporary file can be taken away again, the first fault is told."""
+    fired: list[str] = []
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        fired.append(path.name)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("open", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(FolderError) as caught:
+        write_atomically(tmp_path / "r.html", b"x")
+    assert str(caught.value) == (
+        f"{tmp_path}/r.html: this file cannot be written: Read-only file system"
+    )
+    assert len(fired) == 2
