@@ -156,6 +156,11 @@ def snapshot(
     Raises:
         BadContents: something that no checkpoint holds, with its place.
     """
+    if not isinstance(contents, Contents):
+        raise BadContents(
+            "contents",
+            f"a {type(contents).__name__}; give a state dict as Contents(parts={{'model': it}})",
+        )
     if priority not in PRIORITIES:
         raise BadContents("priority", f"{priority!r}; legal are {', '.join(PRIORITIES)}")
     flat = Flattened()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from kasmina.errors import KasminaError
 from kasmina.growth import rewind
 from kasmina.growth.gardener import Gardener
 from kasmina.growth.rewind import Snapshot
+from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, LogError, Position, Record, read_until
-from kasmina.sites import Garden
+from kasmina.sites import Garden, Site, morph
+from kasmina.sites.example import Example
 
 MOST_S = 300.0  # seconds of training that a kill may cost, however long an epoch is
 ROWS = "kasmina.state."  # in a model's state dict; a checkpoint keeps the rows apart
@@ -168,7 +170,11 @@ class Keeper:
             "kasmina.samples": _Samples(gardener.garden),
             "kasmina.buffers": _Buffers(gardener.model),
         }
-        self._identity = {**identity, "parts": list(self._parts)}
+        self._identity = {
+            **identity,
+            "parts": list(self._parts),
+            "morph": _morphing(gardener.garden),
+        }
         self._steps = saving.every * per_epoch
         self._started = time.monotonic()
         self.earlier_s = 0.0
@@ -214,8 +220,7 @@ class Keeper:
                 f"checkpoint {found.id} is of another run than this one would be, so nothing was "
                 "resumed:\n" + "\n".join(f"- {line}" for line in differences)
             )
-        rows = {f"{ROWS}{name}": column for name, column in contents.state["columns"].items()}
-        parts = {**contents.parts, "model": {**contents.parts["model"], **rows}}
+        parts = {**contents.parts, "model": _whole(contents)}
         model, optimizer = self._gardener.model, self._gardener.optimizer
         rewind.restore(Snapshot(**parts), model, optimizer, self._parts)
         self.earlier_s, self._parent = found.standing.seconds, found.id
@@ -251,6 +256,55 @@ class Keeper:
             metadata=msgspec.to_builtins(standing),
             device=str(gardener.garden.state.device),
         )
+
+
+def regrow(
+    host: nn.Module,
+    contents: Contents,
+    *,
+    lifecycle: Lifecycle | None = None,
+    example: Example | None = None,
+) -> nn.Module:
+    """Give a fresh host the sites, pools, seeds and weights of a checkpoint.
+
+    Args:
+        host: as the user's factory makes it; it is changed in place.
+        contents: of a checkpoint that a run has saved.
+        lifecycle: under which its rows were stored; the built-in one by default.
+        example: one batch, where the host was morphed with one.
+
+    Returns:
+        `host`, which computes what the saved model computes.
+
+    Raises:
+        ResumeRefused: the checkpoint is of no run.
+        SiteError, StateError, RuntimeError: host or lifecycle are others than those that were saved.
+    """
+    known = contents.architecture
+    if contents.state is None or not isinstance(known, dict) or "morph" not in known:
+        raise ResumeRefused("the checkpoint says nothing of sites: no run of kasmina saved it")
+    declared = known["morph"]
+    sites = [Site(**site) for site in declared["sites"]]
+    run, seed = declared["run"], declared["seed"]
+    morph(host, sites, lifecycle=lifecycle, run=run, seed=seed, example=example)
+    host.load_state_dict(_whole(contents))
+    return host
+
+
+def _morphing(garden: Garden) -> dict[str, Any]:
+    """With what a host was morphed."""
+    return {
+        "sites": [asdict(site) for site in garden.declared],
+        "run": garden.run,
+        "seed": garden.seed,
+    }
+
+
+def _whole(contents: Contents) -> dict[str, Any]:
+    """The model's state dict, with the rows of the seeds."""
+    assert contents.state is not None
+    rows = {f"{ROWS}{name}": column for name, column in contents.state["columns"].items()}
+    return {**contents.parts["model"], **rows}
 
 
 class _Samples:

@@ -20,6 +20,7 @@ from kasmina.sites.census import Census
 from kasmina.sites.errors import SiteError
 from kasmina.sites.layer import SiteLayer
 from kasmina.sites.plan import Reading
+from kasmina.sites.site import Site
 from kasmina.sites.telemetry import Telemetry
 
 RESERVED = "kasmina"
@@ -38,6 +39,7 @@ class Garden(Census):
         state: every seed, one row each; a site owns `[first_row, first_row + n_seeds)`.
         run: the name of the run, for addresses.
         seed: of the run, for initial values.
+        declared: the sites as they were asked for; with them a fresh host is morphed alike.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Garden(Census):
         run: str,
         seed: int,
         host_parameters: int,
+        declared: Sequence[Site] = (),
     ) -> None:
         super().__init__()
         self.state, self.run, self.seed = state, run, seed
+        self.declared = tuple(declared)
         self._host_parameters = host_parameters
         self.layers = nn.ModuleDict({key_of(layer.path): layer for layer in layers})
         self._planned: list[tuple[Tensor, int]] = []  # columns and their versions, when planned

@@ -82,7 +82,7 @@ def morph(
         _layer(model, spot, shape, end - spot.site.seeds, state)
         for spot, shape, end in zip(spots, found, ends, strict=True)
     ]
-    garden = Garden(layers, state, run=run, seed=seed, host_parameters=parameters)
+    garden = Garden(layers, state, run=run, seed=seed, host_parameters=parameters, declared=sites)
     model.add_module(RESERVED, garden)
     for spot, layer in zip(spots, layers, strict=True):
         _install(spot, layer)

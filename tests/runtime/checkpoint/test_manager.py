@@ -98,6 +98,16 @@ def test_what_could_not_be_read_again_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_state_dict_alone_is_no_contents(tmp_path: Path) -> None:
+    """The message says how to wrap it."""
+    with pytest.raises(BadContents) as caught:
+        CheckpointManager(tmp_path).save(torch.nn.Linear(2, 2).state_dict())  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "contents: a OrderedDict; give a state dict as Contents(parts={'model': it}); nothing was "
+        "written"
+    )
+
+
 def test_a_priority_is_one_of_two(tmp_path: Path) -> None:
     """The legal ones stand in the message."""
     with pytest.raises(BadContents) as caught:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kasmina.checkpoint import CheckpointManager
+from kasmina.checkpoint import CheckpointManager, Contents
 from kasmina.growth import Command, FlopMeter, saving
-from kasmina.growth.saving import Keeper, ResumeRefused, Saving, newest
+from kasmina.growth.saving import Keeper, ResumeRefused, Saving, newest, regrow
 from kasmina.observe.log import EventLog
-from kasmina.sites import Site
-from tests.runtime.growth.gardens import Bed, assert_same, germinate
+from kasmina.sites import Garden, Site
+from tests.runtime.growth.gardens import Bed, assert_same, germinate, host
 
 
 def keeper(bed: Bed, manager: CheckpointManager, seeds: int = 4) -> Keeper:
@@ -116,6 +116,38 @@ def test_what_a_user_has_asked_for_is_kept(tmp_path: Path) -> None:
         again = other.gardener.garden.sites[path]
         assert str(again.sampling()) == str(site.sampling())
         assert torch.equal(again.telemetry().total, site.telemetry().total)
+
+
+def test_a_fresh_host_is_grown_again(tmp_path: Path) -> None:
+    """By the checkpoint alone: sites, pools that have doubled, rows amid a ramp, weights."""
+    sites = [Site(".", seeds=6, blueprint=("mlp", "gated"), hidden=3,
+                  options={"mlp": {"activation": "relu"}}),
+             Site("0", seeds=2, placement="inline", blueprint="low_rank")]  # fmt: skip
+    one = Bed(germinate(0, 1, 2, 3, 4, 6, blueprint=None), sites=sites, ramp_steps=6)
+    one.until("GRAFTING")
+    live(one, 2)
+    with CheckpointManager(tmp_path) as manager:
+        keeper(one, manager).save(blocking=True)
+        contents = manager.restore().contents()
+        manager.save(Contents(parts={"model": {}}))
+        foreign = manager.restore().contents()
+    again = regrow(host(5), contents)
+    assert_same(again.state_dict(), one.model.state_dict())
+    for model in (again, one.model):
+        model.eval()
+    assert torch.equal(again(one.x), one.model(one.x))
+    assert not torch.equal(again(one.x), regrow_off(again, one.x))
+    with pytest.raises(ResumeRefused, match=r"^the checkpoint says nothing of sites: no run of"):
+        regrow(host(5), foreign)
+
+
+def regrow_off(model: torch.nn.Module, x: Tensor) -> Tensor:
+    """What the host alone computes."""
+    garden = Garden.of(model)
+    garden.state.update(slice(None), {"alpha": 0.0})
+    garden.refresh()
+    out: Tensor = model(x)
+    return out
 
 
 def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
