@@ -1,0 +1,294 @@
+"""Publishes a run's event log: a cursor over the file, so that nothing is lost while the bus is away.
+
+The log on disk is the buffer. A line is published before the cursor moves past it, so a process that
+dies in between publishes it twice, with the same producer and id, and never skips it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import blake3
+import msgspec
+
+from kasmina.bus.claims import ClaimStore
+from kasmina.bus.client import MessageBusClient
+from kasmina.bus.errors import BusError
+from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
+from kasmina.bus.stamping import Stamp
+from kasmina_generated.messages import wire
+from kasmina_generated.messages.types import (
+    VERSION,
+    Address,
+    Body,
+    Envelope,
+    GateEvidence,
+    Logged,
+    Transition,
+)
+
+_READ = 1 << 20  # bytes of the log at a time; a longer line is read whole
+
+
+class BadEventLog(BusError, ValueError):
+    """A line of the log that is no event; the message names file and byte."""
+
+
+class _Line(msgspec.Struct):
+    """What every line of a log has, and those fields that become messages of their own."""
+
+    run: str
+    seq: int
+    kind: str
+    epoch: int
+    step: int
+    clock: dict[str, Any]
+    address: dict[str, Any] | None = None
+    event: str | None = None
+    source: str | None = msgspec.field(name="from", default=None)
+    target: str | None = msgspec.field(name="to", default=None)
+    reason: str | None = None
+    measure: str | None = None
+    value: float | str | None = None
+    interval: tuple[float | str | None, float | str | None] | None = None
+
+
+class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far a log was published: the last line's place, and its digest, to know it again."""
+
+    start: int = 0  # bytes before the last line
+    end: int = 0  # and before the next one
+    digest: str = ""
+
+
+class _Batch(NamedTuple):
+    payloads: list[bytes]
+    cursor: Cursor
+
+
+class EventPublisher:
+    """Sends the events of one log, each at least once and in order.
+
+    A log that was cut back, by a run that resumed from a checkpoint, is sent again from its
+    beginning: lines that are the same have the same id, and receivers know them.
+
+    Args:
+        client: the bus.
+        stream: where events go.
+        log: the event log; it need not exist yet.
+        cursor: where the cursor is kept; its folder exists.
+        stamp: of this process, for claim-checks.
+        batch: events in one call of the client.
+        poll_s: how often the log is looked at where nobody calls `notify`, seconds.
+        keep: entries that the stream keeps; None keeps all.
+        backoff: waits while the bus is away.
+        rng: draws them.
+    """
+
+    def __init__(
+        self,
+        client: MessageBusClient,
+        stream: str,
+        log: Path,
+        cursor: Path,
+        stamp: Stamp,
+        *,
+        batch: int = 512,
+        poll_s: float = 0.5,
+        keep: int | None = None,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        rng: Random | None = None,
+    ) -> None:
+        self.sent = self.outages = self.restarts = 0
+        self._client, self._stream, self._stamp = client, stream, stamp
+        self._log, self._path, self._claims = log, cursor, ClaimStore(client)
+        self._batch, self._poll_s, self._keep = batch, poll_s, keep
+        self._backoff, self._rng = backoff, rng or Random()
+        self._cursor = _load(cursor)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes of the log that were not published yet."""
+        try:
+            return max(0, self._log.stat().st_size - self._cursor.end)
+        except FileNotFoundError:
+            return 0
+
+    async def pump(self) -> int:
+        """Publish the next events, if there are any; returns how many.
+
+        Raises:
+            BusError: the bus did not take them; the cursor stays.
+            BadEventLog: the log holds what is no event.
+        """
+        batch = await asyncio.to_thread(self._next)
+        payloads = [await self._fit(payload) for payload in batch.payloads]
+        if payloads:
+            await self._client.publish_many(self._stream, payloads, keep=self._keep)
+            await asyncio.to_thread(_save, self._path, batch.cursor)
+            self._cursor = batch.cursor
+            self.sent += len(payloads)
+        return len(payloads)
+
+    async def run(self) -> None:
+        """Publish until `stop`; then what the log still holds, if the bus takes it at once."""
+        self._loop = asyncio.get_running_loop()
+        outages = 0
+        while True:
+            stopping = self._stopping  # before the last look at the log
+            try:
+                while await self.pump():
+                    outages = 0
+            except BusError as error:
+                if not error.transient or self._stopping:
+                    raise
+                outages += 1
+                self.outages += 1
+                await asyncio.sleep(self._backoff.wait(min(outages, 64), self._rng))
+                continue
+            if stopping:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    def notify(self, *_: object) -> None:
+        """Say that there is something new; from any thread. `EventLog.subscribe` takes it."""
+        if self._loop is not None and not self._wake.is_set():
+            with suppress(RuntimeError):  # the loop has ended; the cursor knows where to go on
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def stop(self) -> None:
+        """Let `run` publish what there is and return; from any thread."""
+        self._stopping = True
+        self.notify()
+
+    async def _fit(self, payload: bytes) -> bytes:
+        if len(payload) <= _SMALL:
+            return payload
+        return await self._claims.fit(wire.decode(payload), self._stamp)
+
+    def _next(self) -> _Batch:
+        """Read whole lines behind the cursor."""
+        try:
+            file = self._log.open("rb")
+        except FileNotFoundError:
+            return _Batch([], self._cursor)
+        with file:
+            number = file.fileno()
+            cursor = self._cursor if _is_there(number, self._cursor) else Cursor()
+            if cursor != self._cursor:
+                self.restarts += 1
+                self._cursor = cursor
+            payloads = list[bytes]()
+            for line in _lines(number, cursor.end, self._batch):
+                end = cursor.end + len(line)
+                payloads.append(_payload(line, f"{self._log}, byte {cursor.end}"))
+                cursor = Cursor(cursor.end, end, _digest(line))
+            return _Batch(payloads, cursor)
+
+
+_SMALL = 1 << 19
+
+
+def _payload(line: bytes, where: str) -> bytes:
+    """The message of a line; what a message of its own has no room for goes as it stands."""
+    try:
+        read = msgspec.json.decode(line, type=_Line)
+        with suppress(ValueError):
+            if (body := _body(read)) is not None:
+                return wire.encode(_envelope(read, line, body))
+        text = line.decode().rstrip("\n")
+        body = Logged(**_about(read), event=read.kind, line=text)
+        return wire.encode(_envelope(read, line, body))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadEventLog(f"{where}: no event of a log: {error}") from None
+
+
+def _envelope(read: _Line, line: bytes, body: Body) -> Envelope:
+    return Envelope(
+        version=VERSION,  # type: ignore[arg-type]  # generated together with its literal
+        id=f"{read.seq}-{_digest(line)}",
+        producer=producer_of(read.run),
+        sequence=read.seq,
+        time=float(read.clock["time"]),
+        body=body,
+    )
+
+
+def _about(line: _Line) -> dict[str, Any]:
+    return {"run": line.run, "log": line.seq, "epoch": line.epoch, "step": line.step}
+
+
+def producer_of(run: str) -> str:
+    """The producer of a run's events: the run itself, whoever reads its log."""
+    return run if len(run) <= 128 else f"blake3 {blake3.blake3(run.encode()).hexdigest()}"
+
+
+def _body(line: _Line) -> Body | None:
+    """The message of its own that a line has, if any; its fields are not checked yet."""
+    if line.address is None:
+        return None
+    seed = msgspec.convert(line.address, Address)
+    if line.kind == "transition":
+        return Transition(
+            **_about(line),
+            seed=seed,
+            source=line.source or "",
+            target=line.target or "",
+            event=line.event or "",
+            reason=line.reason,
+        )
+    if line.kind == "evidence":
+        low, high = line.interval or (None, None)
+        value, low, high = (float("nan" if x is None else x) for x in (line.value, low, high))
+        return GateEvidence(
+            **_about(line), seed=seed, measure=line.measure or "", value=value, low=low, high=high
+        )
+    return None
+
+
+def _lines(number: int, at: int, count: int) -> list[bytes]:
+    """Up to `count` whole lines from a byte on, and of several no more than are read at once."""
+    size = _READ
+    while True:
+        chunk = os.pread(number, size, at)
+        end = chunk.rfind(b"\n") + 1
+        if end or len(chunk) < size:
+            return [line + b"\n" for line in chunk[:end].split(b"\n", count)[:-1]]
+        size *= 2
+
+
+def _is_there(number: int, cursor: Cursor) -> bool:
+    """Whether the log still holds the line that was published last, at its place."""
+    return _digest(os.pread(number, cursor.end - cursor.start, cursor.start)) == cursor.digest or (
+        cursor == Cursor()
+    )
+
+
+def _digest(line: bytes) -> str:
+    return blake3.blake3(line).hexdigest(length=16)
+
+
+def _load(path: Path) -> Cursor:
+    """A cursor that cannot be read begins anew: what it knew is published twice."""
+    try:
+        cursor = msgspec.json.decode(path.read_bytes(), type=Cursor)
+    except (OSError, ValueError):
+        return Cursor()
+    return cursor if 0 <= cursor.start <= cursor.end else Cursor()
+
+
+def _save(path: Path, cursor: Cursor) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(msgspec.json.encode(cursor))
+    temporary.replace(path)
