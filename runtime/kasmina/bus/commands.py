@@ -1,0 +1,382 @@
+"""Takes commands off the bus for a training process, and answers each: accepted, then applied.
+
+    stream -> read -> known already? -> legal? -> accepted -> waits -> taken -> applied
+
+The loop of `run` reads and answers; the training thread takes and applies, and neither waits for
+the other. A command counts as done when it was applied or refused. `position` is the entry before
+which all are done: with the outcomes it goes into each checkpoint, a resumed run reads on from
+there, and the stream may be trimmed up to that of the last durable checkpoint and no further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from threading import Lock
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kasmina.bus.claims import BadClaim, ClaimStore
+from kasmina.bus.client import FIRST, Delivery, MessageBusClient
+from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
+from kasmina.bus.errors import BusError
+from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
+from kasmina.bus.stamping import Stamp
+from kasmina.bus.waiting import FairQueue
+from kasmina_generated.messages import wire
+from kasmina_generated.messages.types import (
+    Accepted,
+    Acknowledgement,
+    Applied,
+    Command,
+    Envelope,
+    Refused,
+    Status,
+)
+
+Outcome = Applied | Refused | Status
+Check = Callable[[Command], Refused | None]
+
+PRIORITIES = {  # 0 goes first; what stops harm before what asks before what grows
+    "Rollback": 0,
+    "Cancel": 1,
+    "Pause": 1,
+    "Resume": 1,
+    "Query": 2,
+    "SetLimit": 4,
+    "SetStrategy": 4,
+    "Checkpoint": 4,
+    "Germinate": 5,
+}
+
+
+class Request(NamedTuple):
+    """An accepted command; give it back to `settle`."""
+
+    key: MessageKey
+    command: Command
+    arrived: float  # when it was accepted, by the handler's clock
+    entry: str  # its place in the stream
+    life: int  # of the handler; another one begins when a checkpoint is restored
+
+
+@dataclass(frozen=True, slots=True)
+class CommandConfig:
+    """Settings of a handler.
+
+    Attributes:
+        window: commands whose outcome is remembered; a copy that comes later is done again.
+        capacity: commands that wait at most; more are refused as overloaded.
+        stride: see `FairQueue`.
+        timeout_s: after which a command that still waits is refused as expired, seconds.
+        batch: entries that are read at a time.
+        wait_s: how long an empty stream is waited for, seconds.
+        keep: acknowledgements that their stream keeps.
+    """
+
+    window: int = 65_536
+    capacity: int = 4096
+    stride: int = 64
+    timeout_s: float = 3600.0
+    batch: int = 256
+    wait_s: float = 0.5
+    keep: int = 100_000
+
+
+class CommandHandler:
+    """Reads commands, keeps them until the training thread takes them, and answers.
+
+    Args:
+        client: the bus.
+        stream: where commands come from.
+        replies: where acknowledgements go.
+        stamp: of this process.
+        run: name of the run.
+        check: says why a command is not legal, by what is known now; e.g. an `ActionMask`. The
+            training thread may replace `handler.check` at any time.
+        config: see `CommandConfig`.
+        observe: hears of latencies, by name: "accepted" and "applied", in seconds since the
+            command was made.
+        clock: seconds since 1970.
+        backoff: waits while the bus is away.
+        rng: draws them.
+    """
+
+    def __init__(
+        self,
+        client: MessageBusClient,
+        stream: str,
+        replies: str,
+        stamp: Stamp,
+        *,
+        run: str,
+        check: Check,
+        config: CommandConfig | None = None,
+        observe: Callable[[str, float], None] = lambda name, seconds: None,
+        clock: Callable[[], float] = time.time,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        rng: Random | None = None,
+    ) -> None:
+        self.check, self.held = check, False
+        self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
+        self.outages = 0
+        self._client, self._stream, self._replies, self._stamp = client, stream, replies, stamp
+        self._run, self._config = run, config or CommandConfig()
+        self._observe, self._clock = observe, clock
+        self._backoff, self._rng = backoff, rng or Random()
+        self._claims = ClaimStore(client, clock=clock)
+        self._lock = Lock()
+        self._done = MessageDeduplicator[Outcome](self._config.window)
+        self._queue: FairQueue[Request] = FairQueue(self._config.stride)
+        self._open: OrderedDict[str, None] = OrderedDict()  # entries that are not done, in order
+        self._keys: dict[MessageKey, float] = {}  # accepted and not done: when they were made
+        self._position = self._read = FIRST
+        self._life = 0
+        self._answers: deque[bytes] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    # ------------------------------------------------------------------ the training thread
+
+    def take(self, count: int = 1 << 30) -> list[Request]:
+        """Take the next commands; never waits. None while the handler is held.
+
+        `handler.held = True` while a checkpoint restores: what comes then is accepted and applied
+        after it.
+        """
+        with self._lock:
+            if self.held:
+                return []
+            return [self._queue.pop() for _ in range(min(count, len(self._queue)))]
+
+    def settle(self, request: Request, outcome: Outcome) -> None:
+        """Say what became of a command; its second acknowledgement is on its way then."""
+        with self._lock:
+            if request.life == self._life:  # else it is read, and taken, again
+                self._settle(request.key, request.entry, outcome)
+        self._wake_up()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and the outcomes, for a checkpoint; plain values."""
+        with self._lock:
+            done = [
+                (producer, id_, msgspec.msgpack.encode(outcome))
+                for producer, id_, outcome in self._done.state_dict()
+            ]
+            return {"position": self._position, "done": done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a checkpoint was taken; what waits now is read, and answered, again."""
+        decode = msgspec.msgpack.Decoder(Outcome).decode
+        done = [(producer, id_, decode(outcome)) for producer, id_, outcome in state["done"]]
+        with self._lock:
+            self._life += 1
+            self._done.load_state_dict(done)
+            self._queue = FairQueue(self._config.stride)
+            self._open.clear()
+            self._keys.clear()
+            self._position = self._read = str(state["position"])
+
+    @property
+    def position(self) -> str:
+        """Id of the last entry before which, itself included, all commands are done."""
+        return self._position
+
+    @property
+    def waiting(self) -> int:
+        """Commands that were accepted and not taken."""
+        return len(self._queue)
+
+    # ------------------------------------------------------------------ the event loop
+
+    async def run(self) -> None:
+        """Read and answer until `stop`; then send the answers there are.
+
+        Raises:
+            BusError: the bus answered what no waiting mends.
+        """
+        self._loop = asyncio.get_running_loop()
+        answering = asyncio.create_task(self._answer())
+        answering.add_done_callback(lambda task: self.stop())
+        try:
+            while not self._stopping:
+                life = self._life
+                for delivery in await self._through_outages(self._next):
+                    await self._handle(delivery, life)
+                self._expire()
+        finally:
+            self.stop()
+            await answering
+
+    def stop(self) -> None:
+        """Let `run` return; from any thread."""
+        self._stopping = True
+        self._wake_up()
+
+    async def _handle(self, delivery: Delivery, life: int) -> None:
+        """Take one entry of the stream, if no checkpoint was restored since it was read."""
+        found: Envelope | Exception
+        try:
+            found = await self._through_outages(lambda: self._claims.read(delivery.payload))
+        except (wire.MessageRefused, BadClaim) as error:
+            found = error
+        with self._lock:
+            if life != self._life:
+                return
+            self._read = delivery.id
+            self._open[delivery.id] = None
+            if isinstance(found, Envelope):
+                self._consider(delivery.id, found)
+            else:
+                self._refuse_unreadable(delivery.id, found)
+        self._wake_up()
+
+    async def _next(self) -> list[Delivery]:
+        return await self._client.read(
+            self._stream,
+            after=self._read,
+            count=self._config.batch,
+            wait_s=self._config.wait_s,
+        )
+
+    def _consider(self, entry: str, envelope: Envelope) -> None:
+        """Accept or refuse a message; the lock is held."""
+        key, command = MessageKey(envelope.producer, envelope.id), envelope.body
+        if (known := self._done.get(key)) is not None:
+            self.duplicates += 1
+            self._say(key.id, known)
+            self._close(entry)
+        elif key in self._keys:
+            self.duplicates += 1
+            self._say(key.id, Accepted(run=self._run, waiting=len(self._queue)))
+            self._close(entry)  # the copy before it keeps the position
+        elif not isinstance(command, Command):
+            detail = f"{type(command).__name__} is no command"
+            self._settle(key, entry, self._refused("malformed", detail))
+        elif (refused := self._refusal(command)) is not None:
+            self._settle(key, entry, refused)
+        else:
+            self._accept(key, entry, command, envelope.time)
+
+    def _refusal(self, command: Command) -> Refused | None:
+        if command.expires is not None and command.expires < self._clock():
+            return self._refused("expired", "it came after its time")
+        if len(self._queue) >= self._config.capacity:
+            return self._refused("overloaded", f"{len(self._queue)} commands wait: send it later")
+        try:
+            return self.check(command)
+        except Exception as error:  # noqa: BLE001  the sender must hear of it
+            return self._refused("failed", f"it cannot be checked: {error!r}")
+
+    def _accept(self, key: MessageKey, entry: str, command: Command, made: float) -> None:
+        given = command.priority
+        priority = PRIORITIES[type(command).__name__] if given is None else given
+        now = self._clock()
+        before = self._queue.put(Request(key, command, now, entry, self._life), priority)
+        self._keys[key] = made
+        self.accepted += 1
+        self._observe("accepted", max(0.0, now - made))
+        self._say(key.id, Accepted(run=self._run, waiting=before))
+
+    def _settle(self, key: MessageKey, entry: str, outcome: Outcome) -> None:
+        """Remember and answer; the lock is held."""
+        if entry not in self._open:  # the state was loaded meanwhile: it is read again
+            return
+        made = self._keys.pop(key, None)
+        self._done.remember(key, outcome)
+        if isinstance(outcome, Refused):
+            self.refused += 1
+        else:
+            self.applied += 1
+            self._observe("applied", max(0.0, self._clock() - (made or self._clock())))
+        self._say(key.id, outcome)
+        self._close(entry)
+
+    def _close(self, entry: str) -> None:
+        """An entry is done: the position moves up to the first one that is not."""
+        self._open.pop(entry, None)
+        first = next(iter(self._open), None)
+        self._position = self._read if first is None else self._before(first)
+
+    def _before(self, entry: str) -> str:
+        """An id before the entry and behind all earlier ones."""
+        milliseconds, _, number = entry.partition("-")
+        if int(number):
+            return f"{milliseconds}-{int(number) - 1}"
+        return f"{int(milliseconds) - 1}-{(1 << 64) - 1}"
+
+    def _expire(self) -> None:
+        """Refuse what has waited too long."""
+        now = self._clock()
+        with self._lock:
+            if self.held:
+                return
+            for request in self._queue.remove(lambda each: self._is_late(each, now)):
+                detail = f"nobody took it for {now - request.arrived:.3g} s"
+                self._settle(request.key, request.entry, self._refused("expired", detail))
+        self._wake_up()
+
+    def _is_late(self, request: Request, now: float) -> bool:
+        expires = request.command.expires
+        late = expires is not None and expires < now
+        return late or now - request.arrived > self._config.timeout_s
+
+    def _refuse_unreadable(self, entry: str, error: Exception) -> None:
+        reason, named = getattr(error, "reason", ""), getattr(error, "message_id", None)
+        kind = "version" if reason in ("newer", "older") else "malformed"
+        self.unreadable += 1
+        self.refused += 1
+        self._say(named and named[:128], self._refused(kind, str(error)))
+        self._close(entry)
+
+    def _refused(self, reason: Any, detail: str) -> Refused:
+        return Refused(run=self._run, reason=reason, detail=detail[:8192])
+
+    def _say(self, to: str | None, body: Acknowledgement) -> None:
+        try:
+            answer = wire.encode(self._stamp(body, correlation=to or None))
+        except wire.MessageRefused as error:
+            body = self._refused("failed", f"what became of it cannot be told: {error}")
+            answer = wire.encode(self._stamp(body, correlation=to or None))
+        self._answers.append(answer)
+
+    async def _answer(self) -> None:
+        """Publish acknowledgements in their order; none is lost while the bus is away."""
+        while not self._stopping or self._answers:
+            if not self._answers:
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            answers = [self._answers[at] for at in range(min(512, len(self._answers)))]
+            await self._through_outages(partial(self._publish, answers))
+            for _ in answers:
+                self._answers.popleft()
+
+    async def _publish(self, answers: list[bytes]) -> None:
+        await self._client.publish_many(self._replies, answers, keep=self._config.keep)
+
+    async def _through_outages(self, call: Callable[[], Any]) -> Any:
+        """Call until the bus answers; after `stop` only so many times."""
+        outages = 0
+        while True:
+            try:
+                return await call()
+            except BusError as error:
+                if not error.transient or (self._stopping and outages >= self._backoff.attempts):
+                    raise
+                outages += 1
+                self.outages += 1
+                await asyncio.sleep(self._backoff.wait(min(outages, 64), self._rng))
+
+    def _wake_up(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake.set)

@@ -1,0 +1,465 @@
+"""Commands on virtual time: two answers each, once in effect, in a fair order."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from kasmina.bus.client import position
+from kasmina.bus.commands import CommandConfig, CommandHandler, Request
+from kasmina.bus.errors import BusRejected, BusUnavailable
+from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.retry import Backoff
+from kasmina.bus.stamping import Stamp
+from kasmina_generated.messages import wire
+from kasmina_generated.messages.types import (
+    Accepted,
+    Applied,
+    Body,
+    Cancel,
+    Command,
+    Germinate,
+    Heartbeat,
+    Pause,
+    Refused,
+    Rollback,
+    Target,
+)
+from tests.runtime.bus.virtual import now, run
+
+RUN = "digits-7"
+
+
+def clock() -> float:
+    """Virtual seconds since 1970."""
+    return 1e9 + now()
+
+
+def legal(command: Command) -> Refused | None:
+    """Refuses slot 99, fails at slot 98."""
+    target = getattr(command, "target", None)
+    if target is not None and target.slot == 99:
+        return Refused(run=RUN, reason="illegal", detail="not now", state="TRAINING")
+    if target is not None and target.slot == 98:
+        raise RuntimeError("the check is broken")
+    return None
+
+
+def applied(step: int = 0, **fields: Any) -> Applied:
+    """An outcome."""
+    return Applied(run=RUN, epoch=0, step=step, **fields)
+
+
+class Desk:
+    """A handler on a bus, and somebody who sends."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.bus = InProcessBus(clock=clock)
+        self.sender = Stamp("operator", clock=clock)
+        self.latencies: list[tuple[str, float]] = []
+        self.handler = self.another(**settings)
+
+    def another(self, **settings: Any) -> CommandHandler:
+        """A further life of the handler."""
+        return CommandHandler(
+            self.bus,
+            "commands",
+            "replies",
+            Stamp("run", clock=clock),
+            run=RUN,
+            check=legal,
+            config=CommandConfig(**settings),
+            observe=lambda name, seconds: self.latencies.append((name, seconds)),
+            clock=clock,
+            backoff=Backoff(base_s=0.1, ceiling_s=0.5),
+            rng=Random(0),
+        )
+
+    async def send(self, body: Body, id_: str | None = None) -> str:
+        """Publish a command; returns its id."""
+        envelope = self.sender(body, id=id_)
+        await self.bus.publish("commands", wire.encode(envelope))
+        return envelope.id
+
+    async def replies(self, to: str | None = None) -> list[Body]:
+        """What was answered, to one command or to all."""
+        found = [wire.decode(d.payload) for d in await self.bus.read("replies", count=100_000)]
+        return [each.body for each in found if to is None or each.correlation == to]
+
+
+def germinate(slot: int, **fields: Any) -> Germinate:
+    """A command."""
+    return Germinate(run=RUN, target=Target(site="a", slot=slot), **fields)
+
+
+async def started(desk: Desk) -> asyncio.Task[None]:
+    """Let the handler run."""
+    task = asyncio.create_task(desk.handler.run())
+    await asyncio.sleep(0.01)
+    return task
+
+
+def slot(request: Request) -> int:
+    """Of a germination."""
+    assert isinstance(request.command, Germinate)
+    return request.command.target.slot or 0
+
+
+def test_a_command_is_accepted_and_then_applied() -> None:
+    """Two acknowledgements, by correlation; latencies from when it was made."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        id_ = await desk.send(germinate(3))
+        await asyncio.sleep(1)
+        assert await desk.replies(id_) == [Accepted(run=RUN, waiting=0)]
+        (request,) = desk.handler.take()
+        assert slot(request) == 3
+        assert desk.handler.take() == []
+        desk.handler.settle(request, applied(7, detail="done"))
+        await asyncio.sleep(1)
+        assert await desk.replies(id_) == [
+            Accepted(run=RUN, waiting=0),
+            applied(7, detail="done"),
+        ]
+        assert [name for name, _ in desk.latencies] == ["accepted", "applied"]
+        assert [round(seconds, 3) for _, seconds in desk.latencies] == [0.0, 1.0]
+        desk.handler.stop()
+        await task
+        assert (desk.handler.accepted, desk.handler.applied, desk.handler.refused) == (1, 1, 0)
+
+    run(main())
+
+
+def test_what_is_refused_is_answered_once_and_why() -> None:
+    """Illegal, broken check, late, no command, no message, a newer version."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        illegal = await desk.send(germinate(99))
+        broken = await desk.send(germinate(98))
+        late = await desk.send(germinate(1, expires=1e9 - 5))
+        beat = await desk.send(
+            Heartbeat(run=RUN, epoch=0, step=0, every=1, paused=False, waiting=0)
+        )
+        newer = msgspec.msgpack.decode(wire.encode(desk.sender(Pause(run=RUN))))
+        newer["version"] = 9
+        await desk.bus.publish("commands", msgspec.msgpack.encode(newer))
+        for hostile in (b"", b"\xdd\xff\xff\xff\xff", b"\x91" * 100_000, b"\xc1", bytes(1 << 20)):
+            await desk.bus.publish("commands", hostile)
+        good = await desk.send(germinate(1))
+        await asyncio.sleep(1)
+
+        async def only(id_: str) -> tuple[str, str]:
+            (answer,) = await desk.replies(id_)
+            assert isinstance(answer, Refused)
+            return answer.reason, answer.detail
+
+        assert await only(illegal) == ("illegal", "not now")
+        assert await only(broken) == (
+            "failed",
+            "it cannot be checked: RuntimeError('the check is broken')",
+        )
+        assert await only(late) == ("expired", "it came after its time")
+        assert await only(beat) == ("malformed", "Heartbeat is no command")
+        reason, detail = await only(newer["id"])
+        assert reason == "version"
+        assert "update the reader" in detail
+        assert await desk.replies(good) == [Accepted(run=RUN, waiting=0)]
+        unreadable = [e for e in await desk.replies() if isinstance(e, Refused)]
+        assert len(unreadable) == 5 + 5
+        assert desk.handler.unreadable == 6
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_a_copy_has_no_second_effect_and_the_same_answer() -> None:
+    """While it waits, after it was applied, and after it was refused."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        for _ in range(3):
+            await desk.send(germinate(1), "same")
+            await desk.send(germinate(99), "bad")
+        await asyncio.sleep(1)
+        (request,) = desk.handler.take()
+        desk.handler.settle(request, applied(5))
+        await desk.send(germinate(1), "same")
+        await asyncio.sleep(1)
+        assert desk.handler.take() == []
+        assert [type(e).__name__ for e in await desk.replies("same")] == [
+            *["Accepted"] * 3,
+            *["Applied"] * 2,
+        ]
+        assert [type(e).__name__ for e in await desk.replies("bad")] == ["Refused"] * 3
+        assert desk.handler.duplicates == 5
+        other = Stamp("somebody else", clock=clock)
+        await desk.bus.publish("commands", wire.encode(other(germinate(1), id="same")))
+        await asyncio.sleep(1)
+        assert len(desk.handler.take()) == 1  # another producer's id is another message
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_the_window_is_what_it_says() -> None:
+    """A copy that comes after so many others is done again."""
+
+    async def main() -> None:
+        desk = Desk(window=3)
+        task = await started(desk)
+        for number in (0, 1, 2, 0, 3, 0):
+            await desk.send(germinate(number), f"id {number}")
+            await asyncio.sleep(1)
+            for request in desk.handler.take():
+                desk.handler.settle(request, applied())
+        assert (desk.handler.applied, desk.handler.duplicates) == (5, 1)
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_what_is_urgent_goes_first_and_nothing_starves() -> None:
+    """By kind, by the priority given, and by arrival; a flood of rollbacks delays by its stride."""
+
+    async def main() -> None:
+        desk = Desk(stride=10)
+        task = await started(desk)
+        await desk.send(germinate(0))
+        await desk.send(Cancel(run=RUN, target=Target()))
+        await desk.send(germinate(1, priority=0))
+        await desk.send(Rollback(run=RUN, target=Target()))
+        await asyncio.sleep(1)
+        order = [type(request.command).__name__ for request in desk.handler.take()]
+        assert order == ["Germinate", "Rollback", "Cancel", "Germinate"]
+        await desk.send(germinate(7))
+        served = 0
+        while True:
+            await desk.send(Rollback(run=RUN, target=Target()))
+            await asyncio.sleep(0.1)
+            (request,) = desk.handler.take(1)
+            if isinstance(request.command, Germinate):
+                break
+            served += 1
+        assert served == 49
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_what_nobody_takes_expires() -> None:
+    """By the handler's time-out or the command's own; it is answered and never applied."""
+
+    async def main() -> None:
+        desk = Desk(timeout_s=10.0)
+        task = await started(desk)
+        own = await desk.send(germinate(0, expires=1e9 + 5))
+        general = await desk.send(germinate(1))
+        await asyncio.sleep(6)
+        assert [type(e).__name__ for e in await desk.replies(own)] == ["Accepted", "Refused"]
+        assert len(await desk.replies(general)) == 1
+        await asyncio.sleep(6)
+        answer = (await desk.replies(general))[1]
+        assert isinstance(answer, Refused)
+        assert answer.reason == "expired"
+        assert answer.detail.startswith("nobody took it for 10")
+        assert desk.handler.take() == []
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_what_is_too_much_is_refused() -> None:
+    """The queue is bounded; a flood is answered and costs no memory."""
+
+    async def main() -> None:
+        desk = Desk(capacity=5)
+        task = await started(desk)
+        for number in range(100):
+            await desk.send(germinate(number % 90))
+        await asyncio.sleep(1)
+        assert desk.handler.waiting == 5
+        refused = [each for each in await desk.replies() if isinstance(each, Refused)]
+        assert len(refused) == 95
+        assert {each.reason for each in refused} == {"overloaded"}
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_while_it_is_held_nothing_is_taken_and_nothing_expires() -> None:
+    """What comes while a checkpoint restores is applied after it."""
+
+    async def main() -> None:
+        desk = Desk(timeout_s=10.0)
+        task = await started(desk)
+        desk.handler.held = True
+        id_ = await desk.send(germinate(0))
+        await asyncio.sleep(60)
+        assert desk.handler.take() == []
+        assert await desk.replies(id_) == [Accepted(run=RUN, waiting=0)]
+        desk.handler.held = False
+        assert len(desk.handler.take()) == 1
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_an_applied_command_survives_kill_and_resume() -> None:
+    """At every moment of 40 commands: checkpoint, more work, kill, resume from the checkpoint.
+
+    The state of the run is a list that the checkpoint holds together with the handler's.
+    """
+    for seed in range(40):
+        run(_lives(seed))
+
+
+async def _lives(seed: int) -> None:
+    rng, desk = Random(seed), Desk()
+    effects: list[int] = []
+    saved: tuple[list[int], dict[str, Any]] = ([], desk.handler.state_dict())
+    task = await started(desk)
+    sent, promised = 0, set[int]()
+    for _ in range(60):
+        move = rng.choice(("send", "send", "work", "work", "save", "kill", "restore"))
+        if move == "send" and sent < 40:
+            await desk.send(germinate(sent), f"id {sent}")
+            if rng.random() < 0.3:
+                await desk.send(germinate(sent), f"id {sent}")
+            sent += 1
+        elif move == "work":
+            for request in desk.handler.take(rng.randrange(4)):
+                effects.append(slot(request))
+                desk.handler.settle(request, applied())
+        elif move == "save":
+            saved = (list(effects), msgspec.msgpack.decode(_packed(desk.handler.state_dict())))
+            promised |= set(effects)
+            await desk.bus.trim("commands", before=saved[1]["position"])
+        elif move == "kill":
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            desk.handler = desk.another()
+            effects = list(saved[0])
+            desk.handler.load_state_dict(saved[1])
+            task = await started(desk)
+        elif move == "restore":
+            pending = desk.handler.take(rng.randrange(3))
+            effects = list(saved[0])
+            desk.handler.load_state_dict(saved[1])
+            for request in pending:  # was under way when the checkpoint came back: never half
+                desk.handler.settle(request, applied(999))
+        await asyncio.sleep(rng.choice((0, 0.01, 0.6)))
+        assert promised <= set(effects)
+    await asyncio.sleep(2)
+    for request in desk.handler.take():
+        effects.append(slot(request))
+        desk.handler.settle(request, applied())
+    assert sorted(effects) == list(range(sent)), f"seed {seed}"
+    desk.handler.stop()
+    await task
+    for number in range(sent):
+        answers = await desk.replies(f"id {number}")
+        assert any(isinstance(each, Applied) for each in answers)
+        assert applied(999) not in answers
+    info = await desk.bus.info("commands")
+    assert position(desk.handler.position) == position(info.last)
+
+
+def _packed(state: dict[str, Any]) -> bytes:
+    return msgspec.msgpack.encode(state)
+
+
+def test_the_position_waits_for_what_is_not_done() -> None:
+    """It stands before the first command that is neither applied nor refused."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        ids = []
+        for number in range(4):
+            await desk.send(germinate(number))
+            await asyncio.sleep(0.1)
+            ids.append((await desk.bus.info("commands")).last)
+        requests = desk.handler.take()
+        for done in (2, 0, 1, 3):
+            desk.handler.settle(requests[done], applied())
+            behind = await desk.bus.read("commands", after=desk.handler.position)
+            left = {2: 4, 0: 3, 1: 1, 3: 0}[done]
+            assert len(behind) == left
+        assert desk.handler.position == ids[-1]
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_answers_wait_while_the_bus_is_away() -> None:
+    """None is lost, and their order stays; another error ends the run."""
+
+    async def main() -> None:
+        desk, away = Desk(), True
+        publish = desk.bus.publish_many
+
+        async def unreliable(stream: str, *arguments: Any, **settings: Any) -> list[str]:
+            if away and stream == "replies":
+                raise BusUnavailable("away")
+            return await publish(stream, *arguments, **settings)
+
+        desk.bus.publish_many = unreliable  # type: ignore[method-assign]
+        task = await started(desk)
+        ids = [await desk.send(germinate(n)) for n in range(5)]
+        await asyncio.sleep(20)
+        assert desk.handler.outages > 10
+        for request in desk.handler.take():
+            desk.handler.settle(request, applied())
+        await asyncio.sleep(20)
+        assert await desk.replies() == []
+        away = False
+        await asyncio.sleep(5)
+        for id_ in ids:
+            assert [type(e).__name__ for e in await desk.replies(id_)] == ["Accepted", "Applied"]
+
+        async def broken(*arguments: Any, **settings: Any) -> list[str]:
+            raise BusRejected("no")
+
+        desk.bus.publish_many = broken  # type: ignore[method-assign]
+        desk.handler._say("x", Accepted(run=RUN, waiting=0))
+        desk.handler._wake_up()
+        with pytest.raises(BusRejected):
+            await asyncio.wait_for(task, 10)
+
+    run(main())
+
+
+def test_an_answer_that_cannot_be_told_is_a_refusal() -> None:
+    """A check may give a text that no message has room for."""
+
+    async def main() -> None:
+        desk = Desk()
+        desk.handler.check = lambda command: Refused(run=RUN, reason="illegal", detail="")
+        task = await started(desk)
+        id_ = await desk.send(germinate(0))
+        await asyncio.sleep(1)
+        (answer,) = await desk.replies(id_)
+        assert isinstance(answer, Refused)
+        assert answer.reason == "failed"
+        assert answer.detail.startswith("what became of it cannot be told: ")
+        desk.handler.stop()
+        await task
+
+    run(main())
