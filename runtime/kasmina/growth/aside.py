@@ -110,11 +110,15 @@ def error_by_seed(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def example(bed: Bed, passage: Passage) -> tuple[Tensor, Tensor]:
-    """What the bed's blueprints read, and what they should answer, by their objective."""
-    x = bed.site.blueprint_input(passage.input, bed.chunks)
+    """What the bed's blueprints read, and what they should answer, by their objective.
+
+    In the blueprints' dtype, whatever the host computes in under autocast.
+    """
+    dtype = bed.pool.stack()[0].dtype
+    x = bed.site.blueprint_input(passage.input, bed.chunks).to(dtype)
     if _reconstructs(bed):
         return x, x
-    gradient = bed.site.blueprint_output(passage.gradient, bed.chunks)
+    gradient = bed.site.blueprint_output(passage.gradient, bed.chunks).to(dtype)
     return x, normalised(-gradient)
 
 
