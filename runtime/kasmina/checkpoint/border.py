@@ -80,8 +80,10 @@ def _of_array(value: Any, place: Sequence[str]) -> Block:
 def _of_items(dtype: str, array: Any) -> Block:
     import numpy as np
 
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return Block(dtype, array.shape, little.reshape(-1).view(np.uint8).data)
+    shape = array.shape
+    if not (array.flags.c_contiguous and sys.byteorder == "little"):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return Block(dtype, shape, array.reshape(-1).view(np.uint8).data)
 
 
 def _of_tensor(value: Any, place: Sequence[str]) -> Block:

@@ -9,9 +9,8 @@ wants every tensor as `bytes`, which is one copy more. `tests` hold both readers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from kasmina.checkpoint.errors import BadContents
 from kasmina.checkpoint.names import LONGEST, is_tensor_name
@@ -31,8 +30,7 @@ RANK_LIMIT = 32
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One tensor: a dtype of `ITEM_BYTES`, a shape, and its items little-endian in C order.
 
     The data is bytes, or a memoryview of single bytes.
