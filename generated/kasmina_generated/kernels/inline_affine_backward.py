@@ -2,9 +2,9 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 4795385c978f2d81fdc534892d676f8f
+# body: b697bb7bc39eed3290d19c9690be12e1
 
-"""Backward pass of the chunks that hold affine: one launch for all of them."""
+"""Backward pass of the chunks that hold affine: one launch for all rows, one to add up."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
@@ -19,23 +19,21 @@ from .tiling import (
     Tiles,
     carry,
     chunk_at,
-    chunks_of,
     column_of,
     cut_of,
     finite,
     has_state,
     held_by,
     not_finite,
-    partly,
     role_of,
     rounded,
     shape_of,
     split_of,
-    tickets,
 )
 
 JOINT = tl.constexpr(0xC8)  # states in which what is mixed in gets gradients
 
+_LANES = 512  # numbers that a program adds up
 NUMBERS = (
     "n",
     "chunks",
@@ -99,9 +97,10 @@ def backward(
     width, hidden = parameters[0].shape[1], 1
     size = 2 * width
     t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
-    held = t.items * t.group  # chunks of all splits
-    parts = (held * size, held * t.blocks * width, t.blocks * chunks)
-    room = torch.empty(sum(parts), dtype=torch.float32, device=x.device)
+    pitch = size + t.blocks * width
+    partial = torch.empty(
+        (t.items * t.group, pitch), dtype=torch.float32, device=x.device
+    )  # of all chunks in all splits
     _backward_rows[(t.grid + c.grid,)](
         g,
         x,
@@ -111,10 +110,7 @@ def backward(
         rows,
         alpha,
         *parameters,
-        *gradients,
-        alpha_gradient,
-        *room.split(parts),
-        tickets(x.device, t.strips * (t.blocks + 1)),
+        partial,
         order,
         count,
         n,
@@ -138,7 +134,6 @@ def backward(
         G=t.group,
         BM=t.rows,
         BN=t.columns,
-        GP=t.group_lanes,
         CG=c.group,
         CGP=c.group_lanes,
         CBM=c.rows,
@@ -148,6 +143,26 @@ def backward(
         CARRYING=carried is not None,
         STAGES=t.stages,
         **t.options,
+    )
+    _add_rows[(t.strips * t.group, -(-size // _LANES) + 1)](
+        codes,
+        kinds,
+        rows,
+        alpha,
+        *gradients,
+        alpha_gradient,
+        partial,
+        order,
+        count,
+        n,
+        kind,
+        t.programs,
+        C=width,
+        H=hidden,
+        HB=t.units,
+        G=t.group,
+        BM=t.rows,
+        LANES=_LANES,
     )
 
 
@@ -171,22 +186,14 @@ def _finish(
     codes_at,
     kinds_at,
     rows_at,
-    g_scale_at,
-    g_shift_at,
-    g_alpha_at,
     partial_at,
-    lanes_at,
-    blocks_at,
-    tickets_at,
     order_at,
-    chunks,
     narrow,
     wider,
     kind,
     strip,
     strips,
     split,
-    splits,
     mine,
     total,
     by_lane,
@@ -195,10 +202,9 @@ def _finish(
     C: tl.constexpr,
     G: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Do again what was not finite, and store the sums; the last split to arrive adds them up.
+    """Do again what was not finite, and store the sums.
 
     What a strip holds is loaded again, as it would fill registers of the tiles' loop otherwise.
     """
@@ -207,37 +213,78 @@ def _finish(
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
     chunk, known = chunk_at(seat, strip, total, order_at, G)
-    _column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
-    code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+    code, _row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
     held = code >= 0
-    mixed = here & held
     joint = held & has_state(code, JOINT, CODES)  # where a narrow chunk has no column, too: 0
-    # One of the splits sums up all of them in their order.
     slot = (split * strips + strip) * G + seat.to(tl.int64)  # chunk of all splits
-    base = partial_at + slot * SIZE
-    chunk_lanes = (slot * BLOCKS + mine) * C
-    tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
+    base = partial_at + slot * (SIZE + BLOCKS * C)
+    tl.store(base + SIZE + mine * C + place, by_lane, mask=held)
     tl.store(base + 0 * C + place, sum_scale, mask=joint)
     tl.store(base + 1 * C + place, sum_shift, mask=joint)
-    tl.debug_barrier()
-    ticket = tickets_at + mine * strips + strip
-    if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
-        tl.store(ticket, 0)
-        by_lane = tl.zeros((BN,), tl.float32)
-        sum_scale = tl.zeros((BN,), tl.float32)
-        sum_shift = tl.zeros((BN,), tl.float32)
-        for part in range(splits):
-            slot = (part * strips + strip) * G + seat.to(tl.int64)
-            base = partial_at + slot * SIZE
-            chunk_lanes = (slot * BLOCKS + mine) * C
-            by_lane += partly(lanes_at + chunk_lanes + place, mixed)
-            sum_scale += partly(base + 0 * C + place, joint)
-            sum_shift += partly(base + 1 * C + place, joint)
-        tl.store(g_scale_at + row * C + place, finite(sum_scale), mask=joint)
-        tl.store(g_shift_at + row * C + place, finite(sum_shift), mask=joint)
-        theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
-        summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
-        tl.store(g_alpha_at + each, summed, mask=taken)
+
+
+@triton.jit(do_not_specialize=["n", "kind", "programs"])
+def _add_rows(
+    codes_at,
+    kinds_at,
+    rows_at,
+    alpha_at,
+    g_scale_at,
+    g_shift_at,
+    g_alpha_at,
+    partial_at,
+    order_at,
+    count_at,
+    n,
+    kind,
+    programs,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    HB: tl.constexpr,
+    G: tl.constexpr,
+    BM: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Each program adds up, over all splits and in their order, some numbers of a listed chunk."""
+    BLOCKS: tl.constexpr = (H + HB - 1) // HB
+    SIZE: tl.constexpr = 2 * C
+    PITCH: tl.constexpr = SIZE + BLOCKS * C
+    number, total = tl.program_id(0), tl.load(count_at)
+    if number < total:
+        strips = tl.cdiv(total, G)
+        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+        every = tl.zeros((LANES,), tl.int32) + number
+        listed = every < total
+        chunk = tl.load(order_at + every)
+        code, row = held_by(chunk, listed, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+        piece, pieces = tl.program_id(1), tl.num_programs(1) - 1
+        lane = tl.arange(0, LANES)
+        sums = tl.zeros((LANES,), tl.float32)
+        if piece < pieces:
+            lane += piece * LANES
+            for first in range(0, splits, 8):
+                split = first + tl.arange(0, 8)
+                at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + lane[None, :]
+                there = (split < splits)[:, None] & (lane < SIZE)[None, :]
+                sums += tl.sum(tl.load(partial_at + at, mask=there, other=0.0), 0)
+            values = finite(sums)
+            joint = has_state(code, JOINT, CODES)
+            place = lane - (0 * C)
+            inside = joint & (place >= 0) & (place < C)
+            tl.store(g_scale_at + row * (C) + place, values, mask=inside)
+            place = lane - (1 * C)
+            inside = joint & (place >= 0) & (place < C)
+            tl.store(g_shift_at + row * (C) + place, values, mask=inside)
+        else:
+            for start in range(SIZE, PITCH, LANES):
+                for first in range(0, splits, 8):
+                    split = first + tl.arange(0, 8)
+                    at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + start
+                    there = (split < splits)[:, None] & (lane < PITCH - start)[None, :]
+                    part = tl.load(partial_at + at + lane[None, :], mask=there, other=0.0)
+                    sums += tl.sum(part, 0)
+            sums = tl.zeros((LANES,), tl.float32) + tl.sum(sums, 0)
+            tl.store(g_alpha_at + chunk, sums, mask=(code >= 0) & (lane == 0))
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -251,13 +298,7 @@ def _backward_rows(
     alpha_at,
     scale_at,
     shift_at,
-    g_scale_at,
-    g_shift_at,
-    g_alpha_at,
     partial_at,
-    lanes_at,
-    blocks_at,
-    tickets_at,
     order_at,
     count_at,
     n,
@@ -281,7 +322,6 @@ def _backward_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     CG: tl.constexpr,
     CGP: tl.constexpr,
     CBM: tl.constexpr,
@@ -378,22 +418,14 @@ def _backward_rows(
             codes_at,
             kinds_at,
             rows_at,
-            g_scale_at,
-            g_shift_at,
-            g_alpha_at,
             partial_at,
-            lanes_at,
-            blocks_at,
-            tickets_at,
             order_at,
-            chunks,
             narrow,
             wider,
             kind,
             strip,
             strips,
             split,
-            splits,
             mine,
             total,
             by_lane,
@@ -402,6 +434,5 @@ def _backward_rows(
             C,
             G,
             BN,
-            GP,
             EVEN,
         )

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: ebdc68b420e11e5f1427ca1eccfd8bb9
+# body: 8c45ba0d991b6a649468b8fc25990b09
 
 """Forward pass of the chunks that hold gated: one launch for all of them."""
 
@@ -524,10 +524,9 @@ def _forward_rows(
                 at = out_at + start * out_row + from_out
                 tl.store(at, result.to(DTYPE), mask=(within < rows)[:, None] & mixed[None, :])
                 if MEASURED:
-                    v, top = rounded(result, DTYPE), result
-                    if rows < BM:
-                        v = tl.where((within < rows)[:, None], v, 0.0)
-                        top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    v = rounded(result, DTYPE)
+                    top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    v = tl.where((within < rows)[:, None], v, 0.0)
                     sums += by_eight(v, BM, BN)
                     squares += by_eight(v * v, BM, BN)
                     most = tl.maximum(most, top_by_eight(top, BM, BN))

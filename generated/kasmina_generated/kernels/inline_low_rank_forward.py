@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: fa1e20cb89c0ba64719422a7cd5a2ba7
+# body: 8695eed06d9a33d7b539f9dca87072be
 
 """Forward pass of the chunks that hold low_rank: one launch for all of them."""
 
@@ -488,10 +488,9 @@ def _forward_rows(
                 at = out_at + start * out_row + from_out
                 tl.store(at, result.to(DTYPE), mask=(within < rows)[:, None] & mixed[None, :])
                 if MEASURED:
-                    v, top = rounded(result, DTYPE), result
-                    if rows < BM:
-                        v = tl.where((within < rows)[:, None], v, 0.0)
-                        top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    v = rounded(result, DTYPE)
+                    top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    v = tl.where((within < rows)[:, None], v, 0.0)
                     sums += by_eight(v, BM, BN)
                     squares += by_eight(v * v, BM, BN)
                     most = tl.maximum(most, top_by_eight(top, BM, BN))

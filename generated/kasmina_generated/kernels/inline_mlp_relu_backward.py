@@ -2,9 +2,9 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 7effdd0b19b27a9001afb19de4c82602
+# body: 0cadd04a0aa5e72675c27bfa7a10b7f9
 
-"""Backward pass of the chunks that hold mlp_relu: one launch for all of them."""
+"""Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
@@ -23,7 +23,6 @@ from .tiling import (
     by_sixteen,
     carry,
     chunk_at,
-    chunks_of,
     column_of,
     cut_of,
     dot,
@@ -36,17 +35,16 @@ from .tiling import (
     of_lanes,
     of_units,
     out_weights,
-    partly,
     role_of,
     rounded,
     shape_of,
     size_of,
     split_of,
-    tickets,
 )
 
 JOINT = tl.constexpr(0xC8)  # states in which what is mixed in gets gradients
 
+_LANES = 512  # numbers that a program adds up
 NUMBERS = (
     "n",
     "chunks",
@@ -110,9 +108,10 @@ def backward(
     hidden, width = parameters[0].shape[1:]
     size = 2 * hidden * width + hidden + width
     t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
-    held = t.items * t.group  # chunks of all splits
-    parts = (held * size, held * t.blocks * width, t.blocks * chunks)
-    room = torch.empty(sum(parts), dtype=torch.float32, device=x.device)
+    pitch = size + t.blocks * width
+    partial = torch.empty(
+        (t.items * t.group, pitch), dtype=torch.float32, device=x.device
+    )  # of all chunks in all splits
     _backward_rows[(t.grid + c.grid,)](
         g,
         x,
@@ -122,10 +121,7 @@ def backward(
         rows,
         alpha,
         *parameters,
-        *gradients,
-        alpha_gradient,
-        *room.split(parts),
-        tickets(x.device, t.strips * (t.blocks + 1)),
+        partial,
         order,
         count,
         n,
@@ -152,7 +148,6 @@ def backward(
         G=t.group,
         BM=t.rows,
         BN=t.columns,
-        GP=t.group_lanes,
         CG=c.group,
         CGP=c.group_lanes,
         CBM=c.rows,
@@ -163,6 +158,26 @@ def backward(
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
         STAGES=t.stages,
         **t.options,
+    )
+    _add_rows[(t.strips * t.group, -(-size // _LANES) + 1)](
+        codes,
+        kinds,
+        rows,
+        alpha,
+        *gradients,
+        alpha_gradient,
+        partial,
+        order,
+        count,
+        n,
+        kind,
+        t.programs,
+        C=width,
+        H=hidden,
+        HB=t.units,
+        G=t.group,
+        BM=t.rows,
+        LANES=_LANES,
     )
 
 
@@ -237,15 +252,7 @@ def _finish(
     up_bias_at,
     out_weight_at,
     out_bias_at,
-    g_up_weight_at,
-    g_up_bias_at,
-    g_out_weight_at,
-    g_out_bias_at,
-    g_alpha_at,
     partial_at,
-    lanes_at,
-    blocks_at,
-    tickets_at,
     order_at,
     n,
     g_row,
@@ -254,14 +261,12 @@ def _finish(
     x_col,
     gx_row,
     gx_col,
-    chunks,
     narrow,
     wider,
     kind,
     strip,
     strips,
     split,
-    splits,
     mine,
     total,
     start,
@@ -279,11 +284,10 @@ def _finish(
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
 ):
-    """Do again what was not finite, and store the sums; the last split to arrive adds them up.
+    """Do again what was not finite, and store the sums.
 
     What a strip holds is loaded again, as it would fill registers of the tiles' loop otherwise.
     """
@@ -389,11 +393,9 @@ def _finish(
                 result = passed + finite(alpha * branch)
                 tl.store(gx_at + example * gx_row + column * gx_col, result.to(DTYPE), mask=inside)
             sum_b_out += pulled
-    # One of the splits sums up all of them in their order.
     slot = (split * strips + strip) * G + seat.to(tl.int64)  # chunk of all splits
-    base = partial_at + slot * SIZE
-    chunk_lanes = (slot * BLOCKS + mine) * C
-    tl.store(lanes_at + chunk_lanes + place, by_lane, mask=mixed)
+    base = partial_at + slot * (SIZE + BLOCKS * C)
+    tl.store(base + SIZE + mine * C + place, by_lane, mask=held)
     pair = (seat[None, :] == unit_seat[:, None]) & joint[None, :] & (unit < H)[:, None]
     to_map = unit[:, None] * C + place[None, :]
     to_out = place[None, :] * H + unit[:, None]
@@ -401,57 +403,83 @@ def _finish(
     tl.store(base[None, :] + (1 * H * C + to_out), sum_out, mask=pair)
     unit_joint = has_state(unit_code, JOINT, CODES) & (unit < H)
     unit_slot = (split * strips + strip) * G + unit_seat.to(tl.int64)
-    unit_base = partial_at + unit_slot * SIZE
+    unit_base = partial_at + unit_slot * (SIZE + BLOCKS * C)
     tl.store(unit_base + (BIASES + 0 * H + unit), sum_b_up, mask=unit_joint)
     if mine == 0:
         tl.store(base + (BIASES + 1 * H + place), sum_b_out, mask=joint)
-    tl.debug_barrier()
-    ticket = tickets_at + mine * strips + strip
-    if tl.atomic_add(ticket, 1, sem="acq_rel") == splits - 1:
-        tl.store(ticket, 0)
-        by_lane = tl.zeros((BN,), tl.float32)
-        sum_up = tl.zeros((BH, BN), tl.float32)
-        sum_b_up = tl.zeros((BH,), tl.float32)
-        sum_out = tl.zeros((BH, BN), tl.float32)
-        sum_b_out = tl.zeros((BN,), tl.float32)
-        for part in range(splits):
-            slot = (part * strips + strip) * G + seat.to(tl.int64)
-            base = partial_at + slot * SIZE
-            chunk_lanes = (slot * BLOCKS + mine) * C
-            by_lane += partly(lanes_at + chunk_lanes + place, mixed)
-            sum_up += partly(base[None, :] + (0 * H * C + to_map), pair)
-            sum_out += partly(base[None, :] + (1 * H * C + to_out), pair)
-            unit_slot = (part * strips + strip) * G + unit_seat.to(tl.int64)
-            unit_base = partial_at + unit_slot * SIZE
-            at_unit = unit_base + (BIASES + 0 * H + unit)
-            sum_b_up += partly(at_unit, unit_joint)
-            if mine == 0:
-                sum_b_out += partly(base + (BIASES + 1 * H + place), joint)
-        to_row = row[None, :] * (H * C)
-        unit_alpha = tl.load(alpha_at + unit_chunk, mask=unit_mixed, other=0.0)
-        sum_up = finite(sum_up * alpha[None, :])
-        tl.store(g_up_weight_at + to_row + to_map, sum_up, mask=pair)
-        sum_b_up = finite(sum_b_up * unit_alpha)
-        tl.store(g_up_bias_at + unit_row * H + unit, sum_b_up, mask=unit_joint)
-        sum_out = finite(sum_out * alpha[None, :])
-        tl.store(g_out_weight_at + to_row + to_out, sum_out, mask=pair)
-        if mine == 0:
-            tl.store(g_out_bias_at + row * C + place, finite(sum_b_out * alpha), mask=joint)
-        theirs, each, taken = chunks_of(seat, mixed, chunk, GP)
-        summed = tl.sum(tl.where(theirs, by_lane[:, None], 0.0), 0)
-        if BLOCKS > 1:
-            # Each block of units has a part of alpha's gradient; the last to arrive adds them.
-            tl.store(blocks_at + mine * chunks + each, summed, mask=taken)
-            tl.debug_barrier()
-            common = tickets_at + BLOCKS * strips + strip
-            if tl.atomic_add(common, 1, sem="acq_rel") == BLOCKS - 1:
-                tl.store(common, 0)
-                summed = tl.zeros((GP,), tl.float32)
-                for block in range(BLOCKS):
-                    summed += partly(blocks_at + block * chunks + each, taken)
-                tl.store(g_alpha_at + each, summed, mask=taken)
+
+
+@triton.jit(do_not_specialize=["n", "kind", "programs"])
+def _add_rows(
+    codes_at,
+    kinds_at,
+    rows_at,
+    alpha_at,
+    g_up_weight_at,
+    g_up_bias_at,
+    g_out_weight_at,
+    g_out_bias_at,
+    g_alpha_at,
+    partial_at,
+    order_at,
+    count_at,
+    n,
+    kind,
+    programs,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    HB: tl.constexpr,
+    G: tl.constexpr,
+    BM: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Each program adds up, over all splits and in their order, some numbers of a listed chunk."""
+    BLOCKS: tl.constexpr = (H + HB - 1) // HB
+    BIASES: tl.constexpr = 2 * H * C
+    SIZE: tl.constexpr = BIASES + H + C
+    PITCH: tl.constexpr = SIZE + BLOCKS * C
+    number, total = tl.program_id(0), tl.load(count_at)
+    if number < total:
+        strips = tl.cdiv(total, G)
+        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+        every = tl.zeros((LANES,), tl.int32) + number
+        listed = every < total
+        chunk = tl.load(order_at + every)
+        code, row = held_by(chunk, listed, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+        piece, pieces = tl.program_id(1), tl.num_programs(1) - 1
+        lane = tl.arange(0, LANES)
+        sums = tl.zeros((LANES,), tl.float32)
+        if piece < pieces:
+            lane += piece * LANES
+            for first in range(0, splits, 8):
+                split = first + tl.arange(0, 8)
+                at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + lane[None, :]
+                there = (split < splits)[:, None] & (lane < SIZE)[None, :]
+                sums += tl.sum(tl.load(partial_at + at, mask=there, other=0.0), 0)
+            values = finite(sums * tl.load(alpha_at + chunk))
+            joint = has_state(code, JOINT, CODES)
+            place = lane - (0 * H * C)
+            inside = joint & (place >= 0) & (place < H * C)
+            tl.store(g_up_weight_at + row * (H * C) + place, values, mask=inside)
+            place = lane - (1 * H * C)
+            inside = joint & (place >= 0) & (place < H * C)
+            tl.store(g_out_weight_at + row * (H * C) + place, values, mask=inside)
+            place = lane - (BIASES + 0 * H)
+            inside = joint & (place >= 0) & (place < H)
+            tl.store(g_up_bias_at + row * (H) + place, values, mask=inside)
+            place = lane - (BIASES + 1 * H)
+            inside = joint & (place >= 0) & (place < C)
+            tl.store(g_out_bias_at + row * (C) + place, values, mask=inside)
         else:
-            tl.store(g_alpha_at + each, summed, mask=taken)
+            for start in range(SIZE, PITCH, LANES):
+                for first in range(0, splits, 8):
+                    split = first + tl.arange(0, 8)
+                    at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + start
+                    there = (split < splits)[:, None] & (lane < PITCH - start)[None, :]
+                    part = tl.load(partial_at + at + lane[None, :], mask=there, other=0.0)
+                    sums += tl.sum(part, 0)
+            sums = tl.zeros((LANES,), tl.float32) + tl.sum(sums, 0)
+            tl.store(g_alpha_at + chunk, sums, mask=(code >= 0) & (lane == 0))
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -467,15 +495,7 @@ def _backward_rows(
     up_bias_at,
     out_weight_at,
     out_bias_at,
-    g_up_weight_at,
-    g_up_bias_at,
-    g_out_weight_at,
-    g_out_bias_at,
-    g_alpha_at,
     partial_at,
-    lanes_at,
-    blocks_at,
-    tickets_at,
     order_at,
     count_at,
     n,
@@ -502,7 +522,6 @@ def _backward_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     CG: tl.constexpr,
     CGP: tl.constexpr,
     CBM: tl.constexpr,
@@ -679,15 +698,7 @@ def _backward_rows(
             up_bias_at,
             out_weight_at,
             out_bias_at,
-            g_up_weight_at,
-            g_up_bias_at,
-            g_out_weight_at,
-            g_out_bias_at,
-            g_alpha_at,
             partial_at,
-            lanes_at,
-            blocks_at,
-            tickets_at,
             order_at,
             n,
             g_row,
@@ -696,14 +707,12 @@ def _backward_rows(
             x_col,
             gx_row,
             gx_col,
-            chunks,
             narrow,
             wider,
             kind,
             strip,
             strips,
             split,
-            splits,
             mine,
             total,
             first * BM,
@@ -721,7 +730,6 @@ def _backward_rows(
             G,
             BM,
             BN,
-            GP,
             EVEN,
             REPLACE,
         )

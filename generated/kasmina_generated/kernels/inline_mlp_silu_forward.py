@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: ec43a4a89b18aa75ac9c5796fde0bcd8
+# body: aefe992983f770e5d030d5cde4312a70
 
 """Forward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -508,10 +508,9 @@ def _forward_rows(
                 at = out_at + start * out_row + from_out
                 tl.store(at, result.to(DTYPE), mask=(within < rows)[:, None] & mixed[None, :])
                 if MEASURED:
-                    v, top = rounded(result, DTYPE), result
-                    if rows < BM:
-                        v = tl.where((within < rows)[:, None], v, 0.0)
-                        top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    v = rounded(result, DTYPE)
+                    top = tl.where((within < rows)[:, None], v, float("-inf"))
+                    v = tl.where((within < rows)[:, None], v, 0.0)
                     sums += by_eight(v, BM, BN)
                     squares += by_eight(v * v, BM, BN)
                     most = tl.maximum(most, top_by_eight(top, BM, BN))

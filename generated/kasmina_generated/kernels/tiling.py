@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 86c44437193f2477d695478e69792e95
+# body: 17dfd2ab76da9edd1b510c0023c0ff52
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -35,7 +35,7 @@ def _probe() -> None:
 INTERPRETED = not isinstance(_probe, JITFunction)
 MOST_STEPS = tl.constexpr(63)  # tiles of an item, which marks some of them as bits of an int64
 LEAST_ROWS = 16  # of a tile
-MOST_SPLITS = tl.constexpr(128)  # of the rows, unless there are so many that an item had too many tiles
+MOST_SPLITS = tl.constexpr(128)  # of the rows, unless an item had too many tiles then
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
 
 
@@ -390,23 +390,25 @@ def put_sample(
 ):
     """Store what a split of the rows has measured of each lane; the last one makes the sample."""
     room = slots.to(tl.int64) * features
-    at = measures_at + split.to(tl.int64) * features + column
-    tl.store(at, sums, mask=mask)
-    tl.store(at + room, squares, mask=mask)
-    tl.store(at + 2 * room, most, mask=mask)
+    mine = measures_at + split.to(tl.int64) * features + column
+    tl.store(mine, sums, mask=mask)
+    tl.store(mine + room, squares, mask=mask)
+    tl.store(mine + 2 * room, most, mask=mask)
     tl.debug_barrier()
     if tl.atomic_add(ticket_at, 1, sem="acq_rel") == splits - 1:
         tl.store(ticket_at, 0)
         sums = tl.zeros((BN,), tl.float32)
         squares = tl.zeros((BN,), tl.float32)
         most = tl.full((BN,), float("-inf"), tl.float32)
-        at = measures_at + column
-        for _ in range(splits):
-            sums += partly(at, mask)
-            squares += partly(at + room, mask)
-            top = tl.load(at + 2 * room, mask=mask, other=float("-inf"), cache_modifier=".cg")
-            most = tl.maximum(most, top)
-            at += features
+        for first in range(0, splits, 16):
+            part = first + tl.arange(0, 16)
+            there = (part < splits)[:, None] & mask[None, :]
+            at = measures_at + part.to(tl.int64)[:, None] * features + column[None, :]
+            sums += tl.sum(partly(at, there), 0)
+            squares += tl.sum(partly(at + room, there), 0)
+            low = float("-inf")
+            top = tl.load(at + 2 * room, mask=there, other=low, cache_modifier=".cg")
+            most = tl.maximum(most, tl.max(top, 0))
         theirs, each, taken = chunks_of(seat, mask, chunk, GP)
         total = tl.sum(tl.where(theirs, sums[:, None], 0.0), 0)
         power_of = tl.sum(tl.where(theirs, squares[:, None], 0.0), 0)
