@@ -182,6 +182,18 @@ def test_the_generated_core_stands_alone() -> None:
             assert inside, f"{name}:{line} leaves the core for {target}"
 
 
+def test_generated_messages_import_msgspec_only() -> None:
+    """So another program can speak to a run without torch, numpy and all else that is ours."""
+    legal = {"msgspec", "kasmina_generated"} | sys.stdlib_module_names
+    found = [(n, t) for n, t in modules("kasmina_generated") if ".messages." in n]
+    assert len(found) == 4
+    for name, tree in found:
+        for target, line in imports(name, tree):
+            assert target.split(".")[0] in legal, f"{name}:{line} imports {target}"
+            if target.startswith("kasmina_generated"):
+                assert target.startswith("kasmina_generated.messages."), f"{name}:{line}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_runs_code_from_a_file(package: str) -> None:
     """No pickle, no eval, no exec, in no package."""

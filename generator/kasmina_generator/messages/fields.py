@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kasmina_generator.document import Node, Scalar, describe
 from kasmina_generator.document import Sequence as SequenceNode
@@ -55,7 +55,8 @@ def _fields(record: Record, around: Around) -> Iterator[MessageField]:
 
 def _field(name: Scalar, record: Record, kind: ValueType, around: Around) -> MessageField:
     low, high = _bounds(record, kind)
-    least, most = read_length(record) if "length" in RECORDS[f"{kind}_value"].all else (0, 0)
+    keys = RECORDS[f"{kind}_value"].all
+    least, most = read_length(record) if "length" in keys else (0, 0)
     field = MessageField(
         name=name.text,
         type=kind,
@@ -76,7 +77,7 @@ def _field(name: Scalar, record: Record, kind: ValueType, around: Around) -> Mes
         meaning=record.text("meaning"),
         place=name.place,
     )
-    return _with_default(record, field) if "default" in record else field
+    return _with_default(record, field) if "default" in record and "default" in keys else field
 
 
 def _with_default(record: Record, field: MessageField) -> MessageField:
@@ -85,8 +86,7 @@ def _with_default(record: Record, field: MessageField) -> MessageField:
         return field
     scalar = record.scalar("default", f"a {field.type}")
     value = value_of(record, "default", scalar, field) if scalar else None
-    values = {name: getattr(field, name) for name in MessageField.__dataclass_fields__}
-    return MessageField(**{**values, "default": value})
+    return replace(field, default=value)
 
 
 def value_of(record: Record, key: str, scalar: Scalar, field: MessageField) -> Value | str | None:
@@ -115,7 +115,7 @@ def value_of(record: Record, key: str, scalar: Scalar, field: MessageField) -> V
             fault = f"is out of range; allowed: {field.low:g} to {field.high:g}"
             fault = "" if field.nan and math.isnan(value) else fault
     else:
-        value, fault = None, f"a field of type {field.type} cannot have one in YAML"
+        value, fault = None, f"cannot be that of a field of type {field.type}; only None can"
     if fault:
         record.log.add(
             scalar.place, f"{record.label}: {key}: {field.name}: {scalar.text!r} {fault}"

@@ -87,7 +87,7 @@ def _parts(top: Record, names: tuple[str, ...], axes: tuple[str, ...]) -> Iterat
         if record:
             around = Around(names[:index], names[index:], axes)
             fields = read_fields(record, around)
-            _refuse_nothing(record, fields)
+            _refuse_nothing(record)
             yield MessagePart(name.text, fields, record.text("meaning"), name.place)
 
 
@@ -150,8 +150,9 @@ def _check_class(top: Record, what: str, name: Scalar) -> None:
         top.log.add(name.place, text)
 
 
-def _refuse_nothing(record: Record, fields: tuple[object, ...]) -> None:
-    if not fields and isinstance(record.node("fields"), Mapping) and not len(record.log):
+def _refuse_nothing(record: Record) -> None:
+    node = record.node("fields")
+    if isinstance(node, Mapping) and not node.entries:
         record.fault("fields", "is empty; a record has at least one field")
 
 

@@ -43,7 +43,8 @@ def read_upgrades(top: Record, schema: MessageSchema) -> tuple[Upgrade, ...]:
     """Return the upgrades of a file, the oldest first; `schema` is all else that it says."""
     records = list(top.records("upgrades", RECORDS["upgrade"], "upgrade"))
     starts = [record.integer("from", 1, MOST_VERSION, default=0) for record in records]
-    _check_versions(top, records, starts, schema.version)
+    if not top.has_fault("version"):
+        _check_versions(top, records, starts, schema.version)
     version = _Version(
         {message.name: _named(schema.fields_of(message)) for message in schema.messages}
     )
@@ -105,12 +106,12 @@ def _next(record: Record) -> str:
 
 def _change(record: Record, name: str, after: _Version, before: _Version) -> MessageChange:
     """Read one change, and turn the fields of `before` back by it."""
-    fields = before.messages[name]
+    fields, faults = before.messages[name], len(record.log)
     added = tuple(_added(record, fields))
     renamed = tuple(_renamed(record, fields))
     dropped = tuple(_dropped(record, fields))
     was = _was(record, name, after, before) if "was" in record else name
-    if not (added or renamed or dropped or was != name) and not record.log.has(record.at):
+    if not (added or renamed or dropped or was != name) and len(record.log) == faults:
         record.log.add(record.at, f"{record.label}: changes nothing; drop it")
     before.messages[was] = before.messages.pop(name)
     return MessageChange(name, was, renamed, added, dropped, record.at)
