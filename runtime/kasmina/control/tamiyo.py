@@ -2,9 +2,9 @@
 
 Tamiyo germinates a wave of seeds when the network has stopped getting better on validation data,
 and no wave is under way. A wave spends a share of what is left of the parameter budget, at the
-sites where the loss pulls hardest on the output (gradient ratio). Where a site grows several kinds,
-one candidate of each germinates: they compete, and one of them will graft, so the dearest is what
-the wave sets aside for them. It never proposes what the mask forbids, nor what the budget cannot
+sites where the loss pulls hardest on the output (gradient ratio). Where a parallel site grows
+several kinds, one candidate of each germinates: they compete, and one of them will graft, so the
+dearest is what the wave sets aside for them. It never proposes what the mask forbids, nor what the budget cannot
 hold.
 """
 
@@ -121,7 +121,8 @@ class TamiyoController:
         for site in sorted(seen.sites, key=lambda site: (-site.gradient_ratio, site.first_row)):
             rows = ready[site.path]
             rivals = [kind for kind in site.kinds if kind.parameters <= left][: len(rows)]
-            price = max((kind.parameters for kind in rivals), default=0)
+            each = [kind.parameters for kind in rivals] or [0]
+            price = max(each) if site.placement == "parallel" else sum(each)
             while (
                 rivals and len(rivals) <= len(rows) and price <= (allowance if commands else left)
             ):

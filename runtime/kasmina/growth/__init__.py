@@ -11,8 +11,9 @@ from kasmina.growth.controller import (
     SeedTable,
     SiteObservation,
 )
+from kasmina.growth.divergence import NonFiniteLoss, Triggers
 from kasmina.growth.flops import FlopMeter
-from kasmina.growth.gardener import Gardener, GardenerConfig, NonFiniteLoss
+from kasmina.growth.gardener import Gardener, GardenerConfig
 from kasmina.growth.gates import Readings, gate
 from kasmina.growth.migration import migrate
 from kasmina.growth.optimizer import StaleOptimizer
@@ -41,6 +42,7 @@ __all__ = [
     "SiteObservation",
     "StaleOptimizer",
     "Task",
+    "Triggers",
     "gate",
     "grow",
     "migrate",

@@ -10,10 +10,9 @@ states, so an edited spec needs no edit here.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from kasmina.errors import KasminaError
 from kasmina.growth.aside import AsideTrainer
 from kasmina.growth.contest import Contest
 from kasmina.growth.controller import Command, Controller, Idle, Proposal
+from kasmina.growth.divergence import Detector, NonFiniteLoss, Triggers
 from kasmina.growth.effects import Effects
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gates import Readings, gates_for
@@ -60,6 +60,7 @@ class GardenerConfig:
         twin_sample: every so many cohorts one is held against its true control, whatever the
             integrals say; 0 for none.
         twin_parameters: the largest network of which a control is trained.
+        triggers: when a cohort counts as diverged and is taken back.
     """
 
     budget: int | None = None
@@ -72,14 +73,11 @@ class GardenerConfig:
     held_out_every: int = 10
     twin_sample: int = 4
     twin_parameters: int = 1_000_000
+    triggers: Triggers = field(default_factory=Triggers)
 
 
 TOUCHING = ("blend", "full")  # planes in which a seed reaches the host
 EMERGENCY, CANCEL = "emergency", "cancel"  # the commands that the Gardener itself gives
-
-
-class NonFiniteLoss(KasminaError):
-    """The loss is NaN or infinite and no cohort is there to be taken back."""
 
 
 class Gardener:
@@ -143,6 +141,7 @@ class Gardener:
         self._contest = Contest(self.garden, self.journal, config.contest)
         self._recorders = {path: Recorder(site) for path, site in self.garden.sites.items()}
         self.judge = Judge(self, twin)
+        self._detector = Detector(config.triggers, model.parameters())
         self._effects = Effects(self, stateful or {})
         self._refresh()
 
@@ -154,7 +153,7 @@ class Gardener:
         """Call after `loss.backward()` in the place of `optimizer.step()`.
 
         Steps the optimizer, trains shadow seeds aside on what the batch left at their sites, moves
-        every ramp by one step, and rewinds at once where a blended seed has put out a NaN.
+        every ramp by one step, and rewinds at once where a cohort's graft diverges.
 
         Args:
             loss: the batch's loss, 0-d; only its value is read.
@@ -168,8 +167,10 @@ class Gardener:
             StaleOptimizer: the optimizer does not hold a grown parameter any more.
         """
         value = float(loss.detach())
-        if not math.isfinite(value):
-            self._diverged(value)
+        on_trial = self._effects.rewindable() and len(self._on_trial()) > 0
+        diverged = self._detector.batch(value, on_trial, self._loss_at_graft() if on_trial else 0.0)
+        if diverged:
+            self._diverged(value, diverged)
             return False
         before = self.clock.step
         gradient = self.garden.alpha_gradient() if "blend" in self._planes else None
@@ -186,7 +187,7 @@ class Gardener:
             if "blend" in self._planes and self.clock.step % self.config.held_out_every == 0:
                 self.judge.measure()
         if not self._planes.isdisjoint(TOUCHING):
-            self._emergency(self._broken(), "the blueprint put out a NaN or an infinity")
+            self._stop_broken(self._broken())
         return self.clock.step > before
 
     def tick(self) -> Validation:
@@ -201,7 +202,7 @@ class Gardener:
             self.judge.measure()
         self.judge.reach_verdicts()
         context = self._context()
-        commands = [*self._drain(), *self._propose().commands]
+        commands = [*self._drain(), *self._worse(), *self._propose().commands]
         self.epoch_loss = self.ledger.train_loss
         self.ledger.end_epoch()  # before the effects: a snapshot is of the epoch's very end
         self._advance(commands, context, tick=True)
@@ -224,6 +225,7 @@ class Gardener:
             "kasmina.ledger": self.ledger,
             "kasmina.ramps": self.ramps,
             "kasmina.judge": self.judge,
+            "kasmina.detector": self._detector,
             "kasmina.aside": self._aside,
             "kasmina.controller": self.controller,
             **self._holdings.stateful(),
@@ -377,8 +379,33 @@ class Gardener:
         touching = mask_in(self.garden.state, "plane", *TOUCHING)
         return (touching & (self.garden.nonfinite() > 0)).nonzero().squeeze(1)
 
-    def _diverged(self, loss: float) -> None:
-        """The loss is not finite: take back the cohort under way, or stop with an error."""
+    def _stop_broken(self, rows: Tensor) -> None:
+        """Take a cohort back where too many of it have failed; fewer are withdrawn alone."""
+        if not len(rows):
+            return
+        reason = "the blueprint put out a NaN or an infinity"
+        cohort = self._on_trial()
+        alone = torch.isin(rows, cohort)
+        if self._detector.failing(rows, cohort):
+            alone &= False
+        self._emergency(rows[~alone], reason)
+        self._command(CANCEL, rows[alone], reason)
+
+    def _worse(self) -> list[Command]:
+        """What takes a cohort back that has made the validation loss surely worse."""
+        rows: list[int] = self._on_trial().tolist() if self._effects.rewindable() else []
+        if not rows:
+            return []
+        error = max(self.judge.sampling(row) for row in rows)
+        reason = self._detector.worse(self._loss_at_graft(), self.validation.loss, error)
+        return [Command(EMERGENCY, row, reason, "detector") for row in rows if reason]
+
+    def _loss_at_graft(self) -> float:
+        """Validation loss when the cohort under way began to graft; NaN where there was none."""
+        return float(self.ledger.loss_at_graft[self._on_trial().cpu()].nan_to_num(0.0).max())
+
+    def _diverged(self, loss: float, reason: str) -> None:
+        """Take back the cohort under way, or stop with an error where there is none."""
         on_trial = self._on_trial()
         if not self._effects.rewindable() or not len(on_trial):
             raise NonFiniteLoss(
@@ -386,7 +413,7 @@ class Gardener:
                 f"{self.clock.epoch}) and no seed is on trial, so it is the host's own: look for "
                 "NaN in the data, a learning rate that is too high or an unstable loss"
             )
-        self._emergency(on_trial, f"the training loss is {loss}")
+        self._emergency(on_trial, reason)
 
     def _on_trial(self) -> Tensor:
         """Rows of the cohort under way: they have a snapshot to return to and have not ended."""
@@ -395,9 +422,13 @@ class Gardener:
         return ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
 
     def _emergency(self, rows: Tensor, reason: str) -> None:
-        """Stop `rows` at once, between ticks."""
+        """Stop `rows` at once, between ticks, and undo what their cohort has done."""
+        self._command(EMERGENCY, rows, reason)
+
+    def _command(self, event: str, rows: Tensor, reason: str) -> None:
+        """Give `rows` a command of the Gardener's own, between ticks."""
         if len(rows):
-            commands = [Command(EMERGENCY, row, reason, "detector") for row in rows.tolist()]
+            commands = [Command(event, row, reason, "detector") for row in rows.tolist()]
             state = self.garden.state
             state.increment(rows, "error_count")
             self._advance(commands, ContextTable(len(state), lifecycle=state.lifecycle), tick=False)

@@ -132,10 +132,10 @@ class Judge:
 
     def _estimates(self, row: int) -> list[Judgement]:
         training = self._gardener.ledger.integral.judgement(row)
-        held_out = self._held_out.judgement(row, self._sampling(row))
+        held_out = self._held_out.judgement(row, self.sampling(row))
         return [held_out, training] if held_out.terms else [training]
 
-    def _sampling(self, row: int) -> float:
+    def sampling(self, row: int) -> float:
         """Standard error of what the validation loss has lost since the graft; 0 if not known."""
         before, now = self._at_graft.get(row), self._gardener.validation.parts
         if before is None or now is None or len(before) != len(now):

@@ -458,17 +458,22 @@ def _static_final(
     architecture itself, initialised afresh.
     """
     if task.widths:
-        return "static final", task.build_model(seed, _nearest_width(task, seed, parameters))
+        return "static final", task.build_model(seed, nearest_width(task, seed, parameters))
+    return "static grown architecture", reinitialised(grown, seed)
+
+
+def reinitialised(grown: nn.Module, seed: int) -> nn.Module:
+    """What `fold` makes of a grown model, with fresh initial values."""
     fresh = fold(grown)
     with seeded(seed):
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
-    return "static grown architecture", fresh
+    return fresh
 
 
-def _nearest_width(task: Task, seed: int, parameters: int) -> int:
+def nearest_width(task: Task, seed: int, parameters: int) -> int:
     """The width whose network has the number of parameters nearest to `parameters`."""
 
     def size(width: int) -> int:

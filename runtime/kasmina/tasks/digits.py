@@ -6,7 +6,7 @@ figures are compared with.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,13 +28,20 @@ BATCH = 64
 LAYOUT = (1, 8, 8)
 
 
-def task() -> Task:
-    """Handwritten digits for a narrow MLP."""
-    _splits()  # a missing package is told here, not when the run has begun
+def task(*, split: int = 0, permuted: bool = False) -> Task:
+    """Handwritten digits for a narrow MLP.
+
+    Args:
+        split: seed of the permutation that the splits are cut from.
+        permuted: give the pixels in another order, the same for all; the declared layout stays and
+            is a lie.
+    """
+    _splits(split, permuted)  # a missing package is told here, not when the run has begun
+    parts = [f"{split}"] * (split > 0) + ["permuted"] * permuted
     return Task(
-        name="digits",
+        name="-".join(["digits", *parts]),
         build_model=build_model,
-        build_data=build_data,
+        build_data=partial(build_data, split=split, permuted=permuted),
         loss=cross_entropy,
         metric=accuracy,
         metric_name="accuracy",
@@ -58,16 +65,17 @@ def build_model(seed: int, width: int | None = None) -> nn.Module:
     return build_mlp(64, 10, WIDTH if width is None else width, seed)
 
 
-def build_data(seed: int) -> Data:
+def build_data(seed: int, split: int = 0, permuted: bool = False) -> Data:
     """Images as 64 features in [0, 1]; batches of 64."""
-    return SplitData(*_splits(), batch_size=BATCH, seed=seed)
+    return SplitData(*_splits(split, permuted), batch_size=BATCH, seed=seed)
 
 
 @cache
-def _splits() -> tuple[Split, Split, Split]:
+def _splits(split: int, permuted: bool) -> tuple[Split, Split, Split]:
     bunch = optional("sklearn.datasets", "digits").load_digits()
-    order = np.random.RandomState(0).permutation(len(bunch.data))
-    x = torch.from_numpy(bunch.data[order].astype(np.float32) / 16.0)  # ink is 0 to 16
+    order = np.random.RandomState(split).permutation(len(bunch.data))
+    pixels = np.random.RandomState(0).permutation(64) if permuted else slice(None)
+    x = torch.from_numpy(bunch.data[order][:, pixels].astype(np.float32) / 16.0)  # ink is 0 to 16
     y = torch.from_numpy(bunch.target[order].astype(np.int64))
     bounds = {"train": (0, 1257), "validation": (1257, 1527), "test": (1527, 1797)}
     train, validation, test = (

@@ -15,7 +15,7 @@ DENSE = ("low_rank", "mlp", "gated")
 SPATIAL = ("conv",)  # these need a layout
 SIZES: dict[str, dict[str, Any]] = {
     "low_rank": {"hidden": 16},
-    "mlp": {"hidden": 24},
+    "mlp": {"hidden": 36},
     "gated": {"hidden": 20},
     "conv": {"hidden": 12},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
@@ -160,3 +162,30 @@ def test_its_memory_comes_back() -> None:
         _propose(first, _observe(epoch))
     second.load_state_dict(first.state_dict())
     assert _propose(first, _observe(6)) == _propose(second, _observe(6))
+
+
+def test_of_kinds_that_compete_one_candidate_each_germinates() -> None:
+    """The dearest is set aside for them; another round needs room for all of them again."""
+    kinds = (KindOffer("a", 100, 1), KindOffer("b", 300, 1), KindOffer("c", 2000, 1))
+    site = replace(_site(".", 0), seeds=8, kinds=kinds)
+    seen = _observe(2, sites=(site,), budget=2400)
+    more = {f.name: np.repeat(getattr(seen.seeds, f.name)[:1], 8) for f in fields(SeedTable)}
+    seen = replace(seen, seeds=SeedTable(**more))
+    proposal = TamiyoController().propose(seen, np.ones((8, len(COMMANDS)), np.bool_))
+    assert [(c.row, c.blueprint) for c in proposal.commands] == [
+        (0, "a"),
+        (1, "b"),
+        (2, "a"),
+        (3, "b"),
+    ]
+    assert proposal.reason.endswith("; 800 of 2400 parameters left")
+
+
+def test_inline_seeds_of_several_kinds_all_count() -> None:
+    """Each has a chunk of its own, so they do not compete and all of them may stay."""
+    kinds = (KindOffer("a", 100, 1), KindOffer("b", 300, 1))
+    site = replace(_site(".", 0), placement="inline", kinds=kinds)
+    proposal = TamiyoController().propose(
+        _observe(2, sites=(site,), budget=1800), np.ones((2, len(COMMANDS)), np.bool_)
+    )
+    assert proposal.reason.endswith("; 400 of 1800 parameters left")

@@ -96,7 +96,7 @@ def test_where_nobody_gains_nobody_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gains", "winner"),
     [
-        ({"a": 0.10, "b": 0.09, "c": 0.07}, "b"),  # the cheapest of those near the best
+        ({"a": 0.10, "b": 0.095, "c": 0.07}, "b"),  # the cheapest of those near the best
         ({"a": 0.10, "b": 0.07, "c": 0.07}, "a"),
         ({"a": 0.10, "b": 0.10, "c": 0.10}, "c"),
         ({"a": 0.0, "b": 0.0, "c": 0.0}, None),
@@ -104,7 +104,7 @@ def test_where_nobody_gains_nobody_wins(tmp_path: Path) -> None:
     ],
 )
 def test_the_cheapest_of_the_best_wins(gains: dict[str, float], winner: str | None) -> None:
-    """a costs 3, b 2, c 1; what is near the best explains 0.8 of what it does."""
+    """Of costs 3, 2 and 1; what is near the best explains 0.9 of what it does."""
     cost = {"a": 3, "b": 2, "c": 1}
     found = _winner([Candidates(k, [0], gain, cost[k], cost[k]) for k, gain in gains.items()])
     assert (found.kind if found else None) == winner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 from pathlib import Path
@@ -227,3 +228,28 @@ def test_a_missing_package_is_told_at_once(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(tasks.data.MissingPackage, match="pip install 'kasmina\\[tasks\\]'"):
         tasks.find(name)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist1d"])
+def test_permuted_features_are_the_same_in_another_order(name: str) -> None:
+    """In all splits by one permutation; the declared layout stays."""
+    module = importlib.import_module(f"kasmina.tasks.{name}")
+    plain, permuted = module.task(), module.task(permuted=True)
+    assert permuted.layout == plain.layout
+    assert permuted.name == f"{name}-permuted"
+    (x, y), (other, labels) = (task.build_data(0).test()[0] for task in (plain, permuted))
+    assert torch.equal(y, labels)
+    assert torch.equal(x.sort(1).values, other.sort(1).values)
+    assert not torch.equal(x, other)
+
+
+def test_variants_have_names_of_their_own() -> None:
+    """A log tells which data a run had."""
+    from kasmina.tasks import digits, mnist1d
+
+    names = [mnist1d.task(dataset=7).name, mnist1d.task(convolutional=True).name]
+    assert [*names, digits.task(split=3).name] == ["mnist1d-7", "mnist1d-cnn", "digits-3"]
+    cnn = mnist1d.task(convolutional=True)
+    sizes = [sum(p.numel() for p in cnn.build_model(0, w).parameters()) for w in (None, 25)]
+    assert sizes == [1570, 5210]
+    assert cnn.build_model(0)(torch.zeros(2, 40)).shape == (2, 10)
