@@ -28,6 +28,7 @@ from kasmina.bus.client import FIRST, Delivery, MessageBusClient
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
 from kasmina.bus.errors import BusError
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
+from kasmina.bus.signing import SignatureRefused, Verifier, unsealed
 from kasmina.bus.stamping import Stamp
 from kasmina.bus.waiting import FairQueue
 from kasmina_generated.messages import wire
@@ -101,6 +102,8 @@ class CommandHandler:
         run: name of the run.
         check: says why a command is not legal, by what is known now; e.g. an `ActionMask`. The
             training thread may replace `handler.check` at any time.
+        verify: takes commands out of their signatures and refuses what is not proved; without it
+            signed and unsigned commands count alike.
         config: see `CommandConfig`.
         observe: hears of latencies, by name: "accepted" and "applied", in seconds since the
             command was made.
@@ -118,6 +121,7 @@ class CommandHandler:
         *,
         run: str,
         check: Check,
+        verify: Verifier | None = None,
         config: CommandConfig | None = None,
         observe: Callable[[str, float], None] = lambda name, seconds: None,
         clock: Callable[[], float] = time.time,
@@ -127,6 +131,7 @@ class CommandHandler:
         self.check, self.held = check, False
         self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
         self.outages = 0
+        self._verify = verify
         self._client, self._stream, self._replies, self._stamp = client, stream, replies, stamp
         self._run, self._config = run, config or CommandConfig()
         self._observe, self._clock = observe, clock
@@ -225,8 +230,9 @@ class CommandHandler:
         """Take one entry of the stream, if no checkpoint was restored since it was read."""
         found: Envelope | Exception
         try:
-            found = await self._through_outages(lambda: self._claims.read(delivery.payload))
-        except (wire.MessageRefused, BadClaim) as error:
+            read = await self._through_outages(lambda: self._claims.read(delivery.payload))
+            found = self._verify(read, delivery.id) if self._verify else unsealed(read)
+        except (wire.MessageRefused, BadClaim, SignatureRefused) as error:
             found = error
         with self._lock:
             if life != self._life:
@@ -258,6 +264,9 @@ class CommandHandler:
             self.duplicates += 1
             self._say(key.id, Accepted(run=self._run, waiting=len(self._queue)))
             self._close(entry)  # the copy before it keeps the position
+        elif self._verify and self._verify.is_replayed(envelope, entry):
+            detail = "it came before, and so long ago that what became of it is forgotten"
+            self._settle(key, entry, self._refused("replayed", detail))
         elif not isinstance(command, Command):
             detail = f"{type(command).__name__} is no command"
             self._settle(key, entry, self._refused("malformed", detail))
@@ -332,6 +341,7 @@ class CommandHandler:
     def _refuse_unreadable(self, entry: str, error: Exception) -> None:
         reason, named = getattr(error, "reason", ""), getattr(error, "message_id", None)
         kind = "version" if reason in ("newer", "older") else "malformed"
+        kind = error.reason if isinstance(error, SignatureRefused) else kind
         self.unreadable += 1
         self.refused += 1
         self._say(named and named[:128], self._refused(kind, str(error)))

@@ -144,6 +144,16 @@ class Signer:
         )
 
 
+def unsealed(envelope: Envelope) -> Envelope:
+    """Return the message inside of a signed one, unproved; any other as it is.
+
+    Raises:
+        MessageRefused: what is signed is no message.
+    """
+    signed = envelope.body
+    return wire.decode(signed.payload) if isinstance(signed, Signed) else envelope
+
+
 class Verifier:
     """Takes messages out of their signatures, and refuses all that is not proved.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from kasmina.bus.commands import CommandConfig, CommandHandler
+from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.signing import (
     BadKeyFile,
     SignatureRefused,
@@ -20,7 +23,16 @@ from kasmina.bus.signing import (
 )
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
-from kasmina_generated.messages.types import Cancel, Envelope, Pause, Signed, Target
+from kasmina_generated.messages.types import (
+    Accepted,
+    Applied,
+    Cancel,
+    Envelope,
+    Pause,
+    Signed,
+    Target,
+)
+from tests.runtime.bus.buses import run
 
 NOW = 1_700_000_000.0
 ENTRY = "1700000000000-0"
@@ -179,3 +191,58 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     """By the system's words."""
     with pytest.raises(BadKeyFile, match=r"none: cannot be read: No such file"):
         read_keys(tmp_path / "none")
+
+
+async def answers_to(bus: InProcessBus, sent: list[Envelope], **options: Any) -> list[Any]:
+    """What a handler says to commands, each published in an entry of its own; all are applied."""
+    handler = CommandHandler(
+        bus,
+        "commands",
+        "answers",
+        Stamp("run"),
+        run="run",
+        check=lambda command: None,
+        config=CommandConfig(wait_s=0.01, window=1),
+        **options,
+    )
+    running = asyncio.create_task(handler.run())
+    found: list[Any] = []
+    after = "0"
+    for envelope in sent:
+        await bus.publish("commands", wire.encode(envelope))
+        new: list[Any] = []
+        while not new or isinstance(new[-1], Accepted):
+            for request in handler.take():
+                handler.settle(request, Applied(run="run", epoch=0, step=0, seeds=()))
+            for each in await bus.read("answers", after=after, wait_s=0.01):
+                after = each.id
+                new.append(wire.decode(each.payload).body)
+        found.append(new[-1])
+    handler.stop()
+    await running
+    return found
+
+
+def outcomes(answers: list[Any]) -> list[str]:
+    """What became of each."""
+    return [getattr(each, "reason", "applied") for each in answers]
+
+
+def test_a_run_that_wants_proof_obeys_who_knows_the_key_and_tells_the_others_why() -> None:
+    """Unsigned, forged, old, sent again soon (answered as before) and later (refused)."""
+    bus = InProcessBus(clock=lambda: NOW)
+    one, two = (Signer(KEY)(command(id=name)) for name in ("one", "two"))
+    old = Stamp("ctl", clock=lambda: NOW - 1000)(Pause(run="run"))
+    sent = [one, command(), Signer(OTHER)(command()), Signer(KEY)(old), one, two, one]
+
+    answers = run(answers_to(bus, sent, verify=Verifier((KEY,))))
+    assert outcomes(answers) == [
+        *("applied", "unsigned", "forged", "expired", "applied", "applied", "replayed")
+    ]
+
+
+def test_a_run_that_wants_no_proof_takes_signed_commands_as_well() -> None:
+    """So that a key can be brought in without a pause."""
+    bus = InProcessBus(clock=lambda: NOW)
+    answers = run(answers_to(bus, [Signer(KEY)(command()), command()]))
+    assert outcomes(answers) == ["applied", "applied"]
