@@ -83,6 +83,7 @@ class Validator:
                 loss, metric, parts = self._call()
                 found = finished(list(recorders.values()), _with_graph(loss))
                 passages = dict(zip(recorders, found, strict=True))
+                _refuse_empty(passages)
             finally:
                 for recorder in recorders.values():
                     recorder.stop()
@@ -108,3 +109,14 @@ def _with_graph(loss: Tensor) -> Tensor:
             ".item(): the Gardener switches gradients"
         )
     return loss
+
+
+def _refuse_empty(passages: Mapping[str, list[Passage]]) -> None:
+    """Raise `KasminaError` where no example has passed any site."""
+    seen = [passage.input.numel() for found in passages.values() for passage in found]
+    if passages and not any(seen):
+        raise KasminaError(
+            "validate() ran no example through a site, so nothing can be judged on held-out data: "
+            "the validation set is empty, or validate() does not call the model that has grown. "
+            f"Sites: {', '.join(passages)}"
+        )

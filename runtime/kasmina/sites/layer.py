@@ -80,6 +80,7 @@ class SiteLayer(Traced):
         self._buffer("nonfinite", torch.zeros(seeds, dtype=torch.int64, device=device))
         self.alpha = torch.zeros(seeds, device=device, requires_grad=True)
         self._inside: Callable[..., Any] = nowhere
+        self._blind = False  # whether the last pass had no graph
         self._fresh = False  # whether the host's output may be overwritten
 
     def _buffer(self, name: str, value: Tensor) -> None:
@@ -202,7 +203,7 @@ class SiteLayer(Traced):
             output: what the host's module returned: a tensor, or a tuple that begins with one.
 
         Returns:
-            `output` itself, the same object, where nothing is mixed in.
+            `output` itself, the same object, where nothing is mixed in and the host trains.
         """
         y = first_tensor(output, self)
         captured = self._may_capture and _is_capturing()
@@ -220,8 +221,11 @@ class SiteLayer(Traced):
             grown = self._grown(x, y, captured, due)
         elif due:
             self._measure(y)
-        if torch._C._current_graph_task_id() == -1:  # else a checkpoint runs the pass again
-            self._observe(y if x is None else x, grown, torch.is_grad_enabled())
+        grown, grad = self._rooted(grown), torch.is_grad_enabled()
+        again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
+        if not again or self._blind:
+            self._observe(y if x is None else x, grown, grad)
+        self._blind = not again and not grad  # as the first pass of a reentrant checkpoint is
         return output if grown is y else with_first(output, grown)
 
     @abstractmethod

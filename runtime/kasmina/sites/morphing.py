@@ -82,6 +82,8 @@ def morph(
         _layer(model, spot, shape, end - spot.site.seeds, state)
         for spot, shape, end in zip(spots, found, ends, strict=True)
     ]
+    for layer in layers:
+        layer.rootless = not any(parameter.requires_grad for parameter in model.parameters())
     garden = Garden(layers, state, run=run, seed=seed, host_parameters=parameters, declared=sites)
     model.add_module(RESERVED, garden)
     for spot, layer in zip(spots, layers, strict=True):

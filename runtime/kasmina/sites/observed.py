@@ -16,8 +16,13 @@ from kasmina.sites.telemetry import ChunkSample, Sample, Sampler, empty_sample, 
 
 
 class Observed(nn.Module):
-    """The part of a site that changes nothing."""
+    """The part of a site that changes nothing.
 
+    Attributes:
+        rootless: whether nothing of the host trains, so that a loss has no graph but the site's.
+    """
+
+    rootless: bool = False
     shape: SiteShape
     plan: Plan
 
@@ -36,7 +41,7 @@ class Observed(nn.Module):
         self._capture.clear()
 
     def _settle(self) -> None:
-        self._quiet = self.plan.is_dormant and self._recorder is None
+        self._quiet = self.plan.is_dormant and self._recorder is None and not self.rootless
         if not self.plan.shadow:
             self._capture.clear()
 
@@ -56,8 +61,20 @@ class Observed(nn.Module):
         """
         if self._recorder is not None and grad:
             self._recorder.take(read, y, key)
-        if grad and self.plan.shadow and self.training:
+        elif grad and self.plan.shadow:  # in evaluation mode, too: some hosts are tuned in it
             self._capture.take(read, y, key)
+
+    def _rooted(self, y: Tensor) -> Tensor:
+        """`y`, with a graph if someone waits for its gradient and nothing before the site trains.
+
+        Beside a frozen module, or one without parameters, seeds can learn all the same.
+        """
+        wanted = self.rootless or bool(self.plan.shadow) or self._recorder is not None
+        if not wanted or y.requires_grad or not torch.is_grad_enabled():
+            return y
+        if not y.is_floating_point():
+            return y
+        return y.detach().requires_grad_().clone()  # no leaf: the host may write into it
 
     def _seen_again(self, key: int) -> None:
         """A checkpoint has run the last pass again, in other memory."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import backward
+from torch.utils.checkpoint import checkpoint
 
 from kasmina.sites import Garden, Passage, Recorder, Site, SiteLayer, morph
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, put
@@ -63,19 +64,45 @@ def test_writing_in_place_afterwards_changes_no_capture() -> None:
     assert passage is not None and torch.equal(passage.output, kept)
 
 
-def test_nothing_is_captured_in_evaluation_mode_or_without_gradients() -> None:
-    """Nor where no seed trains aside."""
+def test_nothing_is_captured_without_gradients_or_seeds_that_learn() -> None:
+    """Nor while a recorder takes what passes: seeds must not learn what they are judged by."""
     model, site = site_with_shadow()
-    model.eval()
-    model(torch.randn(3, 4))
-    model.train()
     with torch.no_grad():
         model(torch.randn(3, 4))
+    recorder = Recorder(site)
+    recorder.start()
+    backward(model(torch.randn(3, 4)).sum())
+    recorder.stop()
     assert site.captured_input is None
     model(torch.randn(3, 4))
     assert site.captured_input is not None
     put(Garden.of(model), 0, "DORMANT")
     assert site.captured_input is None
+
+
+def test_a_host_may_be_tuned_in_evaluation_mode() -> None:
+    """A pass that goes backwards is one to learn from, whatever the mode."""
+    model, site = site_with_shadow()
+    model.eval()
+    model(torch.randn(3, 4))
+    assert site.captured is None
+    backward(model(torch.randn(3, 4)).sum())
+    assert site.captured is not None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_pass_is_captured(reentrant: bool) -> None:
+    """A reentrant checkpoint has no graph at first, and makes it in the backward pass."""
+    model, site = site_with_shadow()
+    x = torch.randn(3, 4, requires_grad=True)
+    backward(model(x).square().sum())
+    expected = site.captured
+    for _ in range(2):
+        site.clear_capture()
+        backward(checkpoint(model, x, use_reentrant=reentrant).square().sum())
+        assert site.captured is not None and expected is not None
+        for ours, theirs in zip(site.captured, expected, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_an_old_pass_does_not_answer_for_a_new_one() -> None:
@@ -86,12 +113,30 @@ def test_an_old_pass_does_not_answer_for_a_new_one() -> None:
     assert site.captured is None
 
 
-def test_a_frozen_host_gives_no_gradient() -> None:
-    """Where nothing before the site wants a gradient there is none to capture."""
+@pytest.mark.parametrize("after", [nn.Identity(), nn.ReLU(inplace=True)])
+def test_a_frozen_host_tells_its_gradient_too(after: nn.Module) -> None:
+    """Where nothing before the site trains, the site itself begins the graph; same bits."""
     model, site = site_with_shadow()
     model.requires_grad_(False)
-    model(torch.randn(3, 4))
-    assert site.captured_input is not None and site.captured is None
+    x = torch.randn(3, 4)
+    output = after(model(x))
+    backward(output.square().sum())
+    assert site.captured is not None
+    put(Garden.of(model), 0, "DORMANT")
+    assert torch.equal(output, after(model(x)))
+    assert not model(x).requires_grad
+
+
+@pytest.mark.parametrize("host", [nn.Flatten(), nn.Linear(4, 4).requires_grad_(False)])
+def test_a_host_that_trains_nothing_has_a_graph_at_once(host: nn.Module) -> None:
+    """Without parameters or with frozen ones, also while all seeds sleep; under no_grad none."""
+    morph(host, [Site("", seeds=1, features=4)], example=torch.randn(3, 4))
+    x = torch.randn(3, 4)
+    output = host(x)
+    backward(output.square().sum())
+    with torch.no_grad():
+        assert not host(x).requires_grad
+        assert torch.equal(host(x), output)
 
 
 def test_a_copy_forgets() -> None:
