@@ -10,6 +10,7 @@ import numpy as np
 import redis.asyncio
 
 from kasmina.bench import Row, benchmark, require
+from kasmina.bench._bus_codec import codec_rows
 from kasmina.bench._bus_latency import flood, latencies
 from kasmina.bench._bus_server import server
 from kasmina.bus.redis_client import RedisStreamClient
@@ -29,14 +30,14 @@ RUNS = 3
 
 @benchmark("bus")
 def run() -> list[Row]:
-    """Messages, events and commands through a Redis server on this machine."""
+    """Messages, events and commands through a Redis server on this machine, and their packing."""
     with server() as url:
         rows = [*asyncio.run(_telemetry(url)), *asyncio.run(_floor(url))]
     with server("--appendonly", "yes", "--appendfsync", "everysec") as url:
         rows += asyncio.run(_events(url))
     with server() as url:
         rows += _commands(url)
-    return rows
+    return [*rows, *codec_rows()]
 
 
 def _health(stamp: Stamp, number: int) -> Envelope:

@@ -127,12 +127,13 @@ Name = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class ColumnHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
-    """How a column is packed; `raw` numbers are sent as they are."""
+    """How a column is packed; `moved` seeds are not as before, `raw` numbers are sent as they are."""
 
     name: Name
     dtype: Annotated[str, Meta(max_length=8)]
     coding: Coding
     bound: float
+    moved: Count
     raw: Count
 
 
@@ -229,9 +230,13 @@ class HealthEncoder:
         key = self._key == self._number
         before = np.zeros(seeds, words.dtype) if key else self._words[name]
         self._words[name] = words[-1].copy()
-        header = ColumnHeader(name, dtype, precision.coding, precision.bound, len(raw))
-        planes = to_planes(words, before)
-        return header, [planes, raw.tobytes(), column.reshape(-1)[raw].tobytes()]
+        moved, planes = to_planes(words, before)
+        header = ColumnHeader(
+            name, dtype, precision.coding, precision.bound, int(moved.sum()), len(raw)
+        )
+        parts = (np.packbits(moved), raw, column.reshape(-1)[raw])
+        still, places, numbers = (part.tobytes() for part in parts)
+        return header, [still, planes, places, numbers]
 
     def _of(self, name: str, dtype: str) -> Precision:
         if isinstance(self._precision, Precision):
@@ -344,13 +349,17 @@ def _packed(batch: TelemetryBatch) -> Packed:
             "or its keyframe comes after it"
         )
     for header in packed.columns:
-        if header.dtype not in DTYPES or header.raw > numbers:
+        if header.dtype not in DTYPES or header.raw > numbers or header.moved > packed.seeds:
             raise BadHealth(
-                f"{where}: column {header.name!r} has dtype {header.dtype!r} and {header.raw} of "
-                f"{numbers} numbers as they are"
+                f"{where}: column {header.name!r} has dtype {header.dtype!r}, {header.raw} of "
+                f"{numbers} numbers as they are and {header.moved} of {packed.seeds} seeds moved"
             )
-    if batch.size > 3 * LARGEST_BATCH:  # at worst every number goes with its position as well
-        raise BadHealth(f"{where} would take {batch.size} bytes; at most {3 * LARGEST_BATCH}")
+    taken = numbers * sum(np.dtype(header.dtype).itemsize for header in packed.columns)
+    if max(taken, batch.size // 3) > LARGEST_BATCH:  # numbers sent as they are have a place as well
+        raise BadHealth(
+            f"{where} would take {taken} bytes, and {batch.size} to unpack; a batch holds at most "
+            f"{LARGEST_BATCH}"
+        )
     if (size := _size(packed)) != batch.size:
         raise BadHealth(f"{where} says {batch.size} bytes, and its columns take {size}")
     return packed
@@ -358,9 +367,10 @@ def _packed(batch: TelemetryBatch) -> Packed:
 
 def _size(packed: Packed) -> int:
     """Bytes of the content before compression."""
-    numbers = len(packed.epochs) * packed.seeds
+    frames, bits = len(packed.epochs), -(-packed.seeds // 8)
     return sum(
-        numbers * width(each.dtype, _precision(each))
+        bits
+        + frames * each.moved * width(each.dtype, _precision(each))
         + each.raw * (4 + np.dtype(each.dtype).itemsize)
         for each in packed.columns
     )
@@ -411,8 +421,12 @@ def _column(
 ) -> tuple[Array, Array, int]:
     """Unpack one column from `at`; returns its words, itself and where the next one begins."""
     frames, precision = len(packed.epochs), _precision(header)
-    planes = at + frames * packed.seeds * before.itemsize
-    words = from_planes(content[at:planes], before, frames)
+    begin = at + -(-packed.seeds // 8)
+    moved = np.unpackbits(content[at:begin], count=packed.seeds).view(bool)
+    if moved.sum() != header.moved:
+        raise BadHealth(f"column {header.name!r} has {moved.sum()} seeds moved, not {header.moved}")
+    planes = begin + frames * header.moved * before.itemsize
+    words = from_planes(content[begin:planes], before, moved, frames)
     column = from_words(words, precision, header.dtype)
     if header.dtype == "bool" and (words > 1).any():
         raise BadHealth(f"column {header.name!r} holds what is neither true nor false")

@@ -2,8 +2,9 @@
 
 A column of frames `[frames, seeds]` becomes *words*, integers that lie close where the numbers do;
 the difference of each word to the frame before is folded to a small unsigned number, and these are
-laid out plane by plane (all lowest bytes first), which a fast entropy coder takes well. Measured on
-10,000 seeds: differences of ordered words compress 10 to 14% better than XOR of the bits.
+laid out plane by plane (all lowest bytes first), which a fast entropy coder takes well. Seeds that
+stand still cost one bit. Measured on 10,000 seeds: differences of ordered words compress 10 to 14%
+better than XOR of the bits, and where 70% are dormant the bits make it 3.5 times instead of 2.6.
 """
 
 from __future__ import annotations
@@ -83,34 +84,51 @@ def to_words(column: Array, precision: Precision) -> tuple[Array, Array]:
 
 
 def from_words(words: Array, precision: Precision, dtype: str) -> Array:
-    """Return the column that words stand for."""
-    if precision.coding == "bounded":
-        return _from_steps(words, precision, np.dtype(dtype))
-    if precision.coding == "exact":
-        return _unordered(words, np.dtype(dtype))
+    """Return the column that words stand for; hostile words may give infinities."""
     with np.errstate(over="ignore", invalid="ignore"):
+        if precision.coding == "bounded":
+            return _from_steps(words, precision, np.dtype(dtype))
+        if precision.coding == "exact":
+            return _unordered(words, np.dtype(dtype))
         column: Array = _unordered(words, np.dtype(np.float16)).astype(dtype)
-    return column
+        return column
 
 
-def to_planes(words: Array, before: Array) -> bytes:
-    """Return differences to the frame before, `before` `[seeds]` preceding the first, by planes."""
+def to_planes(words: Array, before: Array) -> tuple[Array, bytes]:
+    """Return which seeds have moved, and their differences to the frame before, by planes.
+
+    Args:
+        words: `[frames, seeds]`.
+        before: `[seeds]`, the frame before the first one.
+
+    Returns:
+        Bool `[seeds]`, False for seeds whose word is that of `before` in every frame; and the
+        differences of the others.
+    """
     differences = np.empty_like(words)
     np.subtract(words[:1], before, out=differences[:1])
     np.subtract(words[1:], words[:-1], out=differences[1:])
+    moved: Array = np.asarray(differences.any(axis=0))
+    if not moved.all():
+        differences = differences[:, moved]
     signed = differences.view(differences.dtype.str.replace("u", "i"))
     folded = (differences << 1) ^ (signed >> (8 * words.itemsize - 1)).view(words.dtype)
-    return folded.reshape(-1).view(np.uint8).reshape(-1, words.itemsize).T.tobytes()
+    return moved, folded.reshape(-1).view(np.uint8).reshape(-1, words.itemsize).T.tobytes()
 
 
-def from_planes(planes: Array, before: Array, frames: int) -> Array:
+def from_planes(planes: Array, before: Array, moved: Array, frames: int) -> Array:
     """Undo `to_planes`; returns words `[frames, seeds]`."""
     size, dtype = before.itemsize, before.dtype
     folded = np.ascontiguousarray(planes.reshape(size, -1).T).reshape(-1).view(dtype)
     words: Array = ((folded >> 1) ^ (~(folded & 1) + np.array(1, dtype))).reshape(frames, -1)
-    words[0] += before
+    everyone = bool(moved.all())
+    words[0] += before if everyone else before[moved]
     np.add.accumulate(words, axis=0, out=words)
-    return words
+    if everyone:
+        return words
+    whole = np.repeat(before[None], frames, axis=0)
+    whole[:, moved] = words
+    return whole
 
 
 def _ordered(column: Array) -> Array:

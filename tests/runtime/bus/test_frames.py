@@ -294,13 +294,18 @@ def zeros(size: int) -> bytes:
         ({"keyframe": 1}, "or its keyframe comes after it"),
         ({"epochs": []}, "its data holds no frames"),
         (header(0, dtype="object"), "column 'c0' has dtype 'object'"),
-        (header(0, raw=16), "16 of 15 numbers as they are"),
+        (header(0, raw=16), "16 of 15 numbers as they are and "),
+        (header(0, moved=6), "6 of 5 seeds moved"),
+        (header(1, moved=1), "bytes, and its columns take"),
         (header(0, bound=float("nan")), "bound is nan; it is more than 0"),
         (header(0, bound=0.0), "bound is 0.0; it is more than 0"),
         (header(1, coding="float16"), "column 'c1' is bool and cannot be float16"),
-        ({"size": 1 << 28}, "would take 268435456 bytes; at most 201326592"),
-        ({"seeds": 1 << 26}, "bytes, and its columns take"),
-        ({"seeds": 6}, "bytes, and its columns take"),
+        ({"size": 1 << 28}, "would take 75 bytes, and 268435456 to unpack; a batch holds at most"),
+        (
+            {"seeds": 1 << 26},
+            "would take 1006632960 bytes, and 105 to unpack; a batch holds at most",
+        ),
+        ({"seeds": 9}, "bytes, and its columns take"),
         ({"content": b""}, "its content cannot be read"),
         ({"content": b"\x28\xb5\x2f\xfd" + bytes(20)}, "its content"),
         ({"content": zeros(1 << 30)}, "its content declares 1073741824 bytes and not"),
@@ -319,9 +324,19 @@ def test_a_number_at_a_place_that_does_not_exist_is_refused() -> None:
     """Positions from a message never index beyond the column."""
     assert contents(batch_of()).columns[0].raw > 0
     content = bytearray(zstandard.decompress(GOOD))
-    at = 3 * 5 * 4
+    at = 1 + 3 * 4 * contents(batch_of()).columns[0].moved
     content[at : at + 4] = (15).to_bytes(4, "little")
     with pytest.raises(BadHealth, match="at a place that does not exist"):
+        HealthDecoder().decode(batch_of(content=zstandard.compress(bytes(content))))
+
+
+def test_bits_that_differ_from_their_count_are_refused() -> None:
+    """Which seeds have moved is told twice, and must agree."""
+    content = bytearray(zstandard.decompress(GOOD))
+    moved = contents(batch_of()).columns[0].moved
+    assert moved > 0
+    content[0] = 0
+    with pytest.raises(BadHealth, match=f"column 'c0' has 0 seeds moved, not {moved}"):
         HealthDecoder().decode(batch_of(content=zstandard.compress(bytes(content))))
 
 
