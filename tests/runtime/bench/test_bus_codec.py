@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_a_codec_that_breaks_its_bound_is_not_timed(monkeypatch: pytest.MonkeyPa
 def test_every_active_seed_changes_in_every_frame() -> None:
     """Else the compression of all active seeds would be that of idle ones."""
     frames = _bus_codec._recorded()
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in pairwise(frames):
         for name, column in after.items():
             assert (column != before[name]).mean() > 0.99
     still = _bus_codec._with_dormant(frames, 0.7)
