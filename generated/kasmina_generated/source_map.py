@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: 4a123494fb5fb7c9f8644df2f1d947ac20d3d5563e43305a8149e39fa479313c
 # template: source_map.py.jinja
-# body: d4710895f4219b432c9ea7df6663eb4a
+# body: 61505e28d7884b4ec3bdadafc7727101
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -652,38 +652,38 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (63, 77, "kernels.yaml", 31, 3),
         (78, 85, "kernels.yaml", 34, 3),
     ),
-    "kernels/inline_mlp_relu_forward.py": ((173, 173, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_relu_forward.py": ((165, 165, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (200, 200, "kernels.yaml", 25, 3),
-        (208, 208, "kernels.yaml", 25, 3),
-        (215, 215, "kernels.yaml", 25, 3),
-    ),
-    "kernels/inline_mlp_gelu_forward.py": ((173, 173, "kernels.yaml", 25, 3),),
-    "kernels/inline_mlp_gelu_backward.py": (
-        (200, 200, "kernels.yaml", 25, 3),
-        (208, 208, "kernels.yaml", 25, 3),
-        (215, 215, "kernels.yaml", 25, 3),
-    ),
-    "kernels/inline_mlp_silu_forward.py": ((179, 179, "kernels.yaml", 25, 3),),
-    "kernels/inline_mlp_silu_backward.py": (
-        (206, 206, "kernels.yaml", 25, 3),
+        (199, 199, "kernels.yaml", 25, 3),
+        (207, 207, "kernels.yaml", 25, 3),
         (214, 214, "kernels.yaml", 25, 3),
-        (221, 221, "kernels.yaml", 25, 3),
     ),
-    "kernels/inline_low_rank_forward.py": ((167, 167, "kernels.yaml", 28, 3),),
+    "kernels/inline_mlp_gelu_forward.py": ((165, 165, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_gelu_backward.py": (
+        (199, 199, "kernels.yaml", 25, 3),
+        (207, 207, "kernels.yaml", 25, 3),
+        (214, 214, "kernels.yaml", 25, 3),
+    ),
+    "kernels/inline_mlp_silu_forward.py": ((171, 171, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_silu_backward.py": (
+        (205, 205, "kernels.yaml", 25, 3),
+        (213, 213, "kernels.yaml", 25, 3),
+        (220, 220, "kernels.yaml", 25, 3),
+    ),
+    "kernels/inline_low_rank_forward.py": ((159, 159, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (187, 187, "kernels.yaml", 28, 3),
-        (195, 195, "kernels.yaml", 28, 3),
-        (202, 202, "kernels.yaml", 28, 3),
+        (186, 186, "kernels.yaml", 28, 3),
+        (194, 194, "kernels.yaml", 28, 3),
+        (201, 201, "kernels.yaml", 28, 3),
     ),
-    "kernels/inline_gated_forward.py": ((179, 179, "kernels.yaml", 31, 3),),
+    "kernels/inline_gated_forward.py": ((171, 171, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (207, 207, "kernels.yaml", 31, 3),
-        (216, 216, "kernels.yaml", 31, 3),
-        (223, 224, "kernels.yaml", 31, 3),
+        (206, 206, "kernels.yaml", 31, 3),
+        (215, 215, "kernels.yaml", 31, 3),
+        (222, 223, "kernels.yaml", 31, 3),
     ),
-    "kernels/inline_affine_forward.py": ((156, 156, "kernels.yaml", 34, 3),),
-    "kernels/inline_affine_backward.py": ((172, 172, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_forward.py": ((148, 148, "kernels.yaml", 34, 3),),
+    "kernels/inline_affine_backward.py": ((171, 171, "kernels.yaml", 34, 3),),
     "kernels/parallel_mlp_relu.py": (
         (73, 73, "kernels.yaml", 25, 3),
         (193, 193, "kernels.yaml", 25, 3),

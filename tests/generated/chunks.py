@@ -17,7 +17,8 @@ from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind
 from kasmina.kernels.mixing import blend, guard
 from kasmina.lifecycle import Lifecycle
 from kasmina_generated.kernels.catalogue import TEXTS
-from kasmina_generated.kernels.tiling import Tiles
+from kasmina_generated.kernels.sample import gather
+from kasmina_generated.kernels.tiling import Tiles, new_measures
 
 KIND = 1  # number of the kind at its site; the others have 0 and 2
 UNTOUCHED = 7.0
@@ -172,8 +173,13 @@ def run(text: str, case: Case, inputs: Inputs) -> Results:
     how["carried"] = None if case.listed else case.tiles
     if not case.listed:
         _fill_others(inputs, case, (x, out), (g, gx))
-    given = None if case.listed else sample
-    forward(x, out, *seeds, KIND, nonfinite, given, order, count, **how)
+    measures = None if case.listed else new_measures(x)
+    if measures is not None:
+        measures.fill_(nan)
+        measures[-1] = 0  # of chunks that nobody measures
+    forward(x, out, *seeds, KIND, nonfinite, measures, order, count, **how)
+    if measures is not None:
+        gather(out, measures, sample)
     backward(g, inputs.x, gx, *seeds, gradients, alpha_gradient, KIND, order, count, **how)
     return Results(out, nonfinite, sample, gx, gradients, alpha_gradient)
 
@@ -247,7 +253,9 @@ def measured(case: Case, result: Tensor, inputs: Inputs) -> Tensor:
     others = _others(inputs)
     for chunk, columns in enumerate(case.slices()):
         v = result[:, columns].double()
-        if not case.listed and not others[chunk]:  # those are for their own launch to measure
+        if not case.listed and others[chunk]:  # nobody has measured it
+            found[chunk] = torch.tensor([0.0, 0.0, -torch.inf, 0.0])
+        elif not case.listed:
             most = v.max() if v.numel() else torch.tensor(-torch.inf)
             lost = (~v.isfinite()).sum()
             found[chunk] = torch.stack([v.sum(), v.square().sum(), most, lost.double()])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kasmina_generated.kernels.catalogue import DTYPES, MODES, TEXTS
 from kasmina_generated.kernels.sample import sample
-from kasmina_generated.kernels.tiling import Tiles, tickets
+from kasmina_generated.kernels.tiling import Tiles
 from tests.generated.chunks import (
     SMALL,
     UNTOUCHED,
@@ -84,12 +84,11 @@ def same(one: Results, other: Results) -> bool:
 
 @pytest.mark.parametrize("text", ["gated", "affine"])
 def test_the_same_inputs_give_the_same_bits_again(text: str) -> None:
-    """And the counters of the programs stand at 0 after each launch."""
+    """Whatever order the programs run in: nothing is added up by whoever comes first."""
     case = replace(CASES["chunk 16"], tiles=SMALL)
     inputs = inputs_of(kind_of(text, case), case)
     first, second = run(text, case, inputs), run(text, case, inputs)
     assert same(first, second)
-    assert not tickets(torch.device("cpu"), 1).any()
 
 
 def test_a_kernel_that_is_wrong_is_told() -> None:

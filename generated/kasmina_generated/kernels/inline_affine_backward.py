@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: b697bb7bc39eed3290d19c9690be12e1
+# body: 47affc161dbeef16351e6b527e39c74f
 
 """Backward pass of the chunks that hold affine: one launch for all rows, one to add up."""
 
@@ -135,7 +135,6 @@ def backward(
         BM=t.rows,
         BN=t.columns,
         CG=c.group,
-        CGP=c.group_lanes,
         CBM=c.rows,
         CBN=c.columns,
         EVEN=features % chunks == 0,
@@ -323,7 +322,6 @@ def _backward_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     CG: tl.constexpr,
-    CGP: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -348,8 +346,6 @@ def _backward_rows(
                 codes_at,
                 rows_at,
                 None,
-                None,
-                None,
                 number,
                 n,
                 g_row,
@@ -366,7 +362,6 @@ def _backward_rows(
                 carry_steps,
                 C,
                 CG,
-                CGP,
                 CBM,
                 CBN,
                 EVEN,

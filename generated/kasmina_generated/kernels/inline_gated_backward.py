@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: ac8dcc74f506f87a8be83d7328449af2
+# body: 4cb7a4b7d1a457b4e5c4eb41426d52b5
 
 """Backward pass of the chunks that hold gated: one launch for all rows, one to add up."""
 
@@ -149,7 +149,6 @@ def backward(
         BM=t.rows,
         BN=t.columns,
         CG=c.group,
-        CGP=c.group_lanes,
         CBM=c.rows,
         CBN=c.columns,
         EVEN=features % chunks == 0,
@@ -563,7 +562,6 @@ def _backward_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     CG: tl.constexpr,
-    CGP: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -593,8 +591,6 @@ def _backward_rows(
                 codes_at,
                 rows_at,
                 None,
-                None,
-                None,
                 number,
                 n,
                 g_row,
@@ -611,7 +607,6 @@ def _backward_rows(
                 carry_steps,
                 C,
                 CG,
-                CGP,
                 CBM,
                 CBN,
                 EVEN,

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 8c45ba0d991b6a649468b8fc25990b09
+# body: 187de1f9d58f860f04dffbf27014715f
 
 """Forward pass of the chunks that hold gated: one launch for all of them."""
 
@@ -27,17 +27,16 @@ from .tiling import (
     dot,
     held_by,
     map_weights,
-    new_measures,
     not_finite,
     of_lanes,
     of_units,
     out_weights,
-    put_sample,
+    put_measures,
     role_of,
     rounded,
     shape_of,
+    slots_of,
     split_of,
-    tickets,
     top_by_eight,
 )
 
@@ -47,7 +46,6 @@ NUMBERS = (
     "wider",
     "kind",
     "slots",
-    "strips_at_most",
     "programs",
     "mixing",
     "carrying",
@@ -67,7 +65,7 @@ def forward(
     parameters: tuple[Tensor, ...],
     kind: int,
     nonfinite: Tensor,
-    sample: Tensor | None,
+    measures: Tensor | None,
     order: Tensor,
     count: Tensor,
     *,
@@ -93,7 +91,7 @@ def forward(
             the widest chunk.
         kind: Number of this kind.
         nonfinite: int64 [S], counted up by the elements of B that are not finite.
-        sample: float32 [S, 4], contiguous, or None: as that of `sample`, of what is written.
+        measures: Of `new_measures`, or None: written for what is written of `out`; see `gather`.
         order: int32 [S]: the mixed chunks of this kind first; only these are done.
         count: int32 [1]: how many.
         replace: The mode.
@@ -105,7 +103,6 @@ def forward(
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
     t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
-    measures, slots = new_measures(x, sample is not None)
     _forward_rows[(t.grid + c.grid,)](
         x,
         out,
@@ -115,9 +112,7 @@ def forward(
         alpha,
         *parameters,
         nonfinite,
-        sample,
         measures,
-        None if sample is None else tickets(x.device, t.strips + c.strips),
         order,
         count,
         n,
@@ -129,9 +124,8 @@ def forward(
         features // chunks,
         features % chunks,
         kind,
-        slots,
+        slots_of(measures),
         features,
-        t.strips,
         t.programs,
         t.grid,
         c.grid,
@@ -145,16 +139,14 @@ def forward(
         G=t.group,
         BM=t.rows,
         BN=t.columns,
-        GP=t.group_lanes,
         CG=c.group,
-        CGP=c.group_lanes,
         CBM=c.rows,
         CBN=c.columns,
         EVEN=features % chunks == 0,
         REPLACE=replace,
         COPIED=out is not x,
         CARRYING=carried is not None,
-        MEASURED=sample is not None,
+        MEASURED=measures is not None,
         UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
         STAGES=t.stages,
         **t.options,
@@ -357,9 +349,7 @@ def _forward_rows(
     out_weight_at,
     out_bias_at,
     nonfinite_at,
-    sample_at,
     measures_at,
-    tickets_at,
     order_at,
     count_at,
     n,
@@ -373,7 +363,6 @@ def _forward_rows(
     kind,
     slots,
     features,
-    strips_at_most,
     programs,
     mixing,
     carrying,
@@ -387,9 +376,7 @@ def _forward_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
-    GP: tl.constexpr,
     CG: tl.constexpr,
-    CGP: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -419,9 +406,7 @@ def _forward_rows(
                 out_at,
                 codes_at,
                 rows_at,
-                sample_at,
                 measures_at,
-                tickets_at + strips_at_most if MEASURED else None,
                 number,
                 n,
                 x_row,
@@ -438,7 +423,6 @@ def _forward_rows(
                 carry_steps,
                 C,
                 CG,
-                CGP,
                 CBM,
                 CBN,
                 EVEN,
@@ -585,26 +569,16 @@ def _forward_rows(
             # Loaded again, as it would fill registers of the tiles' loop otherwise.
             chunk, known = chunk_at(seat, strip, total, order_at, G)
             column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
-            code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
-            put_sample(
-                sample_at,
+            code, _row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+            put_measures(
                 measures_at,
                 slots,
                 features,
                 split,
                 splits,
-                tickets_at + strip,
                 column,
                 here & (code >= 0),
-                chunk,
-                seat,
                 lane_sums,
                 lane_squares,
                 lane_most,
-                out_at,
-                out_row,
-                out_col,
-                n,
-                GP,
-                BN,
             )

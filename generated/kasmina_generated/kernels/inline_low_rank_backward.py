@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 4a3a977ece5771117fc0626b5c0c2496
+# body: d5287864f9b0a41830c4cfe6d84d289f
 
 """Backward pass of the chunks that hold low_rank: one launch for all rows, one to add up."""
 
@@ -148,7 +148,6 @@ def backward(
         BM=t.rows,
         BN=t.columns,
         CG=c.group,
-        CGP=c.group_lanes,
         CBM=c.rows,
         CBN=c.columns,
         EVEN=features % chunks == 0,
@@ -492,7 +491,6 @@ def _backward_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     CG: tl.constexpr,
-    CGP: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -521,8 +519,6 @@ def _backward_rows(
                 codes_at,
                 rows_at,
                 None,
-                None,
-                None,
                 number,
                 n,
                 g_row,
@@ -539,7 +535,6 @@ def _backward_rows(
                 carry_steps,
                 C,
                 CG,
-                CGP,
                 CBM,
                 CBN,
                 EVEN,

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 252d724679669cb548b8c5d04d6ac7ec
+# body: 2f7264ab679c1b6047a0edaff899aa01
 
 """Backward pass of the chunks that hold mlp_silu: one launch for all rows, one to add up."""
 
@@ -149,7 +149,6 @@ def backward(
         BM=t.rows,
         BN=t.columns,
         CG=c.group,
-        CGP=c.group_lanes,
         CBM=c.rows,
         CBN=c.columns,
         EVEN=features % chunks == 0,
@@ -529,7 +528,6 @@ def _backward_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     CG: tl.constexpr,
-    CGP: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -559,8 +557,6 @@ def _backward_rows(
                 codes_at,
                 rows_at,
                 None,
-                None,
-                None,
                 number,
                 n,
                 g_row,
@@ -577,7 +573,6 @@ def _backward_rows(
                 carry_steps,
                 C,
                 CG,
-                CGP,
                 CBM,
                 CBN,
                 EVEN,

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: feaa1d62a678f0b465b55ce20f3641bc
+# body: 5fcdf482acff720216a6113457cec8c4
 
 """What the values of chunks are, read once."""
 
@@ -12,7 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiling import Tiles, carry, cut_of, new_measures, tickets
+from .tiling import (
+    INTERPRETED,
+    Tiles,
+    carry,
+    cut_of,
+    is_nan,
+    new_measures,
+    not_finite,
+    power,
+    slots_of,
+)
 
 
 def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
@@ -28,39 +38,63 @@ def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
     chunks = out.shape[0]
     width = -(-features // chunks)
     c = cut_of(tiles, n, chunks, width)
-    measures, slots = new_measures(x, True)
+    measures = new_measures(x)
     _sample_rows[(c.grid,)](
         x,
-        out,
         measures,
-        tickets(x.device, c.strips),
         n,
         x.stride(0),
         x.stride(1),
         chunks,
         features // chunks,
         features % chunks,
-        slots,
+        slots_of(measures),
         features,
         c.strips,
         c.splits,
         c.steps,
         C=width,
         G=c.group,
-        GP=c.group_lanes,
         BM=c.rows,
         BN=c.columns,
         EVEN=features % chunks == 0,
         **c.options,
+    )
+    gather(x, measures, out)
+
+
+def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
+    """Add up by chunks what all launches of a pass have measured.
+
+    Args:
+        x: [N, F], what they have written.
+        measures: What they have measured.
+        out: float32 [S, 4], as of `sample`.
+    """
+    n, features = x.shape
+    chunks = out.shape[0]
+    width = -(-features // chunks)
+    _gather_measures[(chunks,)](
+        x,
+        measures,
+        out,
+        n,
+        features,
+        x.stride(0),
+        x.stride(1),
+        features // chunks,
+        features % chunks,
+        slots_of(measures),
+        BN=power(width),
+        BM=max(1, 1024 // power(width)),
+        **({} if INTERPRETED else {"num_warps": 4}),
     )
 
 
 @triton.jit(do_not_specialize=["n", "chunks", "wider", "slots", "strips", "splits", "steps"])
 def _sample_rows(
     x_at,
-    sample_at,
     measures_at,
-    tickets_at,
     n,
     x_row,
     x_col,
@@ -74,7 +108,6 @@ def _sample_rows(
     steps,
     C: tl.constexpr,
     G: tl.constexpr,
-    GP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -84,9 +117,7 @@ def _sample_rows(
         x_at,
         None,
         None,
-        sample_at,
         measures_at,
-        tickets_at,
         tl.program_id(0),
         n,
         x_row,
@@ -103,7 +134,6 @@ def _sample_rows(
         steps,
         C,
         G,
-        GP,
         BM,
         BN,
         EVEN,
@@ -111,3 +141,56 @@ def _sample_rows(
         False,
         True,
     )
+
+
+@triton.jit(do_not_specialize=["n", "slots", "wider"])
+def _gather_measures(
+    x_at,
+    measures_at,
+    sample_at,
+    n,
+    features,
+    x_row,
+    x_col,
+    narrow,
+    wider,
+    slots,
+    BN: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """Each program adds up a chunk, in the order of the splits."""
+    chunk = tl.program_id(0)
+    lane = tl.arange(0, BN)
+    here = lane < narrow + (chunk < wider).to(tl.int32)
+    column = (chunk * narrow + tl.minimum(chunk, wider) + lane).to(tl.int64)
+    room = slots.to(tl.int64) * features
+    parts = tl.load(measures_at + 3 * room + column, mask=here, other=0.0).to(tl.int32)
+    sums = tl.zeros((BN,), tl.float32)
+    squares = tl.zeros((BN,), tl.float32)
+    most = tl.full((BN,), float("-inf"), tl.float32)
+    for first in range(0, tl.max(parts, 0), 8):
+        part = first + tl.arange(0, 8)
+        there = part[:, None] < tl.where(here, parts, 0)[None, :]
+        at = measures_at + part.to(tl.int64)[:, None] * features + column[None, :]
+        sums += tl.sum(tl.load(at, mask=there, other=0.0), 0)
+        squares += tl.sum(tl.load(at + room, mask=there, other=0.0), 0)
+        top = tl.load(at + 2 * room, mask=there, other=float("-inf"))
+        most = tl.maximum(most, tl.max(top, 0))
+    broken = 0
+    worst = tl.max(most, 0)
+    if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
+        # Rare: look at the chunk again, and tell NaN from what only overflowed.
+        unknown = 0
+        for first in range(0, n, BM):
+            example = (first + tl.arange(0, BM)).to(tl.int64)
+            inside = (example < n)[:, None] & here[None, :]
+            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+            v = tl.load(at, mask=inside, other=0).to(tl.float32)
+            broken += tl.sum(tl.sum(not_finite(v).to(tl.int32), 1), 0)
+            unknown = tl.maximum(unknown, tl.max(tl.max(is_nan(v).to(tl.int32), 1), 0))
+        worst = tl.where(unknown != 0, float("nan"), worst)
+    to = sample_at + chunk * 4
+    tl.store(to, tl.sum(sums, 0))
+    tl.store(to + 1, tl.sum(squares, 0))
+    tl.store(to + 2, worst)
+    tl.store(to + 3, (broken + tl.zeros((), tl.int32)).to(tl.float32))

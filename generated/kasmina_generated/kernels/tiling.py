@@ -2,14 +2,14 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 17dfd2ab76da9edd1b510c0023c0ff52
+# body: 4594ad31953f3fb2cf6548b06e40cb63
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
 A program takes a *strip* of whole chunks, BN lanes wide, over some tiles of BM rows. Sums over rows
-are made tile by tile and *split* by split; the last program of a strip to arrive adds the splits up
-in their order, so that the same inputs give the same bits. Programs that mix listed chunks share a
-launch with programs that carry the others over.
+are made tile by tile and *split* by split, and another launch adds the splits up in their order, so
+that the same inputs give the same bits. Programs that mix listed chunks share a launch with programs
+that carry the others over.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
@@ -57,7 +57,6 @@ class Shape(NamedTuple):
     columns: int
     lanes: int  # hidden units of a strip that are computed at once, a power of two
     group: int  # chunks of a strip
-    group_lanes: int
     units: int  # hidden units of a chunk that are computed at once
     blocks: int  # of units
     strips: int  # where all chunks are listed
@@ -74,7 +73,6 @@ class Cut(NamedTuple):
     rows: int
     columns: int
     group: int
-    group_lanes: int
     strips: int
     splits: int
     steps: int  # tiles of a split
@@ -105,7 +103,6 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int) -> Shape:
         columns=columns,
         lanes=max(16, power(group * units)),
         group=group,
-        group_lanes=power(group),
         units=units,
         blocks=blocks,
         strips=strips,
@@ -120,7 +117,7 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int) -> Shape:
 def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
     """Return how `n` rows of all chunks are cut up; nothing is where there are no tiles."""
     if tiles is None:
-        return Cut(16, 16, 1, 1, 0, 0, 0, 0, {})
+        return Cut(16, 16, 1, 0, 0, 0, 0, {})
     columns = max(tiles.columns, power(width))
     group = max(1, min(columns // width, chunks))
     strips, row_tiles = -(-chunks // group), max(1, -(-n // tiles.rows))
@@ -128,9 +125,7 @@ def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
     steps = min(-(-row_tiles // splits), MOST_STEPS.value)
     splits = -(-row_tiles // steps)
     options = {} if INTERPRETED else options_of(tiles)
-    return Cut(
-        tiles.rows, columns, group, power(group), strips, splits, steps, strips * splits, options
-    )
+    return Cut(tiles.rows, columns, group, strips, splits, steps, strips * splits, options)
 
 
 def options_of(tiles: Tiles) -> dict[str, Any]:
@@ -139,29 +134,16 @@ def options_of(tiles: Tiles) -> dict[str, Any]:
     return {**options, "maxnreg": tiles.registers} if tiles.registers else options
 
 
-def new_measures(x: Tensor, wanted: bool) -> tuple[Tensor | None, int]:
-    """Return room for what splits measure of the columns of `x` `[N, F]`, and for how many."""
-    if not wanted:
-        return None, 0
+def new_measures(x: Tensor) -> Tensor:
+    """Return room for what the launches of a pass measure of the columns of `x` `[N, F]`."""
     n, features = x.shape
     slots = max(MOST_SPLITS.value, -(-n // (LEAST_ROWS * MOST_STEPS.value)))
-    return torch.empty((3 * slots, features), dtype=torch.float32, device=x.device), slots
+    return torch.empty((3 * slots + 1, features), dtype=torch.float32, device=x.device)
 
 
-_TICKETS: dict[tuple[torch.device, int], list[Tensor]] = {}
-
-
-def tickets(device: torch.device, strips: int) -> Tensor:
-    """Return counters that are 0 before and after each launch, int32 [at least `strips`].
-
-    Each stream has its own, since launches on two of them may run at once. They are never given
-    back: a graph that was captured goes on counting in them.
-    """
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    held = _TICKETS.setdefault((device, stream), [])
-    if not held or len(held[-1]) < strips:
-        held.append(torch.zeros(max(power(strips), 1024), dtype=torch.int32, device=device))
-    return held[-1]
+def slots_of(measures: Tensor | None) -> int:
+    """Return how many splits of the rows there is room for."""
+    return 0 if measures is None else (measures.shape[0] - 1) // 3
 
 
 @triton.jit
@@ -299,12 +281,6 @@ def of_lanes(values, weights, joined):
 
 
 @triton.jit
-def partly(at, mask):
-    """Return what another program has written; from the cache that all share."""
-    return tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
-
-
-@triton.jit
 def finite(values):
     """Return values, with 0 for those that are not finite."""
     return tl.where(not_finite(values), 0.0, values)
@@ -333,15 +309,6 @@ def out_weights(weight_at, row, unit, place, joined, C: tl.constexpr, H: tl.cons
 
 
 @triton.jit
-def chunks_of(seat, here, chunk, GP: tl.constexpr):
-    """Return which lanes are of which seat, the chunk of each seat, and whether it has one."""
-    theirs = (seat[:, None] == tl.arange(0, GP)[None, :]) & here[:, None]
-    each = tl.min(tl.where(theirs, chunk[:, None], 2147483647), 0)
-    taken = tl.max(theirs.to(tl.int32), 0) != 0
-    return theirs, tl.where(taken, each, 0), taken
-
-
-@triton.jit
 def split_of(n, strips, programs, BM: tl.constexpr, STEPS: tl.constexpr):
     """Return into how many splits the rows of a strip are cut, and how many tiles each has.
 
@@ -366,72 +333,15 @@ def role_of(program, mixing, carrying):
 
 
 @triton.jit
-def put_sample(
-    sample_at,
-    measures_at,
-    slots,
-    features,
-    split,
-    splits,
-    ticket_at,
-    column,
-    mask,
-    chunk,
-    seat,
-    sums,
-    squares,
-    most,
-    out_at,
-    out_row,
-    out_col,
-    n,
-    GP: tl.constexpr,
-    BN: tl.constexpr,
-):
-    """Store what a split of the rows has measured of each lane; the last one makes the sample."""
+def put_measures(measures_at, slots, features, split, splits, column, mask, sums, squares, most):
+    """Store what a split of the rows has measured of each lane, and how many splits there are."""
     room = slots.to(tl.int64) * features
-    mine = measures_at + split.to(tl.int64) * features + column
-    tl.store(mine, sums, mask=mask)
-    tl.store(mine + room, squares, mask=mask)
-    tl.store(mine + 2 * room, most, mask=mask)
-    tl.debug_barrier()
-    if tl.atomic_add(ticket_at, 1, sem="acq_rel") == splits - 1:
-        tl.store(ticket_at, 0)
-        sums = tl.zeros((BN,), tl.float32)
-        squares = tl.zeros((BN,), tl.float32)
-        most = tl.full((BN,), float("-inf"), tl.float32)
-        for first in range(0, splits, 16):
-            part = first + tl.arange(0, 16)
-            there = (part < splits)[:, None] & mask[None, :]
-            at = measures_at + part.to(tl.int64)[:, None] * features + column[None, :]
-            sums += tl.sum(partly(at, there), 0)
-            squares += tl.sum(partly(at + room, there), 0)
-            low = float("-inf")
-            top = tl.load(at + 2 * room, mask=there, other=low, cache_modifier=".cg")
-            most = tl.maximum(most, tl.max(top, 0))
-        theirs, each, taken = chunks_of(seat, mask, chunk, GP)
-        total = tl.sum(tl.where(theirs, sums[:, None], 0.0), 0)
-        power_of = tl.sum(tl.where(theirs, squares[:, None], 0.0), 0)
-        worst = tl.max(tl.where(theirs, most[:, None], float("-inf")), 0)
-        broken = tl.zeros((GP,), tl.float32)
-        if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
-            # Rare: look at the strip again, and tell NaN from what only overflowed.
-            lost = tl.zeros((BN,), tl.int32)
-            unknown = tl.zeros((BN,), tl.int32)
-            value = out_at + column * out_col
-            for _ in range(n):
-                v = tl.load(value, mask=mask, other=0, cache_modifier=".cg").to(tl.float32)
-                lost += not_finite(v).to(tl.int32)
-                unknown |= is_nan(v).to(tl.int32)
-                value += out_row
-            broken = tl.sum(tl.where(theirs, lost[:, None], 0), 0).to(tl.float32)
-            nan = tl.max(tl.where(theirs, unknown[:, None], 0), 0)
-            worst = tl.where(nan != 0, float("nan"), worst)
-        to = sample_at + each * 4
-        tl.store(to, total, mask=taken)
-        tl.store(to + 1, power_of, mask=taken)
-        tl.store(to + 2, worst, mask=taken)
-        tl.store(to + 3, broken, mask=taken)
+    at = measures_at + split.to(tl.int64) * features + column
+    tl.store(at, sums, mask=mask)
+    tl.store(at + room, squares, mask=mask)
+    tl.store(at + 2 * room, most, mask=mask)
+    count = measures_at + 3 * room + column
+    tl.store(count, tl.zeros_like(sums) + splits, mask=mask)
 
 
 @triton.jit
@@ -440,9 +350,7 @@ def carry(
     out_at,
     codes_at,
     rows_at,
-    sample_at,
     measures_at,
-    tickets_at,
     number,
     n,
     x_row,
@@ -459,7 +367,6 @@ def carry(
     steps,
     C: tl.constexpr,
     G: tl.constexpr,
-    GP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
@@ -502,25 +409,15 @@ def carry(
                 top = tl.where(inside, v, float("-inf"))
                 most = tl.maximum(most, top_by_sixteen(top, BM, BN))
         if MEASURED:
-            put_sample(
-                sample_at,
+            put_measures(
                 measures_at,
                 slots,
                 features,
                 split,
                 splits,
-                tickets_at + strip,
                 column,
                 here,
-                chunk,
-                seat,
                 tl.sum(sums, 0),
                 tl.sum(squares, 0),
                 tl.max(most, 0),
-                out_at,
-                out_row,
-                out_col,
-                n,
-                GP,
-                BN,
             )

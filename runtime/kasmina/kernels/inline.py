@@ -42,6 +42,14 @@ class Kernel(NamedTuple):
     backward: Callable[..., None]
 
 
+class Sampler(NamedTuple):
+    """The generated launch functions of telemetry, which know no kind."""
+
+    sample: Callable[..., None]  # measures every chunk
+    gather: Callable[..., None]  # makes a sample of what launches have measured
+    new_measures: Callable[[Tensor], Tensor]  # room for that
+
+
 class NoKernel(Exception):
     """Why a kind has no generated kernel."""
 
@@ -91,10 +99,10 @@ def texts(package: str) -> Mapping[str, Any]:
     return found
 
 
-def sampler(package: str) -> Callable[..., None]:
-    """The generated launch function that measures every chunk; raises `NoKernel`."""
-    found: Callable[..., None] = _module(package, "sample").sample
-    return found
+def sampler(package: str) -> Sampler:
+    """The generated launch functions of telemetry; raises `NoKernel`."""
+    module = _module(package, "sample")
+    return Sampler(module.sample, module.gather, module.new_measures)
 
 
 def _module(package: str, name: str) -> Any:
@@ -142,7 +150,7 @@ class Launches:
         kernels: by number of the kind.
         columns: of the site.
         nonfinite: int64 `[S]`, counted up.
-        sampler: measures every chunk.
+        sampler: of telemetry.
         replace: whether B takes the chunk's place; else it is added.
     """
 
@@ -153,7 +161,7 @@ class Launches:
         kernels: Mapping[int, Kernel],
         columns: Columns,
         nonfinite: Tensor,
-        sampler: Callable[..., None],
+        sampler: Sampler,
         *,
         replace: bool,
     ) -> None:
@@ -203,7 +211,7 @@ class Launches:
 
     def measure(self, y: Tensor, sample: Tensor) -> None:
         """Write the sample of `y` `[N, F]`, as `forward` does; nothing else is written."""
-        self._sampler(y, sample, tiles=self._tuning.tiles("carry", y, len(sample)))
+        self._sampler.sample(y, sample, tiles=self._tuning.tiles("carry", y, len(sample)))
 
     def forward(
         self,
@@ -231,8 +239,10 @@ class Launches:
             out.copy_(y)
         if not self.numbers and sample is not None:
             self.measure(y, sample)
+        measured = sample is not None and bool(self.numbers)
+        measures = self._sampler.new_measures(y) if measured else None
         for number in self.numbers:
-            first = number == self.numbers[0] and (out is not y or sample is not None)
+            first = number == self.numbers[0] and (out is not y or measured)
             self._kernels[number].forward(
                 y,
                 out,
@@ -241,12 +251,14 @@ class Launches:
                 stacks[number],
                 number,
                 self._nonfinite,
-                sample,
+                measures,
                 *self._lists[number],
                 replace=self._replace,
                 tiles=tiles,
                 carried=carried if first else None,
             )
+        if measures is not None:
+            self._sampler.gather(out, measures, sample)
 
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
