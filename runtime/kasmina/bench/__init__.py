@@ -37,7 +37,7 @@ __all__ = [
     "single_thread",
 ]
 
-Run = Callable[[], "list[Row]"]
+Run = Callable[..., "list[Row]"]  # with options by name, if any: quick, jobs, out
 
 
 class IncorrectResult(KasminaError):

@@ -29,9 +29,11 @@ from kasmina.tasks.growing import DENSE, SIZES
 
 GROWN = "Kasmina, parallel"
 START, FINAL = "static, start size", "static, final size"
+WHOLE, FINAL_SAME_FLOPS = "static, size of the budget", "static, final size, equal FLOPs"
 SAME_STEPS, SAME_FLOPS = "its architecture, equal steps", "its architecture, equal FLOPs"
 INLINE, RANDOM, WIDENED = "Kasmina, inline", "random growth", "zero-output widening"
-DENSE_ONLY, LEAN = "Kasmina, dense kinds only", "Kasmina, half the steps"
+DENSE_ONLY, LEAN = "Kasmina, dense kinds only", "Kasmina, fewer steps"
+LEAN_SHARE = 0.42  # of the epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,14 @@ class Subject:
 
     Attributes:
         name: in tables.
-        task: makes it.
+        task: makes it for a seed.
         budget: parameters that the grown network may have.
         inline: where the inline arm grows.
         widened: whether its network is the MLP that zero-output widening knows.
     """
 
     name: str
-    task: Callable[[], Task]
+    task: Callable[[int], Task]
     budget: int
     inline: tuple[Site, ...] = ()
     widened: bool = False
@@ -88,22 +90,30 @@ def _inline(*patterns: str) -> tuple[Site, ...]:
 SUBJECTS = {
     subject.name: subject
     for subject in (
-        Subject("digits", digits.task, 3466, _inline("features.0", "features.2"), True),
-        Subject("mnist1d", mnist1d.task, 7434, _inline("features.0", "features.2"), True),
-        Subject("mnist1d-cnn", lambda: mnist1d.task(convolutional=True), 5210, _inline("3", "5")),
-        Subject("mnist1d-7", lambda: mnist1d.task(dataset=7), 7434, (), True),
-        Subject("chars", chars.task, 40_000, _inline("blocks.*.mlp")),
+        Subject(
+            "digits",
+            lambda seed: digits.task(split=seed),
+            3466,
+            _inline("features.0", "features.2"),
+            True,
+        ),
+        Subject(
+            "mnist1d", lambda _: mnist1d.task(), 7434, _inline("features.0", "features.2"), True
+        ),
+        Subject("mnist1d-cnn", lambda _: mnist1d.task(convolutional=True), 5210, _inline("3", "5")),
+        Subject("mnist1d-7", lambda _: mnist1d.task(dataset=7), 7434, (), True),
+        Subject("chars", lambda _: chars.task(), 40_000, _inline("blocks.*.mlp")),
     )
 }
 
 
 def arms(subject: Subject, seed: int, epochs: int | None = None) -> Iterator[Outcome]:
     """All arms of a task from one seed; the first one is Kasmina with its default configuration."""
-    task = subject.task()
+    task = subject.task(seed)
     epochs = epochs or task.default_epochs
     grown, model = _grown(task, GROWN, seed, epochs, subject.budget)
     yield grown
-    for arm, make, steps in _static_arms(task, seed, grown, model):
+    for arm, make, steps in _static_arms(subject, task, seed, grown, model):
         yield static(task, arm, make(), seed, steps)
     if subject.widened:
         yield widened(task, seed, grown.steps, subject.budget)
@@ -113,15 +123,21 @@ def arms(subject: Subject, seed: int, epochs: int | None = None) -> Iterator[Out
     yield _grown(task, RANDOM, seed, epochs, subject.budget, RandomController(seed))[0]
     if subject.name == "mnist1d":
         yield _grown(_only(task, DENSE), DENSE_ONLY, seed, epochs, subject.budget)[0]
-        yield _grown(task, LEAN, seed, -(-epochs // 2), subject.budget)[0]
+        yield _grown(task, LEAN, seed, round(LEAN_SHARE * epochs), subject.budget)[0]
 
 
 def _static_arms(
-    task: Task, seed: int, grown: Outcome, model: nn.Module
+    subject: Subject, task: Task, seed: int, grown: Outcome, model: nn.Module
 ) -> Iterator[tuple[str, Callable[[], nn.Module], int]]:
     yield START, lambda: task.build_model(seed), grown.steps
     width = nearest_width(task, seed, grown.parameters)
     yield FINAL, lambda: task.build_model(seed, width), grown.steps
+    largest = nearest_width(task, seed, subject.budget)
+    if subject.name != "chars":
+        yield WHOLE, lambda: task.build_model(seed, largest), grown.steps
+    else:
+        each = _flops_per_step(task, task.build_model(seed, width), seed)
+        yield FINAL_SAME_FLOPS, lambda: task.build_model(seed, width), round(grown.flops / each)
     yield SAME_STEPS, lambda: reinitialised(model, seed), grown.steps
     each = _flops_per_step(task, reinitialised(model, seed), seed)
     yield SAME_FLOPS, lambda: reinitialised(model, seed), max(round(grown.flops / each), 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -9,17 +12,30 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from kasmina.bench import Row, known, load, report
+from kasmina.bench import Benchmark, Row, known, load, report
+from kasmina.errors import UsageError
+
+Flag = Annotated[bool, Parameter(negative=())]
 
 
 def bench(
-    name: str | None = None, /, *, json: Annotated[bool, Parameter(negative=())] = False
+    name: str | None = None,
+    /,
+    *,
+    json: Flag = False,
+    quick: Flag = False,
+    jobs: int | None = None,
+    out: Path | None = None,
 ) -> int:
     """Measure one benchmark; without a name, list them.
 
     Args:
         name: the benchmark.
         json: print one JSON object instead of a table.
+        quick: a small part of it, in seconds, where the benchmark has one.
+        jobs: processes to spread the work over, where the benchmark can.
+        out: folder for tables and pictures, where the benchmark has some; what it holds already of
+            a run that was ended is not measured again.
 
     Returns:
         0, or 1 where a target was missed.
@@ -31,12 +47,26 @@ def bench(
         return 0
     subject = load(name)
     Console(stderr=True).print(f"{subject.name}: {subject.meaning}", style="dim")
-    rows = subject.run()
+    given = {"quick": quick or None, "jobs": jobs, "out": out}
+    rows = subject.run(**_options(subject, given))
     if json:
         print(msgspec.json.encode(report(name, rows)).decode())  # noqa: T201  one line, not wrapped
     else:
         console.print(_table(name, rows))
     return int(any(row.met is False for row in rows))
+
+
+def _options(subject: Benchmark, given: Mapping[str, object]) -> dict[str, object]:
+    """The options that were given; raises `UsageError` for one that the benchmark has not."""
+    options = {name: value for name, value in given.items() if value is not None}
+    known = inspect.signature(subject.run).parameters
+    for name in options:
+        if name not in known:
+            has = ", ".join(f"--{each}" for each in known) or "none"
+            raise UsageError(f"benchmark {subject.name!r} has no --{name}; its options: {has}")
+    if int(options.get("jobs", 1)) < 1:  # type: ignore[call-overload]  # a number, from the command line
+        raise UsageError(f"--jobs is {options['jobs']}; give 1 or more")
+    return options
 
 
 def _table(name: str, rows: list[Row]) -> Table:

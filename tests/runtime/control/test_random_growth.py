@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kasmina.control import RandomController
 from tests.runtime.control.test_tamiyo import COMMANDS, _observe, _site
 
 
-def _drawn(seed: int, epoch: int, **more: int) -> list[tuple[int, str | None]]:
+def _drawn(seed: int, epoch: int, **more: Any) -> list[tuple[int, str | None]]:
     seen = _observe(epoch, **more)
     mask = np.ones((len(seen.seeds.state), len(COMMANDS)), np.bool_)
     proposal = RandomController(seed).propose(seen, mask)

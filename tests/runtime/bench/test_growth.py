@@ -1,0 +1,141 @@
+"""The growth benchmark: its arms are fair, its figures are those of its runs, and it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import stdev
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from kasmina.bench import _growth_arms as arms
+from kasmina.bench import growth, load
+from kasmina.bench._growth_arms import GROWN, SUBJECTS, Outcome
+from kasmina.bench._growth_table import Results, interval, picture, student, table
+from kasmina.cli.bench import bench
+from kasmina.errors import UsageError
+from kasmina.growth.task import evaluate
+from kasmina.tasks import digits
+
+
+def outcome(arm: str, seed: int, test: float, task: str = "digits") -> Outcome:
+    """An outcome with figures of its own."""
+    curve = ((1e9, 0.2), (2e9, test))
+    facts = {
+        "germinated": 2,
+        "grafted": 1,
+        "ended": {"FOSSILIZED": 1, "CULLED": 1},
+        "timed_out": 0,
+    }
+    return Outcome(task, arm, seed, test, test, 1 - test, 100, int(3e9), 50, 1.5, curve, facts)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.706), (3, 3.182), (4, 2.776), (9, 2.262), (29, 2.045), (1000, 1.962)],
+)
+def test_students_quantile(freedom: int, quantile: float) -> None:
+    """To half a percent of the tables."""
+    assert student(freedom) == pytest.approx(quantile, rel=5e-3)
+
+
+def test_intervals_are_students_and_differences_are_paired() -> None:
+    """Pairs are of equal seeds; what one arm lacks is left out."""
+    ours = [outcome(GROWN, seed, 0.9 + 0.01 * seed) for seed in range(4)]
+    theirs = [outcome("other", seed, 0.8 + 0.02 * seed) for seed in range(3)]
+    results = Results([*ours, *theirs])
+    gap = results.paired("digits", GROWN, "other")
+    assert gap is not None
+    gaps = [10.0, 9.0, 8.0]
+    half = student(2) * stdev(gaps) / 3**0.5
+    assert (gap.mean, gap.low, gap.high) == pytest.approx((9.0, 9.0 - half, 9.0 + half))
+    assert results.paired("digits", GROWN, "nobody") is None
+    assert interval([1.0]).mean == 1.0
+
+
+def test_the_table_and_the_picture_hold_every_arm() -> None:
+    """One row an arm; the picture is SVG with a curve for each."""
+    results = Results([outcome(GROWN, 1, 0.9), outcome("other", 1, 0.8)])
+    lines = table(results, GROWN).splitlines()
+    assert len(lines) == 4
+    assert lines[3].startswith(
+        "| digits | other | 1 | 80.00 (nan to nan) | 0.200 | 100 | 3.0 | 1.5"
+    )
+    assert "+10.00" in lines[3]
+    drawn = ElementTree.fromstring(picture(results, {GROWN: GROWN, "other": "other"}))
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
+
+
+def test_rows_hold_the_targets() -> None:
+    """A miss is a miss: the mean of the seeds against the issue's figure."""
+    seeds = growth.REPORTING_SEEDS
+    found = [outcome(GROWN, seed, 0.97) for seed in seeds]
+    found += [outcome(arms.SAME_FLOPS, seed, 0.96 + 0.001 * (seed % 2)) for seed in seeds]
+    rows = {row.name: row for row in growth.rows(Results(found))}
+    assert rows["digits: test, mean of 10"].met is False
+    assert rows[f"digits: better than {arms.SAME_FLOPS}, lower end"].met is True
+    assert rows["seeds that ended"].met is True
+    assert rows["seeds that ended"].baselines == {"CULLED": 50.0, "FOSSILIZED": 50.0}
+
+
+def test_the_arms_of_a_seed_share_start_and_batches() -> None:
+    """The re-initialised architecture has its size, and FLOPs are equal where an arm says so."""
+    found = {each.arm: each for each in arms.arms(SUBJECTS["digits"], 1, epochs=4)}
+    assert {GROWN, arms.START, arms.FINAL, arms.SAME_STEPS, arms.SAME_FLOPS, arms.WHOLE} <= set(
+        found
+    )
+    assert {arms.WIDENED, arms.INLINE, arms.RANDOM} <= set(found)
+    grown = found[GROWN]
+    assert found[arms.SAME_STEPS].parameters == grown.parameters
+    assert found[arms.SAME_STEPS].steps == found[arms.START].steps == grown.steps == 76
+    assert found[arms.SAME_FLOPS].flops == pytest.approx(grown.flops, rel=0.02)
+    assert found[arms.WHOLE].parameters == 3466
+    assert found[arms.WIDENED].parameters == 3466
+    assert all(0 <= each.test <= 1 for each in found.values())
+
+
+def test_widening_keeps_the_function_and_the_old_moments() -> None:
+    """New units give nothing at first; what the optimizer knew of the old ones stays."""
+    task = digits.task()
+    model = task.build_model(0, 4)
+    optimizer, _ = task.optimizer(model.parameters(), 10)
+    x, y = task.build_data(0).train.next_batch()
+    torch.autograd.backward(task.loss(model(x), y))
+    optimizer.step()
+    wider, fresh = arms._wider(task, 0, model, optimizer, 9, 10)
+    torch.testing.assert_close(wider(x), model(x))
+    for new, old in zip(wider.parameters(), model.parameters(), strict=True):
+        corner = tuple(slice(0, size) for size in old.shape)
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(fresh.state[new][name][corner], optimizer.state[old][name])
+    assert evaluate(task, wider, []) != evaluate(task, model, [(x, y)])
+
+
+def test_what_was_measured_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out` goes on where a run was ended, and holds table, picture and all figures."""
+    asked: list[object] = []
+
+    def one(unit: tuple[str, int, int | None, bool]) -> list[Outcome]:
+        asked.append(unit)
+        return [outcome(GROWN, unit[1], 0.9)]
+
+    monkeypatch.setattr(growth, "_one", one)
+    for _ in range(2):
+        assert bench("growth", quick=True, out=tmp_path) == 0
+    assert asked == [growth.QUICK[0]]
+    assert json.loads((tmp_path / "growth.json").read_text())[0]["test"] == 0.9
+    assert (tmp_path / "growth.md").exists()
+    assert (tmp_path / "growth.svg").exists()
+
+
+def test_options_that_a_benchmark_has_not_are_refused() -> None:
+    """With the ones that it has."""
+    load("spec")
+    with pytest.raises(UsageError, match=r"benchmark 'spec' has no --jobs; its options: none"):
+        bench("spec", jobs=2)
+    with pytest.raises(UsageError, match=r"--jobs is 0; give 1 or more"):
+        bench("growth", jobs=0)
