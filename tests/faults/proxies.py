@@ -20,8 +20,9 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.port, self.connections, self.faults = 0, 0, 0
         self._target = target
-        self._drop = False
-        self._cut: int | None = None
+        self._command = b""  # that the next fault waits for
+        self._passed = 0  # bytes of the reply that pass before the fault
+        self._armed = 0  # the connection whose next reply is spoiled
         self._held = False
         self._held_connections: set[int] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -33,13 +34,14 @@ class Proxy:
         """Where clients go."""
         return f"redis://127.0.0.1:{self.port}"
 
-    def drop_next_reply(self) -> None:
-        """Pass the next request; close the connection when its reply comes."""
-        self._drop = True
+    def cut_reply(self, command: bytes, after: int = 0) -> None:
+        """Pass the next request that holds `command`, and so much of its reply; then close.
 
-    def cut_next_reply(self, after: int) -> None:
-        """Pass so many bytes of the next reply, then close the connection."""
-        self._cut = after
+        Args:
+            command: part of the request, e.g. the name of a command.
+            after: bytes of the reply that pass.
+        """
+        self._command, self._passed, self._armed = command, after, 0
 
     def hold(self) -> None:
         """Let the connections of now pass nothing any more and stay open; new ones are whole."""
@@ -98,19 +100,16 @@ class Proxy:
                 if number in self._held_connections:
                     self.faults += 1
                     await asyncio.Event().wait()
-                if replies and self._spoils(data):
-                    if self._cut is not None:
-                        target.write(data[: self._cut])
-                        with suppress(OSError):
-                            await target.drain()
-                    self._drop, self._cut = False, None
+                if replies and self._armed == number:
+                    self._armed = 0
                     self.faults += 1
+                    target.write(data[: self._passed])
+                    await target.drain()
                     break
+                if not replies and self._command and self._command in data:
+                    self._command, self._armed = b"", number
                 target.write(data)
                 await target.drain()
         for writer in both:
             writer.close()
             self._writers.discard(writer)
-
-    def _spoils(self, data: bytes) -> bool:
-        return self._drop or (self._cut is not None and len(data) > self._cut)

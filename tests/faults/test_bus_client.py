@@ -118,28 +118,45 @@ def test_a_server_without_persistence_that_is_killed_loses_nothing_in_effect() -
         run(script(server), within_s=60)
 
 
-def test_a_server_with_an_append_only_file_that_is_killed_loses_nothing_at_all() -> None:
-    """Everything that the producer has an id for is there when it comes back; nothing is resent."""
+def test_a_server_with_an_append_only_file_that_is_killed_loses_nothing_in_effect() -> None:
+    """Three times in the midst of it: what was done is not done again, and nothing is missing."""
+
+    async def script(server: RedisServer) -> None:
+        async with Story(server.url) as story:
+            for killed in range(1, 4):
+                story.may_handle.clear()
+                await story.send(50)
+                server.kill()
+                server.start()
+                story.may_handle.set()
+                await story.send(50)
+                await story.all_done(100 * killed)
+            assert story.producer.counters["reconnects"] >= 3
+            assert "wiped" not in story.kinds()
+
+    with redis_server(appendonly="yes", appendfsync="everysec") as server:
+        run(script(server), within_s=60)
+
+
+def test_of_what_an_append_only_file_has_lost_no_entry_is_lost_in_silence() -> None:
+    """A server that is killed while its disk is busy loses a moment; that is counted exactly."""
 
     async def script(server: RedisServer) -> None:
         async with RedisStreamClient(server.url, watch_s=0.05) as client:
             losses: list[Loss] = []
             client.on_loss(losses.append)
-            await client.create_group(S, G)
             given: list[str] = []
-            for round_ in range(3):
-                payloads = [b"%d" % (round_ * 1000 + number) for number in range(1000)]
-                given += await client.publish_many(S, payloads)
+            for round_ in range(4):
+                for number in range(10):
+                    payloads = [b"%d" % (round_ * 1000 + number)] * 100
+                    given += await client.publish_many(S, payloads)
                 server.kill()
                 server.start()
-            found = await client.consume([S], G, "c", count=5000)
-            assert [delivery.id for delivery in found] == given
-            assert await client.acknowledge(S, G, given) == 3000
-            server.kill()
-            server.start()
-            assert await client.pending(S, G) == []
-            assert client.counters["reconnects"] >= 3
-            assert losses == []
+                await client.info(S)
+            found = {delivery.id for delivery in await client.read(S, count=5000)}
+            missing = [entry_id for entry_id in given if entry_id not in found]
+            assert len(missing) == sum(loss.entries or 0 for loss in losses)
+            assert client.counters["reconnects"] >= 4
 
     with redis_server(appendonly="yes", appendfsync="everysec") as server:
         run(script(server), within_s=60)
@@ -171,7 +188,7 @@ def test_a_server_that_comes_back_without_its_newest_entries_is_found_out() -> N
             assert client.counters["entries lost"] == loss.entries
             resending.cancel()
 
-    with redis_server(appendonly="yes", appendfsync="everysec") as server:
+    with redis_server(appendonly="yes", appendfsync="always") as server:
         run(script(server), within_s=60)
 
 
@@ -215,7 +232,7 @@ def test_a_group_that_is_destroyed_begins_anew_and_nothing_is_done_twice(version
             assert server.ask("XGROUP", "DESTROY", S, G) == 1
             await story.send(10)
             await story.all_done(50)
-            await until(lambda: story.deliveries.total() == 90)
+            await until(lambda: story.deliveries.total() >= 40 + 50)  # all of it again
             (loss,) = story.losses
             assert (loss.kind, loss.stream, loss.group) == ("group gone", S, G)
             assert story.consumer.counters["nogroup"] >= 1
@@ -274,14 +291,13 @@ def test_an_answer_that_is_lost_after_the_server_did_it_has_no_second_effect() -
             await story.send(1)
             await story.all_done(1)
             for number in range(1, 21):
-                proxy.drop_next_reply()
+                proxy.cut_reply(b"XADD")
                 await story.send(1)
-                await until(lambda: proxy.faults >= 1)
                 await story.all_done(number + 1)
+            await until(lambda: story.deliveries.total() >= 21 + 20)
             assert proxy.faults == 20
+            assert story.producer.counters["resent"] >= 20
             assert story.losses == []
-            resent = story.producer.counters["resent"] + story.consumer.counters["resent"]
-            assert resent + story.deliveries.total() > 21
 
     with redis_server() as server:
         run(script(server), within_s=60)
@@ -293,7 +309,7 @@ def test_a_lost_answer_to_a_publish_makes_it_stored_twice() -> None:
     async def script(server: RedisServer) -> None:
         async with Proxy(server.port) as proxy, RedisStreamClient(proxy.url, watch_s=0) as client:
             await client.publish(S, b"a")
-            proxy.drop_next_reply()
+            proxy.cut_reply(b"XADD")
             given = await client.publish(S, b"b")
             found = await client.read(S)
             assert [delivery.payload for delivery in found] == [b"a", b"b", b"b"]
@@ -312,13 +328,13 @@ def test_a_reply_that_is_cut_anywhere_is_asked_for_again(after: int) -> None:
     async def script(server: RedisServer) -> None:
         async with Proxy(server.port) as proxy, RedisStreamClient(proxy.url, watch_s=0) as client:
             await client.publish_many(S, [b"%d" % number for number in range(5)])
-            proxy.cut_next_reply(after)
+            proxy.cut_reply(b"XADD", after)
             given = await client.publish_many(S, [b"x%d" % number for number in range(5)])
             found = await client.read(S)
             assert [each.payload for each in found][-5:] == [b"x0", b"x1", b"x2", b"x3", b"x4"]
             assert given == [each.id for each in found][-5:]
             assert proxy.faults == 1
-            proxy.cut_next_reply(after)
+            proxy.cut_reply(b"XREAD", after)
             assert await client.read(S) == found
             assert proxy.faults == 2
 
