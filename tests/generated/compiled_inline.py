@@ -35,7 +35,7 @@ KERNELS: list[tuple[str, str, dict[str, Any]]] = [
     ("inline_mlp_gelu_backward", "_backward_rows", {**_BLOCKS, "REPLACE": False}),
     ("inline_affine_backward", "_backward_rows", {"REPLACE": False}),
     ("sample", "_sample_rows", {}),
-    ("sample", "_gather_measures", {}),
+    ("sample", "_gather_measures", {"BP": 32}),
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: 5fcdf482acff720216a6113457cec8c4
+# body: ed67205652887e3bcaeb1b309237557b
 
 """What the values of chunks are, read once."""
 
@@ -87,6 +87,7 @@ def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
         slots_of(measures),
         BN=power(width),
         BM=max(1, 1024 // power(width)),
+        BP=max(1, min(64, 4096 // power(width))),
         **({} if INTERPRETED else {"num_warps": 4}),
     )
 
@@ -157,6 +158,7 @@ def _gather_measures(
     slots,
     BN: tl.constexpr,
     BM: tl.constexpr,
+    BP: tl.constexpr,
 ):
     """Each program adds up a chunk, in the order of the splits."""
     chunk = tl.program_id(0)
@@ -168,8 +170,8 @@ def _gather_measures(
     sums = tl.zeros((BN,), tl.float32)
     squares = tl.zeros((BN,), tl.float32)
     most = tl.full((BN,), float("-inf"), tl.float32)
-    for first in range(0, tl.max(parts, 0), 8):
-        part = first + tl.arange(0, 8)
+    for first in range(0, tl.max(parts, 0), BP):
+        part = first + tl.arange(0, BP)
         there = part[:, None] < tl.where(here, parts, 0)[None, :]
         at = measures_at + part.to(tl.int64)[:, None] * features + column[None, :]
         sums += tl.sum(tl.load(at, mask=there, other=0.0), 0)
