@@ -19,7 +19,7 @@ import pytest
 from kasmina.bus.attempts import Attempts
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import Delivery
-from kasmina.bus.commands import CommandHandler
+from kasmina.bus.commands import CommandConfig, CommandHandler
 from kasmina.bus.consumer import Consumer, ConsumerConfig, Label
 from kasmina.bus.dead_letters import DeadLetterQueue
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
@@ -64,7 +64,10 @@ async def training(keep: int | None = 20) -> AsyncIterator[Run]:
     """A run that lives as long as the context; its telemetry keeps so many entries."""
     bus = InProcessBus()
     stamp = Stamp("run")
-    handler = CommandHandler(bus, "commands", "replies", stamp, run="r", check=lambda c: None)
+    commands = CommandConfig(window=1000, keep=1000)
+    handler = CommandHandler(
+        bus, "commands", "replies", stamp, run="r", check=lambda c: None, config=commands
+    )
     config = TelemetryConfig(batch_frames=4, limit_bytes=16 * SEEDS * 16, keep=keep)
     publisher = TelemetryPublisher(bus.peer(), "health", stamp, config=config)
     each = Run(bus, handler, publisher)

@@ -34,6 +34,8 @@ from kasmina_generated.messages.types import LayerHealth, TelemetryBatch
 
 Source = tuple[str, str, int]
 
+_KEPT_S = 60.0  # a frame that is larger than an entry; an hour of them would fill the bus
+
 
 @dataclass(frozen=True, slots=True)
 class TelemetryConfig:
@@ -41,7 +43,8 @@ class TelemetryConfig:
 
     Attributes:
         batch_frames: frames that are sent without waiting for more.
-        batch_bytes: bytes of columns that are; a batch holds no more of several frames.
+        batch_bytes: bytes of columns that are; a batch holds no more of several frames. The default
+            always fits into one entry of the bus.
         batch_s: how long a frame waits for others, seconds.
         limit_bytes: bytes of columns that wait at most; beyond, the oldest frames are dropped.
         keep: entries that the stream keeps; None keeps all.
@@ -50,7 +53,7 @@ class TelemetryConfig:
     """
 
     batch_frames: int = 64
-    batch_bytes: int = 1 << 21
+    batch_bytes: int = 1 << 19
     batch_s: float = 1.0
     limit_bytes: int = 64 << 20
     keep: int | None = 10_000
@@ -72,7 +75,8 @@ class TelemetryPublisher:
         client: the bus.
         stream: where batches go.
         stamp: of this process.
-        claims: takes batches that are too large for an entry; None makes one on the bus.
+        claims: takes batches that are too large for an entry; None makes one on the bus that keeps
+            them for a minute.
         config: see `TelemetryConfig`.
         backoff: waits while the bus is away.
         rng: draws them.
@@ -92,7 +96,7 @@ class TelemetryPublisher:
         self.dropped: Counter[Source] = Counter()  # by site, since the publisher was made
         self.sent = self.outages = 0
         self._client, self._stream, self._stamp = client, stream, stamp
-        self._claims = claims or ClaimStore(client)
+        self._claims = claims or ClaimStore(client, expires_s=_KEPT_S)
         self._config = config or TelemetryConfig()
         self._backoff, self._rng = backoff, rng or Random()
         self._lock = Lock()

@@ -463,3 +463,35 @@ def test_an_answer_that_cannot_be_told_is_a_refusal() -> None:
         await task
 
     run(main())
+
+
+def test_fuzzed_commands_are_each_answered_and_stop_nobody() -> None:
+    """2,000 mutations of commands: every one is accepted, refused or known; the next is read."""
+
+    async def main() -> None:
+        desk, rng = Desk(capacity=100_000), Random(0)
+        task = await started(desk)
+        good = [
+            wire.encode(desk.sender(body))
+            for body in (germinate(3, reason="because"), Pause(run=RUN), germinate(99))
+        ]
+        payloads = []
+        for _ in range(2000):
+            bad = bytearray(rng.choice(good))
+            for _ in range(rng.randint(1, 3)):
+                bad[rng.randrange(len(bad))] = rng.randrange(256)
+            payloads.append(bytes(bad[: rng.choice((len(bad), rng.randrange(len(bad))))]))
+        await desk.bus.publish_many("commands", payloads)
+        await asyncio.sleep(5)
+        handler = desk.handler
+        assert handler.accepted + handler.refused + handler.duplicates == len(payloads)
+        assert handler.unreadable > 1000
+        assert handler.accepted > 20
+        assert len(await desk.replies()) == len(payloads)
+        id_ = await desk.send(germinate(1))
+        await asyncio.sleep(1)
+        assert len(await desk.replies(id_)) == 1
+        handler.stop()
+        await task
+
+    run(main())
