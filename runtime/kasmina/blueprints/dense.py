@@ -7,7 +7,7 @@ inline seed has one, since a seed that replaces its chunk must be able to give a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from kasmina.blueprints.maps import linear, plain_linear, uniform
 from kasmina.blueprints.plain import Affine, OverChannels, SwiGLU
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
+from kasmina.blueprints.starts import STARTS
 from kasmina.kernels.together import Units
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
@@ -60,10 +61,61 @@ class _Pointwise(Blueprint):
 
 
 class _Dense(_Pointwise):
-    """What the kinds with one hidden layer share; `inner` names the maps that read the input."""
+    """What the kinds with one hidden layer share; `inner` names the maps that read the input.
+
+    Args:
+        shape: the place.
+        hidden: hidden units of one seed.
+        start: `random`, or for parallel seeds `tiny` or `gradmax`, see `blueprints.starts`.
+    """
 
     inner: tuple[str, ...]
     inner_bias: bool
+
+    def __init__(self, shape: SiteShape, hidden: int, start: str = "random") -> None:
+        super().__init__(shape, hidden)
+        if start not in STARTS:
+            raise BlueprintError(
+                f"blueprint {self.name!r}: start={start!r}; legal: {', '.join(STARTS)}"
+            )
+        if start != "random" and (shape.placement == "inline" or shape.channels_first):
+            raise BlueprintError(
+                f"blueprint {self.name!r}: start={start!r} reads the gradient at the output of a "
+                "site of features, which parallel seeds learn; use start='random' here"
+            )
+        if start == "gradmax" and (why := self._dead_at_zero()):
+            raise BlueprintError(
+                f"blueprint {self.name!r}: start='gradmax' begins with weights of 0, and {why}; use "
+                "start='tiny' here"
+            )
+        self._units_of = STARTS[start]  # no string: strings choose among kernels
+
+    def _dead_at_zero(self) -> str:
+        """Why units that read with 0 would do so for ever; "" where they learn."""
+        return ""
+
+    def begin(self, params: Parameters, x: Tensor, target: Tensor) -> Mapping[str, Tensor] | None:
+        """See `Blueprint.begin`."""
+        if self._units_of is None:
+            return None
+        seeds = len(params["out_weight"])
+        units = self._units_of(x, target, seeds * self.hidden)
+        begun = {name: value.clone() for name, value in params.items()}
+        begun["out_weight"].zero_()
+        for number in range(len(units.read)):  # the first directions go to different seeds
+            seed, unit = number % seeds, number // seeds
+            self._begin_unit(begun, seed, unit, units.read[number], units.bias[number])
+            begun["out_weight"][seed, :, unit] = units.write[number]
+        return begun
+
+    def _begin_unit(
+        self, begun: Parameters, seed: int, unit: int, read: Tensor, bias: Tensor
+    ) -> None:
+        """Let a unit give `read x + bias`, as near as its kind can."""
+        (name,) = self.inner
+        begun[f"{name}_weight"][seed, unit] = read
+        if self.inner_bias:
+            begun[f"{name}_bias"][seed, unit] = bias
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Inner maps `[hidden, d_in]` with their biases, then `out_weight` `[d_out, hidden]`."""
@@ -118,15 +170,23 @@ class Mlp(_Dense):
     inner, inner_bias = ("up",), True
 
     def __init__(
-        self, shape: SiteShape, hidden: int, activation: Literal["relu", "gelu", "silu"] = "relu"
+        self,
+        shape: SiteShape,
+        hidden: int,
+        activation: Literal["relu", "gelu", "silu"] = "relu",
+        start: str = "random",
     ) -> None:
-        super().__init__(shape, hidden)
         if activation not in _FUNCTIONS:
             raise BlueprintError(
                 f"blueprint 'mlp': unknown activation {activation!r}; known: "
                 f"{', '.join(_FUNCTIONS)}"
             )
         self.activation = activation
+        super().__init__(shape, hidden, start)
+
+    def _dead_at_zero(self) -> str:
+        relu = self.activation == "relu"
+        return "relu'(0) = 0 leaves a ReLU that reads with 0 dead for ever" if relu else ""
 
     def units(self, *given: Tensor) -> Tensor:
         """See `_Dense.units`."""
@@ -171,6 +231,16 @@ class Gated(_Dense):
     """
 
     inner, inner_bias = ("gate", "up"), True
+
+    def _dead_at_zero(self) -> str:
+        return "a product of two zeros has no gradient by either"
+
+    def _begin_unit(
+        self, begun: Parameters, seed: int, unit: int, read: Tensor, bias: Tensor
+    ) -> None:
+        """The gate starts open: silu(1.2785) = 1, and learns to close."""
+        begun["gate_weight"][seed, unit], begun["gate_bias"][seed, unit] = 0.0, 1.2784645
+        begun["up_weight"][seed, unit], begun["up_bias"][seed, unit] = read, bias
 
     def units(self, *given: Tensor) -> Tensor:
         """See `_Dense.units`."""

@@ -89,6 +89,16 @@ class Blueprint(ABC):
         `reset_parameters`, so that the architecture can be trained from the start.
         """
 
+    def begin(self, params: Parameters, x: Tensor, target: Tensor) -> Mapping[str, Tensor] | None:
+        """Better values than `params` to begin with, given the first batch; None to keep them.
+
+        Args:
+            params: of the seeds that begin, name -> `[S, ...]`, as `init` drew them.
+            x: as `forward` reads it.
+            target: what `forward` should give, `[S, N, ...]`, or without S where all share it.
+        """
+        return None
+
     def together(self) -> Units | None:
         """What makes the hidden units of all parallel seeds one layer, or None for no such kind."""
         return None

@@ -254,6 +254,7 @@ class AsideTrainer:
 
     def _learn(self, bed: Bed, passage: Passage) -> None:
         x, target = example(bed, passage)
+        self._begin(bed, x, target)
         with torch.enable_grad():
             params = {
                 name: value.detach()[bed.slots].requires_grad_()
@@ -270,6 +271,19 @@ class AsideTrainer:
             bed.slots[learned],
             {name: g[learned] for name, g in zip(params, gradients, strict=True)},
         )
+
+    @torch.no_grad()
+    def _begin(self, bed: Bed, x: Tensor, target: Tensor) -> None:
+        """Let kinds that want to see a batch before their first step have it."""
+        age = self._adam(bed).age
+        fresh = [n for n, slot in enumerate(bed.slots.tolist()) if not age.get(slot)]
+        if not fresh or not bool(x.isfinite().all() and target.isfinite().all()):
+            return
+        slots = bed.slots[fresh]
+        with self._meter.forward((bed.key, "begin", len(fresh), x.shape), 1):
+            begun = bed.pool.kind.begin(bed.pool.rows(slots), x, target)
+        for name, values in (begun or {}).items():
+            bed.pool.get_parameter(name)[slots] = values
 
     @torch.no_grad()
     def _moments(self, bed: Bed, passages: list[Passage]) -> Moments:

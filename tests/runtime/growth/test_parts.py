@@ -18,6 +18,7 @@ from kasmina.growth.gates import gate, gates_for
 from kasmina.growth.ledger import Ledger
 from kasmina.growth.scaling import line_search
 from kasmina.growth.validation import Validator
+from kasmina.sites import Site
 from tests.runtime.growth.gardens import Bed, germinate
 
 
@@ -191,6 +192,23 @@ def test_a_pass_is_counted_once_and_then_remembered() -> None:
     with meter.forward("evaluate", FlopMeter.EVALUATE):
         layer(x)
     assert meter.total == (9 + 1) * 2 * 16 * 8 * 4
+
+
+@pytest.mark.parametrize("start", ["random", "tiny"])
+def test_a_start_is_made_from_the_first_batch(start: str) -> None:
+    """With it a seed's first epoch already explains what a drawn one learns in several."""
+    options = {"mlp": {"start": start, "activation": "silu"}}
+    sites = [Site(".", seeds=2, hidden=2, options=options)]
+    bed = Bed(germinate(0, 1), sites=sites, aside_rate=1e-6)
+    bed.until("TRAINING")
+    pool = bed.gardener.garden.site_of(0).pool("mlp")
+    drawn = pool.get_parameter("up_weight").detach().clone()
+    bed.batch()
+    begun = pool.get_parameter("up_weight").detach().clone()
+    assert torch.allclose(begun, drawn, atol=1e-5) == (start == "random")
+    for _ in range(4):
+        bed.batch()
+    assert torch.allclose(pool.get_parameter("up_weight"), begun, atol=1e-4)  # once only
 
 
 def test_the_line_search_takes_the_best_factor_and_leaves_alpha_alone() -> None:
