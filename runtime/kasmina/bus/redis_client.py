@@ -365,7 +365,8 @@ class RedisStreamClient:
             raise BusUnavailable(
                 f"{MOST_WAITING} calls wait for entries of {self.server} already; let fewer wait"
             )
-        await self.features()  # so that nobody waits for a server that cannot be used
+        if self._features is None:  # let nobody wait for a server that cannot be used
+            await self.features()
         connection = self._spare.pop() if self._spare else self._connect()
         self._busy.add(connection)
         try:

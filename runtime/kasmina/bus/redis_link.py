@@ -253,7 +253,8 @@ class Link:
 
 async def opened(connection: AbstractConnection) -> None:
     """Open a connection, if it is not open."""
-    await connection.connect()  # type: ignore[no-untyped-call]
+    if not connection.is_connected:
+        await connection.connect()  # type: ignore[no-untyped-call]
 
 
 async def _reply(connection: AbstractConnection) -> Reply:
