@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kasmina.bus.claims import BadClaim, ClaimStore
-from kasmina.bus.client import FIRST, Delivery, MessageBusClient
+from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
 from kasmina.bus.errors import BusError
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
@@ -130,7 +130,7 @@ class CommandHandler:
     ) -> None:
         self.check, self.held = check, False
         self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
-        self.outages = 0
+        self.outages = self.rewound = 0
         self._verify = verify
         self._client, self._stream, self._replies, self._stamp = client, stream, replies, stamp
         self._run, self._config = run, config or CommandConfig()
@@ -140,7 +140,8 @@ class CommandHandler:
         self._lock = Lock()
         self._done = MessageDeduplicator[Outcome](self._config.window)
         self._queue: FairQueue[Request] = FairQueue(self._config.stride)
-        self._open: OrderedDict[str, None] = OrderedDict()  # entries that are not done, in order
+        # entries that are not done, in order, and whether they are in the stream
+        self._open: OrderedDict[str, bool] = OrderedDict()
         self._keys: dict[MessageKey, float] = {}  # accepted and not done: when they were made
         self._position = self._read = FIRST
         self._life = 0
@@ -214,8 +215,11 @@ class CommandHandler:
         try:
             while not self._stopping:
                 life = self._life
-                for delivery in await self._through_outages(self._next):
+                deliveries = await self._through_outages(self._next)
+                for delivery in deliveries:
                     await self._handle(delivery, life)
+                if not deliveries:
+                    await self._through_outages(self._look_back)
                 self._expire()
         finally:
             self.stop()
@@ -238,7 +242,7 @@ class CommandHandler:
             if life != self._life:
                 return
             self._read = delivery.id
-            self._open[delivery.id] = None
+            self._open[delivery.id] = True
             if isinstance(found, Envelope):
                 self._consider(delivery.id, found)
             else:
@@ -252,6 +256,20 @@ class CommandHandler:
             count=self._config.batch,
             wait_s=self._config.wait_s,
         )
+
+    async def _look_back(self) -> None:
+        """Where the stream ends before what was read of it, it was lost: read from its beginning.
+
+        Else what comes there would never be read: a server with a clock that went back gives it ids
+        that are older. What was read before is known by its ids.
+        """
+        life, last = self._life, (await self._client.info(self._stream)).last
+        with self._lock:
+            if life == self._life and position(last) < position(self._read):
+                self._read = FIRST
+                self.rewound += 1
+                self._open = OrderedDict.fromkeys(self._open, False)
+                self._close("")
 
     def _consider(self, entry: str, envelope: Envelope) -> None:
         """Accept or refuse a message; the lock is held."""
@@ -312,7 +330,7 @@ class CommandHandler:
     def _close(self, entry: str) -> None:
         """An entry is done: the position moves up to the first one that is not."""
         self._open.pop(entry, None)
-        first = next(iter(self._open), None)
+        first = next((each for each, there in self._open.items() if there), None)
         self._position = self._read if first is None else self._before(first)
 
     def _before(self, entry: str) -> str:

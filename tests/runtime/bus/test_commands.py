@@ -408,6 +408,41 @@ def test_the_position_waits_for_what_is_not_done() -> None:
     run(main())
 
 
+def test_a_stream_that_was_lost_is_read_from_its_beginning() -> None:
+    """The server came back empty and with an older clock: new commands are read, copies known."""
+
+    async def main() -> None:
+        desk, back = Desk(), 0.0
+        desk.bus = InProcessBus(clock=lambda: clock() - back)
+        desk.handler = desk.another()
+        task = await started(desk)
+        await desk.send(germinate(0), "first")
+        await desk.send(germinate(1), "second")
+        await asyncio.sleep(1)
+        first, second = desk.handler.take()
+        desk.handler.settle(first, applied())
+        await desk.bus.wipe()
+        back = 1e6
+        await asyncio.sleep(2)
+        assert desk.handler.rewound == 1
+        assert desk.handler.position == "0"
+        for number, id_ in ((0, "first"), (1, "second"), (2, "third")):
+            await desk.send(germinate(number), id_)
+        await asyncio.sleep(1)
+        (third,) = desk.handler.take()
+        assert (slot(third), desk.handler.duplicates) == (2, 2)
+        left = await desk.bus.read("commands", after=desk.handler.position)
+        assert len(left) == 1  # of the new stream, though one of the old is not done
+        desk.handler.settle(second, applied())
+        desk.handler.settle(third, applied())
+        assert desk.handler.position == (await desk.bus.info("commands")).last
+        desk.handler.stop()
+        await task
+        assert (desk.handler.applied, desk.handler.rewound) == (3, 1)
+
+    run(main())
+
+
 def test_answers_wait_while_the_bus_is_away() -> None:
     """None is lost, and their order stays; another error ends the run."""
 
