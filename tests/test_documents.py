@@ -19,6 +19,7 @@ DOCUMENTS = [
         "CHANGELOG.md",
         "tests/README.md",
         "docs/architecture.md",
+        "docs/bus.md",
         "docs/checkpoints.md",
         "docs/performance.md",
         "docs/specs.md",
