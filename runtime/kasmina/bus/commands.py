@@ -26,7 +26,7 @@ import msgspec
 from kasmina.bus.claims import BadClaim, ClaimStore
 from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
-from kasmina.bus.errors import BusError
+from kasmina.bus.outages import Outages
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
 from kasmina.bus.signing import SignatureRefused, Verifier, unsealed
 from kasmina.bus.stamping import Stamp
@@ -130,12 +130,12 @@ class CommandHandler:
     ) -> None:
         self.check, self.held = check, False
         self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
-        self.outages = self.rewound = 0
+        self.rewound = 0
+        self.outages = Outages(backoff, rng)
         self._verify = verify
         self._client, self._stream, self._replies, self._stamp = client, stream, replies, stamp
         self._run, self._config = run, config or CommandConfig()
         self._observe, self._clock = observe, clock
-        self._backoff, self._rng = backoff, rng or Random()
         self._claims = ClaimStore(client, clock=clock)
         self._lock = Lock()
         self._done = MessageDeduplicator[Outcome](self._config.window)
@@ -215,11 +215,11 @@ class CommandHandler:
         try:
             while not self._stopping:
                 life = self._life
-                deliveries = await self._through_outages(self._next)
+                deliveries = await self.outages.through(self._next)
                 for delivery in deliveries:
                     await self._handle(delivery, life)
                 if not deliveries:
-                    await self._through_outages(self._look_back)
+                    await self.outages.through(self._look_back)
                 self._expire()
         finally:
             self.stop()
@@ -227,14 +227,14 @@ class CommandHandler:
 
     def stop(self) -> None:
         """Let `run` return; from any thread."""
-        self._stopping = True
+        self._stopping = self.outages.ending = True
         self._wake_up()
 
     async def _handle(self, delivery: Delivery, life: int) -> None:
         """Take one entry of the stream, if no checkpoint was restored since it was read."""
         found: Envelope | Exception
         try:
-            read = await self._through_outages(lambda: self._claims.read(delivery.payload))
+            read = await self.outages.through(lambda: self._claims.read(delivery.payload))
             found = self._verify(read, delivery.id) if self._verify else unsealed(read)
         except (wire.MessageRefused, BadClaim, SignatureRefused) as error:
             found = error
@@ -384,25 +384,12 @@ class CommandHandler:
                 self._wake.clear()
                 continue
             answers = [self._answers[at] for at in range(min(512, len(self._answers)))]
-            await self._through_outages(partial(self._publish, answers))
+            await self.outages.through(partial(self._publish, answers))
             for _ in answers:
                 self._answers.popleft()
 
     async def _publish(self, answers: list[bytes]) -> None:
         await self._client.publish_many(self._replies, answers, keep=self._config.keep)
-
-    async def _through_outages(self, call: Callable[[], Any]) -> Any:
-        """Call until the bus answers; after `stop` only so many times."""
-        outages = 0
-        while True:
-            try:
-                return await call()
-            except BusError as error:
-                if not error.transient or (self._stopping and outages >= self._backoff.attempts):
-                    raise
-                outages += 1
-                self.outages += 1
-                await asyncio.sleep(self._backoff.wait(min(outages, 64), self._rng))
 
     def _wake_up(self) -> None:
         if self._loop is not None:

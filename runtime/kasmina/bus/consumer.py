@@ -10,21 +10,20 @@ whoever touches it uses up its own attempts and nobody else's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from kasmina.bus.attempts import Attempts
 from kasmina.bus.client import Delivery, MessageBusClient
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
-from kasmina.bus.errors import BusError
 from kasmina.bus.ordering import Order, OrderedMessageProcessor, SequenceGap
+from kasmina.bus.outages import Outages
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
 from kasmina.bus.sequencing import Gap
 
-T = TypeVar("T")
 Tag = tuple[str, str]  # a stream and an entry of it
 
 
@@ -105,11 +104,11 @@ class Consumer:
         rng: Random | None = None,
     ) -> None:
         self.client, self.streams, self.group, self.name = client, list(streams), group, name
-        self.handled = self.duplicates = self.refused = self.outages = 0
+        self.handled = self.duplicates = self.refused = 0
+        self.outages = Outages(backoff, rng)
         self.done = MessageDeduplicator[None]() if done is None else done
         self._config = config or ConsumerConfig()
         self._attempts, self._label = attempts, label
-        self._backoff, self._rng = backoff, rng or Random()
         self.processor: OrderedMessageProcessor[Labelled] = OrderedMessageProcessor(
             self._handle,
             key=lambda labelled: labelled[1].key,
@@ -139,7 +138,7 @@ class Consumer:
         acknowledging = asyncio.create_task(self._acknowledge_all())
         acknowledging.add_done_callback(self._acknowledged)
         try:
-            await self._through_outages(self._begin)
+            await self.outages.through(self._begin)
             if self._config.exclusive:
                 await self._take_over(0.0)
             await self._read()
@@ -154,11 +153,11 @@ class Consumer:
 
     def stop(self) -> None:
         """Take nothing more; `run` returns when what is held is handled and acknowledged."""
-        self._stopping = True
+        self._stopping = self.outages.ending = True
 
     def _acknowledged(self, task: asyncio.Task[None]) -> None:
         """Nothing is acknowledged any more, so nothing more is taken."""
-        self._stopping = True
+        self._stopping = self.outages.ending = True
         self._settled.set()
 
     async def _begin(self) -> None:
@@ -172,9 +171,13 @@ class Consumer:
             if loop.time() >= look_again:
                 await self._take_over(self._config.claim_idle_s)
                 look_again = loop.time() + self._config.claim_every_s
-            outages = self.outages
-            deliveries = await self._through_outages(self._next)
-            if outages < self.outages and self._config.exclusive and await self._missed(deliveries):
+            outages = self.outages.count
+            deliveries = await self.outages.through(self._next)
+            if (
+                outages < self.outages.count
+                and self._config.exclusive
+                and await self._missed(deliveries)
+            ):
                 await self._take_over(0.0)  # of an answer that got lost, and then these
                 continue
             for delivery in deliveries:
@@ -194,7 +197,7 @@ class Consumer:
         had = self._held | {(each.stream, each.id) for each in deliveries}
         for stream in self.streams:
             ask = partial(self.client.pending, stream, self.group, count=len(had) + 1)
-            pending = await self._through_outages(ask)
+            pending = await self.outages.through(ask)
             if any((stream, each.id) not in had for each in pending):
                 return True
         return False
@@ -206,7 +209,7 @@ class Consumer:
         for stream in self.streams:
             while not self._stopping:
                 claim = partial(self._claim, stream, idle_s)
-                taken = await self._through_outages(claim)
+                taken = await self.outages.through(claim)
                 fresh = [each for each in taken if (each.stream, each.id) not in self._held]
                 if not fresh:
                     break
@@ -261,21 +264,8 @@ class Consumer:
             while self._ready:
                 stream = next(iter(self._ready))
                 ids = self._ready.pop(stream)
-                await self._through_outages(
+                await self.outages.through(
                     partial(self.client.acknowledge, stream, self.group, ids)
                 )
                 self._held.difference_update((stream, each) for each in ids)
             self._settled.set()
-
-    async def _through_outages(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until the bus answers; after `stop` only so many times."""
-        outages = 0
-        while True:
-            try:
-                return await call()
-            except BusError as error:
-                self.outages += 1
-                outages += 1
-                if not error.transient or (self._stopping and outages >= self._backoff.attempts):
-                    raise
-                await asyncio.sleep(self._backoff.wait(min(outages, 64), self._rng))

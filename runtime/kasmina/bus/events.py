@@ -19,6 +19,7 @@ import msgspec
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import MessageBusClient
 from kasmina.bus.errors import BusError
+from kasmina.bus.outages import Outages
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
@@ -104,11 +105,11 @@ class EventPublisher:
         backoff: Backoff = DEFAULT_BACKOFF,
         rng: Random | None = None,
     ) -> None:
-        self.sent = self.outages = self.restarts = 0
+        self.sent = self.restarts = 0
+        self.outages = Outages(backoff, rng)
         self._client, self._stream, self._stamp = client, stream, stamp
         self._log, self._path, self._claims = log, cursor, ClaimStore(client)
         self._batch, self._poll_s, self._keep = batch, poll_s, keep
-        self._backoff, self._rng = backoff, rng or Random()
         self._cursor = _load(cursor)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
@@ -139,21 +140,12 @@ class EventPublisher:
         return len(payloads)
 
     async def run(self) -> None:
-        """Publish until `stop`; then what the log still holds, if the bus takes it at once."""
+        """Publish until `stop`; then what the log still holds, if the bus takes it within `backoff`."""
         self._loop = asyncio.get_running_loop()
-        outages = 0
         while True:
             stopping = self._stopping  # before the last look at the log
-            try:
-                while await self.pump():
-                    outages = 0
-            except BusError as error:
-                if not error.transient or self._stopping:
-                    raise
-                outages += 1
-                self.outages += 1
-                await asyncio.sleep(self._backoff.wait(min(outages, 64), self._rng))
-                continue
+            while await self.outages.through(self.pump):
+                pass
             if stopping:
                 return
             with suppress(TimeoutError):
@@ -169,7 +161,7 @@ class EventPublisher:
 
     def stop(self) -> None:
         """Let `run` publish what there is and return; from any thread."""
-        self._stopping = True
+        self._stopping = self.outages.ending = True
         self.notify()
 
     async def _fit(self, payload: bytes) -> bytes:

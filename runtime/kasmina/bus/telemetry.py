@@ -18,7 +18,6 @@ from threading import Lock
 
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import MessageBusClient
-from kasmina.bus.errors import BusError
 from kasmina.bus.frames import (
     BadHealth,
     HealthDecoder,
@@ -27,6 +26,7 @@ from kasmina.bus.frames import (
     check_frames,
     frame_of,
 )
+from kasmina.bus.outages import Outages
 from kasmina.bus.packing import EXACT, Precision
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff, BadSetting
 from kasmina.bus.stamping import Stamp
@@ -94,11 +94,11 @@ class TelemetryPublisher:
         rng: Random | None = None,
     ) -> None:
         self.dropped: Counter[Source] = Counter()  # by site, since the publisher was made
-        self.sent = self.outages = 0
+        self.sent = 0
+        self.outages = Outages(backoff, rng)
         self._client, self._stream, self._stamp = client, stream, stamp
         self._claims = claims or ClaimStore(client, expires_s=_KEPT_S)
         self._config = config or TelemetryConfig()
-        self._backoff, self._rng = backoff, rng or Random()
         self._lock = Lock()
         self._waiting: deque[HealthFrame] = deque()
         self._bytes = 0
@@ -132,25 +132,16 @@ class TelemetryPublisher:
             self._wake_up()
 
     async def run(self) -> None:
-        """Send until `stop`; then send what waits, if the bus takes it at once."""
+        """Send until `stop`; then send what waits, if the bus takes it within `backoff`."""
         self._loop = asyncio.get_running_loop()
-        outages = 0
         while not self._stopping or self._waiting:
             if not self._stopping:
                 await self._until_due()
-            try:
-                await self.flush()
-                outages = 0
-            except BusError as error:
-                if not error.transient or self._stopping:
-                    raise
-                outages += 1
-                self.outages += 1
-                await asyncio.sleep(self._backoff.wait(min(outages, 64), self._rng))
+            await self.outages.through(self.flush)
 
     def stop(self) -> None:
         """Let `run` send what waits and return; from any thread."""
-        self._stopping = True
+        self._stopping = self.outages.ending = True
         self._wake_up()
 
     async def flush(self) -> None:
