@@ -21,7 +21,8 @@ from torch import nn
 from kasmina.bench import Row, interleave, require, single_thread
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import FIRST
-from kasmina.bus.frames import HealthDecoder, HealthEncoder, HealthFrame
+from kasmina.bus.frames import HealthFrame
+from kasmina.bus.health import HealthDecoder, HealthEncoder
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.packing import EXACT, Precision
 from kasmina.bus.stamping import Stamp

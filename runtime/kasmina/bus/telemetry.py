@@ -18,14 +18,8 @@ from threading import Lock
 
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import MessageBusClient
-from kasmina.bus.frames import (
-    BadHealth,
-    HealthDecoder,
-    HealthEncoder,
-    HealthFrame,
-    check_frames,
-    frame_of,
-)
+from kasmina.bus.frames import BadHealth, HealthFrame, check_frames, frame_of
+from kasmina.bus.health import HealthDecoder, HealthEncoder
 from kasmina.bus.outages import Outages
 from kasmina.bus.packing import EXACT, Precision
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff, BadSetting

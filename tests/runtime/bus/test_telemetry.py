@@ -13,7 +13,8 @@ import pytest
 from kasmina.bus.claims import ClaimMissing, ClaimStore
 from kasmina.bus.client import LARGEST_PAYLOAD
 from kasmina.bus.errors import BusUnavailable
-from kasmina.bus.frames import BadHealth, HealthFrame, MissingKeyframe
+from kasmina.bus.frames import BadHealth, HealthFrame
+from kasmina.bus.health import MissingKeyframe
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.packing import Precision
 from kasmina.bus.retry import Backoff, BadSetting

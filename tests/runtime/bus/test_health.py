@@ -13,17 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kasmina.bus.frames import (
-    BadHealth,
-    HealthDecoder,
-    HealthEncoder,
-    HealthFrame,
-    MissingKeyframe,
-    Packed,
-    frame_of,
-    message_of,
-    stream_name,
-)
+from kasmina.bus.frames import BadHealth, HealthFrame, frame_of, message_of, stream_name
+from kasmina.bus.health import HealthDecoder, HealthEncoder, MissingKeyframe, Packed
 from kasmina.bus.packing import DTYPES, HALF_ABSOLUTE, HALF_RELATIVE, Precision
 from kasmina.bus.retry import BadSetting
 from kasmina.bus.stamping import Stamp
