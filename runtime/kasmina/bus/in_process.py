@@ -221,7 +221,7 @@ class InProcessBus:
 
         def look() -> list[Delivery]:
             found = self.broker.streams.get(stream)
-            entries = found.behind(found.start(after), count) if found else ()
+            entries = () if found is None else found.behind(found.start(after), count)
             return [Delivery(stream, text(at), payload) for at, payload in entries]
 
         return await self._wait_for(look, wait_s)
@@ -230,19 +230,19 @@ class InProcessBus:
         """Take single entries away; returns how many there were."""
         with self._open() as broker:
             found = broker.streams.get(stream)
-            return found.remove(ids) if found else 0
+            return 0 if found is None else found.remove(ids)
 
     async def trim(self, stream: str, *, before: str) -> int:
         """Take away all entries older than the id `before`; returns how many there were."""
         with self._open() as broker:
             found = broker.streams.get(stream)
-            return found.drop(found.older(found.start(before))) if found else 0
+            return 0 if found is None else found.drop(found.older(found.start(before)))
 
     async def info(self, stream: str) -> StreamInfo:
         """Return where a stream and its groups stand."""
         with self._open() as broker:
             found = broker.streams.get(stream)
-            return found.info() if found else NO_STREAM
+            return NO_STREAM if found is None else found.info()
 
     async def put_many(self, values: Mapping[str, bytes], *, expires_s: float) -> None:
         """Keep values beside the streams, by key, for a time."""
@@ -315,7 +315,7 @@ class InProcessBus:
 
     def _find_group(self, stream: str, group: str) -> Group | None:
         found = self.broker.streams.get(stream)
-        return found.groups.get(group) if found else None
+        return None if found is None else found.groups.get(group)
 
     def _create_group(self, stream: str, group: str, start: str) -> bool:
         found = self._stream(stream)

@@ -186,7 +186,7 @@ class RedisStreamClient:
             taken += [entry for entry in reply[1] if entry is not None and entry[1] is not None]
             lost = [] if len(reply) < 3 else [entry_id.decode() for entry_id in reply[2]]
             if None in reply[1]:  # before Redis 7 it does not say which are there no more
-                lost += await self._not_there(stream, group, consumer)
+                lost += await self._not_there(stream, group, consumer, reply[0].decode())
             gone += lost
             cursor = reply[0]
             if cursor == b"0-0":
@@ -401,9 +401,13 @@ class RedisStreamClient:
         found: list[Any] = reply
         return found
 
-    async def _not_there(self, stream: str, group: str, consumer: str) -> list[str]:
-        """Acknowledge this consumer's pending entries that are there no more; returns them."""
-        held = pending_of(await self._pending(stream, group, "-", "+", 10_000, consumer))
+    async def _not_there(self, stream: str, group: str, consumer: str, before: str) -> list[str]:
+        """Acknowledge this consumer's pending entries that are there no more; returns them.
+
+        Looked at are those up to where the server has looked.
+        """
+        end = "+" if before == "0-0" else f"({before}"
+        held = pending_of(await self._pending(stream, group, "-", end, 10_000, consumer))
         commands = [pack("XRANGE", stream, each.id, each.id) for each in held]
         replies = await self._call(*commands, name="XRANGE") if commands else []
         gone = [each.id for each, entry in zip(held, replies, strict=True) if not entry]

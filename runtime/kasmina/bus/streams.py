@@ -113,10 +113,12 @@ class Stream:
     ) -> tuple[list[Delivery], list[Position]]:
         """Give old pending entries to a consumer; also returns those that are there no more."""
         group.consumers.add(consumer)
-        idle = (at for at, given in group.given.items() if now - given.since >= idle_s)
-        chosen = [at for at, _ in zip(idle, range(count), strict=False)]
-        taken, gone = [], []
-        for at in chosen:
+        idle = [at for at, given in group.given.items() if now - given.since >= idle_s]
+        taken: list[Delivery] = []
+        gone: list[Position] = []
+        for at in idle:
+            if len(taken) == count:
+                break
             payload, given = self.get(at), group.given[at]
             if payload is None:
                 del group.given[at]
