@@ -20,7 +20,9 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -36,8 +38,8 @@ AGELESS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adadelta)
 class Apart(NamedTuple):
     """Rows of a pool at one step."""
 
-    training: Tensor  # bool [capacity], on the CPU
-    held: Tensor  # int64, rows that stay as they are
+    training: NDArray[np.bool_]  # [capacity]
+    held: Tensor | slice  # rows that stay as they are; a slice is twice as quick as indices
     late: Tensor  # int64, rows that train and are younger than the stack
 
 
@@ -54,8 +56,8 @@ class Before(NamedTuple):
 
     parameter: nn.Parameter
     rows: Apart
-    held: Values
-    late: Values
+    held: Values | None  # None for no such row
+    late: Values | None
 
 
 class RowGuard:
@@ -76,9 +78,10 @@ class RowGuard:
         self._optimizer = optimizer
         self._parameters = parameters
         self._training = training
-        self._age = torch.zeros(parameters[0].shape[0], dtype=torch.int64)
+        self._age = np.zeros(parameters[0].shape[0], dtype=np.int64)  # numpy: 1 us where torch is 4
         self._steps = 0  # of the stack
         self._numbers: dict[int, dict[str, Any]] = {}  # by row: its state besides moments
+        self._apart: Apart | None = None
         self._before: list[Before] = []
         self._handles = (
             optimizer.register_step_pre_hook(lambda *_: self._remember()),
@@ -93,14 +96,14 @@ class RowGuard:
     def state_dict(self) -> dict[str, Any]:
         """Ages in optimizer steps, int64 `[capacity]`, and what rows of their own age need."""
         return {
-            "age": self._age.clone(),
+            "age": torch.tensor(self._age),
             "steps": self._steps,
             "numbers": {row: _copied(numbers) for row, numbers in self._numbers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave, after the optimizer's own; pads to the capacity now."""
-        self._age, self._steps = state["age"].clone(), state["steps"]
+        self._age, self._steps = state["age"].numpy().copy(), state["steps"]
         self._numbers = {row: _copied(numbers) for row, numbers in state["numbers"].items()}
         for parameter in self._parameters:
             self.grow(parameter, len(state["age"]), len(parameter))
@@ -124,8 +127,9 @@ class RowGuard:
                 padded = value.new_full((capacity, *value.shape[1:]), start)
                 padded[:old_capacity] = value
                 state[name] = padded
-        if len(self._age) < capacity:
-            self._age = torch.cat([self._age, self._age.new_zeros(capacity - len(self._age))])
+        missing = capacity - len(self._age)
+        if missing > 0:
+            self._age = np.concatenate([self._age, np.zeros_like(self._age, shape=missing)])
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Of the optimizer's state what belongs to the parameter element by element."""
@@ -142,74 +146,79 @@ class RowGuard:
 
     def _remember(self) -> None:
         """Keep of each parameter the rows for which the step to come is not the right one."""
-        self._before = []
+        self._before, self._apart = [], None
         stepped = [p for p in self._parameters if p.grad is not None]
         if not stepped:
             return
-        training = self._training().cpu()
+        training = self._training().cpu().numpy()
         late = training & (self._age < self._stack_steps(stepped[0]))
         if self._is_ageless(stepped[0]):
-            late = torch.zeros_like(late)
-        where = (each.nonzero().squeeze(1).to(stepped[0].device) for each in (~training, late))
-        rows = Apart(training, *where)
+            late = np.zeros_like(late)
+        held, late_rows = np.flatnonzero(~training), np.flatnonzero(late)
+        device = stepped[0].device
+        self._apart = rows = Apart(
+            training, _place(held, device), torch.from_numpy(late_rows).to(device)
+        )
+        if not len(held) and not len(late_rows):
+            return
+        own = not isinstance(self._optimizer, ADAMS)  # whose late rows keep the stack's moments
         for parameter in stepped:
-            moments = self._moments(parameter)
-            self._keep_numbers(parameter, rows)
-            self._before.append(
-                Before(
-                    parameter,
-                    rows,
-                    *(
-                        Values(
-                            parameter.detach()[each],
-                            {name: moment[each] for name, moment in moments.items()},
-                        )
-                        for each in (rows.held, rows.late)
-                    ),
-                )
-            )
+            self._keep_numbers(parameter, held)
+            stay = self._kept(parameter, rows.held) if len(held) else None
+            alone = self._kept(parameter, rows.late, own) if len(late_rows) else None
+            self._before.append(Before(parameter, rows, stay, alone))
+
+    def _kept(self, parameter: nn.Parameter, rows: Tensor | slice, moments: bool = True) -> Values:
+        """Copies of some rows and of their moments."""
+        found = self._moments(parameter) if moments else {}
+        values = (parameter.detach(), *found.values())
+        first, *rest = (v[rows].clone() if isinstance(rows, slice) else v[rows] for v in values)
+        return Values(first, dict(zip(found, rest, strict=True)))
 
     @torch.no_grad()
     def _restore(self) -> None:
         """Put back the rows that stay, and give those of their own age their own step."""
-        if not self._before:
+        if self._apart is None:
             return
-        self._age[self._before[0].rows.training] += 1
+        self._age[self._apart.training] += 1
         self._steps += 1
+        if self._before and isinstance(self._optimizer, ADAMS):
+            share = self._own_share(self._before[0])
         for before in self._before:
-            self._put_back(before)
-            if len(before.rows.late):
-                if isinstance(self._optimizer, ADAMS):
-                    self._correct(before)
-                else:
-                    self._step_again(before)
-        self._before = []
+            if before.held is not None:
+                self._put_back(before, before.held)
+            if before.late is not None and isinstance(self._optimizer, ADAMS):
+                self._correct(before, before.late, share)
+            elif before.late is not None:
+                self._step_again(before, before.late)
+        self._before, self._apart = [], None
 
-    def _put_back(self, before: Before) -> None:
+    def _put_back(self, before: Before, kept: Values) -> None:
         parameter, held = before.parameter, before.rows.held
-        if not len(held):
-            return
-        parameter[held] = before.held.values
+        parameter[held] = kept.values
         for name, moment in self._moments(parameter).items():
             start = initial(self._group(parameter), name)
-            moment[held] = before.held.moments.get(name, torch.tensor(start).to(moment))
+            moment[held] = kept.moments.get(name, torch.tensor(start).to(moment))
 
-    def _correct(self, before: Before) -> None:
+    def _own_share(self, before: Before) -> Tensor:
+        """What each late row takes of the stack's step, `[late]`."""
+        group, steps = self._group(before.parameter), self._stack_steps(before.parameter)
+        share = _own_bias(self._age[before.rows.late.cpu().numpy()], steps, *group["betas"])
+        return torch.from_numpy(share).to(before.parameter)
+
+    def _correct(self, before: Before, kept: Values, share: Tensor) -> None:
         """Adam's step of the late rows by their own bias correction; the moments are right."""
         parameter, late = before.parameter, before.rows.late
-        group = self._group(parameter)
-        steps = self._stack_steps(parameter)
-        share = _own_bias(self._age[late.cpu()], steps, *group["betas"]).to(parameter)
-        start = before.late.values
+        group, start = self._group(parameter), kept.values
         if self._decays(group):  # in the step as well, and no part of the update
             start = start * (1 - group["lr"] * group["weight_decay"])
         column = share.view(-1, *[1] * (parameter.dim() - 1))
         parameter[late] = torch.lerp(start, parameter[late], column)
 
-    def _step_again(self, before: Before) -> None:
+    def _step_again(self, before: Before, kept: Values) -> None:
         """Step late rows by an optimizer of their own, all of an age together."""
         for rows in self._of_one_age(before.rows.late):
-            again = self._stepped(before, rows)
+            again = self._stepped(before, kept, rows)
             late = before.rows.late[rows]
             before.parameter[late] = again.values
             moments = self._moments(before.parameter)
@@ -229,12 +238,12 @@ class RowGuard:
             alike[fresh, told].append(place)
         yield from (torch.tensor(places) for places in alike.values())
 
-    def _stepped(self, before: Before, rows: Tensor) -> Values:
+    def _stepped(self, before: Before, kept: Values, rows: Tensor) -> Values:
         """The late `rows` and their state after the step that their own optimizer makes."""
         parameter = before.parameter
         assert parameter.grad is not None  # else there was no step
         late = before.rows.late[rows]
-        own = nn.Parameter(before.late.values[rows])
+        own = nn.Parameter(kept.values[rows])
         own.grad = parameter.grad[late].clone()
         group = self._group(parameter)
         single = copy.copy(self._optimizer)
@@ -244,7 +253,7 @@ class RowGuard:
         single._optimizer_step_post_hooks = OrderedDict()
         numbers = self._numbers.get(int(late[0]))
         if numbers is not None:
-            moments = {name: value[rows] for name, value in before.late.moments.items()}
+            moments = {name: value[rows] for name, value in kept.moments.items()}
             single.state[own] = {**moments, **_copied(numbers)}
         else:
             single.state[own] = first_state(single, group, own)
@@ -254,12 +263,12 @@ class RowGuard:
         rest = {name: value for name, value in state.items() if name not in moments}
         return Values(own.detach(), moments, rest)
 
-    def _keep_numbers(self, parameter: nn.Parameter, rows: Apart) -> None:
+    def _keep_numbers(self, parameter: nn.Parameter, held: NDArray[np.int64]) -> None:
         """A row that is held up leaves the stack with the numbers that the stack has now."""
         if isinstance(self._optimizer, ADAMS) or self._is_ageless(parameter):
             return  # they need none
         state = self._optimizer.state.get(parameter, {})
-        for row in rows.held.tolist():
+        for row in held.tolist():
             age = int(self._age[row])
             if 0 < age == self._steps and row not in self._numbers:
                 own = {n: value for n, value in state.items() if not is_moment(value, parameter)}
@@ -283,17 +292,26 @@ class RowGuard:
         return bool(group.get("decoupled_weight_decay", decoupled) and group["weight_decay"])
 
 
+def _place(rows: NDArray[np.int64], device: torch.device) -> Tensor | slice:
+    """Rows as a slice, where they follow each other."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return torch.from_numpy(rows).to(device)
+
+
 def _copied(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v.clone() if isinstance(v, Tensor) else v for n, v in numbers.items()}
 
 
-def _own_bias(age: Tensor, steps: float, beta1: float, beta2: float) -> Tensor:
+def _own_bias(
+    age: NDArray[np.int64], steps: int, beta1: float, beta2: float
+) -> NDArray[np.float64]:
     """What turns Adam's update by the stack's age `steps` into the one by each row's own, `[rows]`.
 
     Kingma & Ba 2015, algorithm 1, where epsilon is small beside the root of the second moment.
     """
-    age = age.clamp(1, int(steps)).double()
+    age = age.clip(1, steps)
     first = (1 - beta1**steps) / (1 - beta1**age)
     second = (1 - beta2**age) / (1 - beta2**steps)
-    factor: Tensor = first * second.sqrt()
+    factor: NDArray[np.float64] = first * np.sqrt(second)
     return factor
