@@ -10,7 +10,7 @@ import numpy as np
 import redis.asyncio
 
 from kasmina.bench import Row, benchmark, require
-from kasmina.bench._bus_codec import codec_rows
+from kasmina.bench._bus_codec import codec_rows, packed_through
 from kasmina.bench._bus_latency import flood, latencies
 from kasmina.bench._bus_server import server
 from kasmina.bus.redis_client import RedisStreamClient
@@ -37,7 +37,14 @@ def run() -> list[Row]:
         rows += asyncio.run(_events(url))
     with server() as url:
         rows += _commands(url)
+    with server() as url:
+        rows.append(asyncio.run(_packed(url)))
     return [*rows, *codec_rows()]
+
+
+async def _packed(url: str) -> Row:
+    async with RedisStreamClient(url) as client:
+        return await packed_through(client)
 
 
 def _health(stamp: Stamp, number: int) -> Envelope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from itertools import pairwise
 
@@ -9,13 +10,14 @@ import pytest
 
 from kasmina.bench import IncorrectResult, _bus_codec
 from kasmina.bus.frames import HealthFrame
+from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.packing import Precision
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """200 seeds in the place of 10,000."""
-    for name, value in {"SEEDS": 200, "WIDTH": 4, "FRAMES": 16, "SINGLES": 5}.items():
+    for name, value in {"SEEDS": 200, "WIDTH": 4, "FRAMES": 16, "SINGLES": 5, "ROUNDS": 2}.items():
         monkeypatch.setattr(_bus_codec, name, value)
 
 
@@ -29,6 +31,13 @@ def test_every_row_is_a_number_beside_its_target() -> None:
         (100.0, ">="),
     ]
     assert all(math.isfinite(row.value) and row.value > 0 for row in rows)
+
+
+def test_the_row_through_a_server_counts_what_came_through() -> None:
+    """On the bus of the process as on any other."""
+    row = asyncio.run(_bus_codec.packed_through(InProcessBus()))
+    assert (row.target, row.op) == (5e6, ">=")
+    assert 0 < row.value < math.inf
 
 
 def test_a_codec_that_breaks_its_bound_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
