@@ -248,12 +248,14 @@ def init(directory: Path, /) -> int:
         kasmina_spec.STATE,
         kasmina_spec.OBSERVATION,
         kasmina_spec.KERNELS,
+        kasmina_spec.MESSAGES,
         kasmina_spec.LIFECYCLE_V1,  # the default spec declares a migration from it
         kasmina_spec.STATE_V1,
         kasmina_spec.LIFECYCLE_SCHEMA,
         kasmina_spec.STATE_SCHEMA,
         kasmina_spec.RECORDS_SCHEMA,
         kasmina_spec.KERNELS_SCHEMA,
+        kasmina_spec.MESSAGES_SCHEMA,
     ]
     copies = {source: directory / source.relative_to(root) for source in sources}
     if taken := [str(copy) for copy in copies.values() if copy.exists()]:
