@@ -117,7 +117,8 @@ class HeldOut:
     def __init__(self, garden: Garden) -> None:
         self._garden = garden
         n = len(garden.state)
-        self._sums = torch.zeros(3, n, dtype=torch.float64)  # terms, their sum, squares of errors
+        # Terms; of alpha and of the parameters, their sum and the squares of their errors.
+        self._sums = torch.zeros(5, n, dtype=torch.float64)
         # By bed: rows, their positions and gradients `[S, 1 + parameters of a seed]`.
         self._last: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -150,22 +151,30 @@ class HeldOut:
             same = (bed.rows.unsqueeze(1) == held).nonzero()  # pairs (place now, place then)
             now, then = same.unbind(1)
             way = position[now] - before[then]
-            terms = -0.5 * ((gradient[now] + slope[then]) * way).sum(1).cpu()
-            errors = 0.5 * ((gradient[now] - slope[then]) * way).sum(1).cpu()
-            found = torch.stack([torch.ones_like(terms), terms, errors.square()])
-            self._sums[:, bed.rows[now].cpu()] += found
+            terms = -0.5 * (gradient[now] + slope[then]) * way
+            errors = 0.5 * (gradient[now] - slope[then]) * way
+            found = [torch.ones(len(now), dtype=torch.float64)]
+            for part in (slice(0, 1), slice(1, None)):
+                found += [terms[:, part].sum(1).cpu(), errors[:, part].sum(1).square().cpu()]
+            self._sums[:, bed.rows[now].cpu()] += torch.stack(found)
         self._last[bed.key] = (bed.rows.clone(), position, gradient)
 
-    def judgement(self, row: int, sampling: float) -> Judgement:
+    def judgement(self, row: int, sampling: float, loss: float) -> Judgement:
         """The row's gain with its interval.
+
+        What the parameters have learned counts only where it can be true: no more than the loss
+        that there was, and known to a quarter of it. Else the output is not smooth in them.
 
         Args:
             row: of the state tensor.
             sampling: standard error of a difference of losses, since the data are a sample; nats.
+            loss: validation loss before the graft, nats.
         """
-        count, total, errors = (float(x) for x in self._sums[:, row])
+        count, total, errors, learned, unsure = (float(x) for x in self._sums[:, row])
         if not count:
             return Judgement(float("-inf"), float("-inf"), float("inf"), 0, "held_out_integral")
+        if abs(learned) <= loss and (unsure / 3) ** 0.5 <= loss / 4:
+            total, errors = total + learned, errors + unsure
         half = Z95 * (errors / 3 + sampling**2) ** 0.5  # an error of at most e, evenly spread
         return Judgement(total, total - half, total + half, int(count), "held_out_integral")
 

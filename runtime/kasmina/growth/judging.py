@@ -132,7 +132,8 @@ class Judge:
 
     def _estimates(self, row: int) -> list[Judgement]:
         training = self._gardener.ledger.integral.judgement(row)
-        held_out = self._held_out.judgement(row, self.sampling(row))
+        loss = float(self._gardener.ledger.loss_at_graft[row])
+        held_out = self._held_out.judgement(row, self.sampling(row), loss)
         return [held_out, training] if held_out.terms else [training]
 
     def sampling(self, row: int) -> float:
