@@ -58,9 +58,8 @@ class RedisServer:
     def __init__(self, folder: Path, version: str = "7", **options: str) -> None:
         self.port = free_port()
         self.folder = folder
-        self._options = {"save": "", "appendonly": "no", "bind": "127.0.0.1"} | {
-            name.replace("_", "-"): value for name, value in options.items()
-        }
+        self._options = {"save": "", "appendonly": "no", "bind": "127.0.0.1"}
+        self.configure(**options)
         self._binary = SERVERS[version]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -68,6 +67,10 @@ class RedisServer:
     def url(self) -> str:
         """Where the server is."""
         return f"redis://127.0.0.1:{self.port}"
+
+    def configure(self, **options: str) -> None:
+        """Set options for the next start."""
+        self._options |= {name.replace("_", "-"): value for name, value in options.items()}
 
     def start(self) -> Self:
         """Start it and wait until it answers."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import redis
 
 from kasmina.bus.client import Loss
-from kasmina.bus.errors import BusFull, BusReadOnly, BusUnavailable
+from kasmina.bus.errors import BusFull, BusLoading, BusReadOnly, BusUnavailable
 from kasmina.bus.outbox import Outbox
 from kasmina.bus.redis_client import RedisStreamClient
 from tests.faults.proxies import Proxy
@@ -278,6 +279,52 @@ def test_a_server_without_memory_refuses_and_goes_on_when_it_has_some() -> None:
             server.ask("CONFIG", "SET", "maxmemory", 0)
             await client.publish(S, b"more")
             assert (await client.info(S)).length == 2
+
+    with redis_server() as server:
+        run(script(server))
+
+
+def test_a_server_that_still_reads_its_data_is_waited_for() -> None:
+    """LOADING, for about a second: the call takes as long, and passes."""
+
+    async def script(server: RedisServer) -> None:
+        async with RedisStreamClient(server.url, timeout_s=20, watch_s=0) as client:
+            await client.publish(S, b"before")
+            await client.put_many({f"k{number}": b"x" for number in range(1000)}, expires_s=600)
+            server.kill()
+            server.configure(key_load_delay="1000", loading_process_events_interval_bytes="1024")
+            starting = asyncio.create_task(asyncio.to_thread(server.start))
+            begun = asyncio.get_running_loop().time()
+            await client.publish(S, b"after")
+            assert asyncio.get_running_loop().time() - begun > 0.5
+            await starting
+            payloads = [delivery.payload for delivery in await client.read(S)]
+            assert payloads == [b"before", b"after"]
+
+    with redis_server(appendonly="yes", appendfsync="always") as server:
+        run(script(server), within_s=60)
+
+
+def test_a_server_that_a_script_holds_up_is_told_and_goes_on() -> None:
+    """BUSY: a typed, transient error."""
+
+    async def script(server: RedisServer) -> None:
+        async with RedisStreamClient(server.url, watch_s=0) as client:
+            await client.publish(S, b"before")
+            server.ask("CONFIG", "SET", "lua-time-limit", 50)
+
+            def endless() -> None:
+                with suppress(redis.ResponseError):  # it is killed
+                    server.ask("EVAL", "while true do end", 0)
+
+            looping = asyncio.create_task(asyncio.to_thread(endless))
+            await asyncio.sleep(0.5)
+            with pytest.raises(BusLoading, match=r"to XADD: BUSY .*end it by SCRIPT KILL"):
+                await client.publish(S, b"meanwhile")
+            server.ask("SCRIPT", "KILL")
+            await looping
+            await client.publish(S, b"after")
+            assert BusLoading.transient
 
     with redis_server() as server:
         run(script(server))
