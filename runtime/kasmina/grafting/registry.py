@@ -8,8 +8,8 @@
             return ramp.progress.square()
 
 A strategy is pure: the same ramp gives the same alpha, nothing is remembered and nothing is
-written. It must end at exactly 1. One that has `reads_drift = True` gets the drift of the host's
-weights, which costs a copy of them.
+written. It must end at exactly 1. Its class may name in `reads` the measurements of `Ramp` that it
+wants; else it gets all but `drift`, which costs a copy of the host's weights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from kasmina.grafting.ramp import Ramp
 
 LEARNED = "learned"  # in the place of a name: the strategy is chosen at the graft
 UNDECIDED = -1  # its number, until then
+CHEAP = ("stability", "trend", "score")  # measurements of a ramp that cost nothing
 
 
 class StrategyError(KasminaError, ValueError):
@@ -138,23 +139,26 @@ def move(numbers: Tensor, ramp: Ramp, start: Tensor, target: Tensor) -> Tensor:
     """
     way = target - start
     behind = torch.where(way == 0, 1.0, (ramp.alpha - start) / way).clamp(0, 1)
-    seen = replace(ramp, alpha=behind)
-    share = torch.where(way < 0, _shares(numbers, seen.unmeasured()), _shares(numbers, seen))
+    seen, falls = replace(ramp, alpha=behind), way < 0
+    share = _shares(numbers, seen)
+    if bool(falls.any()):
+        share = torch.where(falls, _shares(numbers, seen.unmeasured()), share)
     return torch.lerp(start, target, share)
 
 
 def _shares(numbers: Tensor, ramp: Ramp) -> Tensor:
     """How much of its way each seed shall have behind it."""
+    used = set(numbers.tolist())
     found = torch.zeros_like(ramp.alpha)
-    for number in set(numbers.tolist()):
-        alpha = strategy_by_number(number).alpha(ramp)
-        found = torch.where(numbers == number, alpha.to(found), found)
+    for number in used:
+        alpha = strategy_by_number(number).alpha(ramp).to(found)
+        found = alpha if len(used) == 1 else torch.where(numbers == number, alpha, found)
     return found.clamp(0, 1)
 
 
-def reads_drift(numbers: Tensor) -> bool:
-    """Whether a strategy among `numbers` wants the drift of the host's weights."""
-    return any(
-        getattr(strategy_by_number(number), "reads_drift", False)
-        for number in set(numbers.tolist())
-    )
+def reads(numbers: Tensor) -> set[str]:
+    """The measurements of `Ramp` that the strategies `numbers` want."""
+    found: set[str] = set()
+    for number in set(numbers.tolist()):
+        found.update(getattr(strategy_by_number(number), "reads", CHEAP))
+    return found

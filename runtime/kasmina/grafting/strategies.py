@@ -26,6 +26,8 @@ from kasmina.grafting.registry import GraftingStrategyRegistry
 class Linear:
     """alpha = p: the fade-in of Karras et al. 2018, Progressive Growing of GANs."""
 
+    reads: ClassVar[tuple[str, ...]] = ()
+
     def alpha(self, ramp: Ramp) -> Tensor:
         """See `GraftingStrategy.alpha`."""
         return ramp.progress
@@ -37,6 +39,8 @@ class Cosine:
 
     The half period of Loshchilov & Hutter 2017, SGDR, upside down.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def alpha(self, ramp: Ramp) -> Tensor:
         """See `GraftingStrategy.alpha`."""
@@ -73,7 +77,7 @@ class DriftControlled:
     Adam at 1e-2 drifts by 0.01 to 0.1 on our tasks; 0.05 waits in its restless part.
     """
 
-    reads_drift: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("drift",)
     threshold: ClassVar[float] = 0.05
 
     def alpha(self, ramp: Ramp) -> Tensor:
@@ -92,6 +96,7 @@ class Momentum:
     `scale` is 0.05 nats an epoch.
     """
 
+    reads: ClassVar[tuple[str, ...]] = ("trend",)
     scale: ClassVar[float] = 0.05
 
     def alpha(self, ramp: Ramp) -> Tensor:
@@ -108,6 +113,8 @@ class Adaptive:
     has no need of, whose new units begin without effect; a trained blueprint has one.
     """
 
+    reads: ClassVar[tuple[str, ...]] = ("stability",)
+
     def alpha(self, ramp: Ramp) -> Tensor:
         """See `GraftingStrategy.alpha`."""
         return paced(ramp, None if ramp.stability is None else bounded(2 * ramp.stability - 1))
@@ -122,6 +129,7 @@ class PerformanceLinked:
     is 0.02 nats, below which not even the integral's sign is sure (docs/architecture.md).
     """
 
+    reads: ClassVar[tuple[str, ...]] = ("score",)
     scale: ClassVar[float] = 0.02
 
     def alpha(self, ramp: Ramp) -> Tensor:

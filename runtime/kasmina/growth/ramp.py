@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from kasmina.errors import KasminaError
-from kasmina.grafting import Ramp, StrategySelector, move, reads_drift
+from kasmina.grafting import Ramp, StrategySelector, move, reads
 from kasmina.growth.choosing import Choices
 from kasmina.growth.journal import Journal
 from kasmina.growth.ledger import Ledger
@@ -107,8 +108,7 @@ class Ramps:
     def tick(self, validation_loss: float) -> None:
         """An epoch has ended, with this validation loss in nats; before the lifecycle's step."""
         change = validation_loss - self._loss
-        known = self._trend == self._trend
-        self._trend = 0.5 * (self._trend + change) if known else change
+        self._trend = change if math.isnan(self._trend) else 0.5 * (self._trend + change)
         self._loss, self._stability = validation_loss, self._ledger.stability()
         self.choices.settle()
 
@@ -124,11 +124,11 @@ class Ramps:
         leaving = leaving[state["alpha"][leaving] > 0]
         if gradient is not None and len(blending):
             before = state["alpha"][blending]
-            step = self._write(blending) - before
+            step = self._write(blending, self._measured(blending)) - before
             moved = blending[step != 0]  # a seed that waits, or has arrived, gathers no evidence
             self._ledger.integral.add(moved, gradient[moved], step[step != 0])
         if len(leaving):
-            self._write(leaving)
+            self._write(leaving, {})
 
     def pause(self, rows: Sequence[int]) -> None:
         """Leave alpha of these ramps as it is until `resume`; raises `KasminaError`."""
@@ -186,29 +186,33 @@ class Ramps:
         self._start[at] = state["alpha"][rows].cpu()
         self._target[at], self._lengths[at], self._paused[at] = target, steps, False
 
-    def _write(self, rows: Tensor) -> Tensor:
+    def _write(self, rows: Tensor, measured: Mapping[str, Tensor]) -> Tensor:
         """Move the rows one step; returns their new alpha."""
         state, at = self._garden.state, rows.cpu()
-        numbers, now = state["grafting_strategy"][rows], state["alpha"][rows]
-        steps = state["ramp_steps"][rows] + 1
+        now, steps = state["alpha"][rows], state["ramp_steps"][rows] + 1
 
         def of(values: Tensor) -> Tensor:
             return values[at].to(now.device)
 
-        ramp = Ramp(steps, of(self._lengths), now, **self._measured(numbers, at, now))
+        ramp = Ramp(steps, of(self._lengths), now, **measured)
+        numbers = state["grafting_strategy"][rows]
         alpha = move(numbers, ramp, of(self._start), of(self._target))
         state.update(rows, {"alpha": alpha, "ramp_steps": steps})
         return alpha
 
-    def _measured(self, numbers: Tensor, at: Tensor, like: Tensor) -> dict[str, Tensor]:
-        """What strategies may read; NaN where it is not known yet."""
-        score = self._ledger.integral.gain()[at]
+    def _measured(self, rows: Tensor) -> dict[str, Tensor]:
+        """What the rows' strategies want to know; NaN where it is not known yet."""
+        like = self._garden.state["alpha"][rows]
+        wanted = reads(self._garden.state["grafting_strategy"][rows])
         found = {
-            "stability": torch.full_like(like, self._stability),
-            "trend": torch.full_like(like, self._trend),
-            "score": torch.where(score.isinf(), torch.nan, score).to(like),
+            name: torch.full_like(like, value)
+            for name, value in (("stability", self._stability), ("trend", self._trend))
+            if name in wanted
         }
-        if reads_drift(numbers):
+        if "score" in wanted:
+            score = self._ledger.integral.gain()[rows.cpu()]
+            found["score"] = torch.where(score.isinf(), torch.nan, score).to(like)
+        if "drift" in wanted:
             found["drift"] = torch.full_like(like, self._drift.measure())
         else:
             self._drift.rest()

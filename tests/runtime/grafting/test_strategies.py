@@ -22,11 +22,12 @@ from kasmina.grafting import (
     Ramp,
     StrategyError,
     move,
-    reads_drift,
+    reads,
     strategy,
     strategy_by_number,
     strategy_number,
 )
+from kasmina.grafting.registry import CHEAP
 
 CURVES = ("linear", "cosine")
 PACED = {  # the measurement that each reads, with a value that slows it down and one that hastens it
@@ -189,10 +190,15 @@ def test_a_withdrawal_ends_whatever_is_measured(name: str) -> None:
     assert alpha.item() == 0.0
 
 
-def test_only_who_reads_the_drift_pays_for_it() -> None:
-    """The weights' moving average is kept for `drift_controlled` alone."""
-    found = {name: reads_drift(torch.tensor([strategy_number(name)])) for name in BUILT_IN}
-    assert [name for name, reads in found.items() if reads] == ["drift_controlled"]
+def test_a_strategy_is_told_what_it_reads() -> None:
+    """Curves read nothing; who does not say gets all that costs nothing, and not the drift."""
+    found = {name: reads(torch.tensor([strategy_number(name)])) for name in BUILT_IN}
+    expected = {name: {PACED[name][0]} if name in PACED else set() for name in BUILT_IN}
+    assert found == expected
+    together = reads(torch.tensor([strategy_number("momentum"), strategy_number("adaptive")]))
+    assert together == {"trend", "stability"}
+    square_for_test()
+    assert reads(torch.tensor([strategy_number("square_for_test")])) == set(CHEAP)
 
 
 def test_a_restless_network_has_a_longer_ramp() -> None:
@@ -201,8 +207,8 @@ def test_a_restless_network_has_a_longer_ramp() -> None:
     assert isinstance(strategy("adaptive"), Adaptive)
 
 
-def test_a_strategy_of_ones_own() -> None:
-    """A decorated class gets the next number."""
+def square_for_test() -> None:
+    """Register a strategy, once in a process."""
     if "square_for_test" not in GraftingStrategyRegistry.names():
 
         @GraftingStrategyRegistry.register("square_for_test")
@@ -210,6 +216,10 @@ def test_a_strategy_of_ones_own() -> None:
             def alpha(self, ramp: Ramp) -> Tensor:
                 return ramp.progress.square()
 
+
+def test_a_strategy_of_ones_own() -> None:
+    """A decorated class gets the next number."""
+    square_for_test()
     assert strategy("square_for_test").alpha(ramp([1], 2)).tolist() == [0.25]
 
 

@@ -167,6 +167,22 @@ def test_a_restless_host_holds_a_drift_controlled_ramp_up() -> None:
     assert shares["drift_controlled"] < 0.4
 
 
+def test_a_seed_that_leaves_does_not_disturb_who_reads_the_drift() -> None:
+    """The moving average is kept while one seed ramps up by it and another one withdraws."""
+    torch.manual_seed(3)
+    bed = Bed(germinate(0, 1, strategy="drift_controlled"), together=6, ramp_steps=50)
+    bed.until("GRAFTING")
+    bed.batch()
+    bed.gardener.request(Command("cancel", 1, "test"))
+    bed.gardener.tick()
+    bed.gardener.garden.state.update([1], {"grafting_strategy": 0})
+    assert bed.states[:2] == ["GRAFTING", "CANCELLED"]
+    for _ in range(3):
+        bed.batch()
+    drift = bed.gardener.ramps.state_dict()["drift"]["average"]
+    assert len(drift) == sum(1 for name, _ in bed.model.named_parameters() if "kasmina" not in name)
+
+
 def test_a_run_learns_which_strategy_works(tmp_path: Path) -> None:
     """Seeds that ask for "learned" get a strategy at their graft; choice and reward are logged."""
     log = EventLog(tmp_path / "events.jsonl", "test")
