@@ -39,6 +39,7 @@ SITES = st.builds(
     rewinds=COUNTS,
     embargoed=st.booleans(),
     gradient_ratio=st.floats(min_value=0) | st.just(math.nan),
+    bottleneck=st.floats(min_value=0) | st.just(math.nan),
 )
 
 
@@ -88,7 +89,13 @@ def offer() -> KindOffer:
 def site(**changes: Any) -> SiteObservation:
     """A site."""
     values = {"path": "a", "placement": "parallel", "first_row": 0, "seeds": 2}
-    rest = {"kinds": (offer(),), "rewinds": 0, "embargoed": False, "gradient_ratio": math.nan}
+    rest = {
+        "kinds": (offer(),),
+        "rewinds": 0,
+        "embargoed": False,
+        "gradient_ratio": math.nan,
+        "bottleneck": math.nan,
+    }
     return SiteObservation(**{**values, **rest, **changes})
 
 
@@ -198,7 +205,7 @@ def test_an_integer_may_stand_for_a_number() -> None:
         (("sites", 0, "rewinds"), -2, "Observation.sites[0].rewinds: -2 is out of range; give a number from 0 to inf"),
         (("sites", 0, "kinds", 0), [], "Observation.sites[0].kinds[0]: expected a mapping, found []"),
         (("sites", 0, "path"), ["long"] * 20, "Observation.sites[0].path: expected text, found ['long', 'long', 'long', 'long', 'long', 'long', 'long', ..."),
-        (("sites", 0, "kind"), [], "Observation.sites[0]: unknown field 'kind'; allowed: path, placement, first_row, seeds, kinds, rewinds, embargoed, gradient_ratio; did you mean 'kinds'?"),
+        (("sites", 0, "kind"), [], "Observation.sites[0]: unknown field 'kind'; allowed: path, placement, first_row, seeds, kinds, rewinds, embargoed, gradient_ratio, bottleneck; did you mean 'kinds'?"),
         (("seeds", "state"), [0, 128], "Observation.seeds.state[1]: 128 is out of range; give a number from 0 to 127"),
         (("seeds", "state"), [0, 0.0], "Observation.seeds.state[1]: expected an integer, found 0.0"),
         (("seeds", "alpha"), [0.0, "nan"], "Observation.seeds.alpha[1]: NaN means nothing here; give a number"),
@@ -288,7 +295,7 @@ def test_fields_are_data() -> None:
     state = observed.FIELDS["SeedTable"][0]
     assert (state.type, state.of, state.axis, state.range) == ("column", "int8", "seeds", (0, 127))
     assert list(observed.AXES) == ["seeds"]
-    assert (observed.SCHEMA_NAME, observed.SCHEMA_VERSION) == ("observation", 1)
+    assert (observed.SCHEMA_NAME, observed.SCHEMA_VERSION) == ("observation", 2)
 
 
 NOTES = '''

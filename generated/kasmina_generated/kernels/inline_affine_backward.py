@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 47affc161dbeef16351e6b527e39c74f
+# body: 1ca4cfb364a8cba1d03d187e6ee67619
 
 """Backward pass of the chunks that hold affine: one launch for all rows, one to add up."""
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .tiling import (
     CODES,
+    LEAST_STEPS,
     MIXING,
     Tiles,
     carry,
@@ -81,7 +82,7 @@ def backward(
         rows: Integers [S], the row of its parameters, -1 for none.
         alpha: float32 [S].
         parameters: scale, shift: as in `forward`.
-        gradients: Like `parameters`, float32; written in the rows of mixed chunks whose state lets
+        gradients: Like `parameters`, of any dtype; written in the rows of mixed chunks whose state lets
             the loss train them, all other rows are left as they are.
         alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too.
         kind: Number of this kind.
@@ -96,7 +97,8 @@ def backward(
     chunks = codes.shape[0]
     width, hidden = parameters[0].shape[1], 1
     size = 2 * width
-    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    c = cut_of(carried, n, chunks, width)
     pitch = size + t.blocks * width
     partial = torch.empty(
         (t.items * t.group, pitch), dtype=torch.float32, device=x.device
@@ -251,7 +253,7 @@ def _add_rows(
     number, total = tl.program_id(0), tl.load(count_at)
     if number < total:
         strips = tl.cdiv(total, G)
-        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
         every = tl.zeros((LANES,), tl.int32) + number
         listed = every < total
         chunk = tl.load(order_at + every)
@@ -370,7 +372,7 @@ def _backward_rows(
                 False,
             )
     strips = tl.cdiv(total, G)
-    splits, steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+    splits, steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
     for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
         split, mine = rest % splits, rest // splits  # `mine`: the block that this item answers for

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: ae3785eaa9599ea4f75d9792749fd5bd
+# body: de299a75a3725616ad30633824cf74b2
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -95,7 +95,8 @@ def forward(
     n, features = x.shape
     chunks = codes.shape[0]
     width, hidden = parameters[0].shape[1], 1
-    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    c = cut_of(carried, n, chunks, width)
     _forward_rows[(t.grid + c.grid,)](
         x,
         out,
@@ -244,7 +245,7 @@ def _forward_rows(
                 MEASURED,
             )
     strips = tl.cdiv(total, G)
-    splits, steps = split_of(n, strips, programs, BM, MOST_STEPS)
+    splits, steps = split_of(n, strips, programs, BM, 1, MOST_STEPS)
     for item in range(number, strips * splits, mixing):
         strip, split = item % strips, item // strips
         chunk, known = chunk_at(seat, strip, total, order_at, G)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 4cb7a4b7d1a457b4e5c4eb41426d52b5
+# body: 0f235c73253785ebef87c1b3321a7a7c
 
 """Backward pass of the chunks that hold gated: one launch for all rows, one to add up."""
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from .tiling import (
     CODES,
     INTERPRETED,
+    LEAST_STEPS,
     MIXING,
     Tiles,
     bits_of,
@@ -92,7 +93,7 @@ def backward(
         rows: Integers [S], the row of its parameters, -1 for none.
         alpha: float32 [S].
         parameters: gate_weight, gate_bias, up_weight, up_bias, out_weight, out_bias: as in `forward`.
-        gradients: Like `parameters`, float32; written in the rows of mixed chunks whose state lets
+        gradients: Like `parameters`, of any dtype; written in the rows of mixed chunks whose state lets
             the loss train them, all other rows are left as they are.
         alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too.
         kind: Number of this kind.
@@ -107,7 +108,8 @@ def backward(
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
     size = 3 * hidden * width + 2 * hidden + width
-    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    c = cut_of(carried, n, chunks, width)
     pitch = size + t.blocks * width
     partial = torch.empty(
         (t.items * t.group, pitch), dtype=torch.float32, device=x.device
@@ -472,7 +474,7 @@ def _add_rows(
     number, total = tl.program_id(0), tl.load(count_at)
     if number < total:
         strips = tl.cdiv(total, G)
-        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
         every = tl.zeros((LANES,), tl.int32) + number
         listed = every < total
         chunk = tl.load(order_at + every)
@@ -615,7 +617,7 @@ def _backward_rows(
                 False,
             )
     strips = tl.cdiv(total, G)
-    splits, steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+    splits, steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
     for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
         split, mine = rest % splits, rest // splits  # `mine`: the block that this item answers for

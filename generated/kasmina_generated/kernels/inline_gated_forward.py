@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 187de1f9d58f860f04dffbf27014715f
+# body: 6d42ad96bedc70bd3f9f484b589df441
 
 """Forward pass of the chunks that hold gated: one launch for all of them."""
 
@@ -102,7 +102,8 @@ def forward(
     n, features = x.shape
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
-    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    c = cut_of(carried, n, chunks, width)
     _forward_rows[(t.grid + c.grid,)](
         x,
         out,
@@ -431,7 +432,7 @@ def _forward_rows(
                 MEASURED,
             )
     strips = tl.cdiv(total, G)
-    splits, steps = split_of(n, strips, programs, BM, MOST_STEPS)
+    splits, steps = split_of(n, strips, programs, BM, 1, MOST_STEPS)
     for item in range(number, strips * splits, mixing):
         strip, split = item % strips, item // strips
         chunk, known = chunk_at(seat, strip, total, order_at, G)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: d5287864f9b0a41830c4cfe6d84d289f
+# body: dad0d8e61c65adf00e63453582a64f72
 
 """Backward pass of the chunks that hold low_rank: one launch for all rows, one to add up."""
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from .tiling import (
     CODES,
     INTERPRETED,
+    LEAST_STEPS,
     MIXING,
     Tiles,
     bits_of,
@@ -91,7 +92,7 @@ def backward(
         rows: Integers [S], the row of its parameters, -1 for none.
         alpha: float32 [S].
         parameters: down_weight, out_weight, out_bias: as in `forward`.
-        gradients: Like `parameters`, float32; written in the rows of mixed chunks whose state lets
+        gradients: Like `parameters`, of any dtype; written in the rows of mixed chunks whose state lets
             the loss train them, all other rows are left as they are.
         alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too.
         kind: Number of this kind.
@@ -106,7 +107,8 @@ def backward(
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
     size = 2 * hidden * width + width
-    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    c = cut_of(carried, n, chunks, width)
     pitch = size + t.blocks * width
     partial = torch.empty(
         (t.items * t.group, pitch), dtype=torch.float32, device=x.device
@@ -413,7 +415,7 @@ def _add_rows(
     number, total = tl.program_id(0), tl.load(count_at)
     if number < total:
         strips = tl.cdiv(total, G)
-        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+        splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
         every = tl.zeros((LANES,), tl.int32) + number
         listed = every < total
         chunk = tl.load(order_at + every)
@@ -543,7 +545,7 @@ def _backward_rows(
                 False,
             )
     strips = tl.cdiv(total, G)
-    splits, steps = split_of(n, strips * BLOCKS, programs, BM, 1 << 30)
+    splits, steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
     for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
         split, mine = rest % splits, rest // splits  # `mine`: the block that this item answers for

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 775b5e91b1c330a33e12cdb9062888c3
+# body: 156d545a5ffff71f4856d7a288509eda
 
 """Forward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -102,7 +102,8 @@ def forward(
     n, features = x.shape
     chunks = codes.shape[0]
     hidden, width = parameters[0].shape[1:]
-    t, c = shape_of(tiles, chunks, width, hidden), cut_of(carried, n, chunks, width)
+    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    c = cut_of(carried, n, chunks, width)
     _forward_rows[(t.grid + c.grid,)](
         x,
         out,
@@ -419,7 +420,7 @@ def _forward_rows(
                 MEASURED,
             )
     strips = tl.cdiv(total, G)
-    splits, steps = split_of(n, strips, programs, BM, MOST_STEPS)
+    splits, steps = split_of(n, strips, programs, BM, 1, MOST_STEPS)
     for item in range(number, strips * splits, mixing):
         strip, split = item % strips, item // strips
         chunk, known = chunk_at(seat, strip, total, order_at, G)

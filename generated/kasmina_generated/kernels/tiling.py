@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 4594ad31953f3fb2cf6548b06e40cb63
+# body: 909db6fa2563a72d1e748d0332a15e87
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -34,6 +34,7 @@ def _probe() -> None:
 # Triton decides when a kernel is defined: with TRITON_INTERPRET=1 kernels run on any machine, slowly.
 INTERPRETED = not isinstance(_probe, JITFunction)
 MOST_STEPS = tl.constexpr(63)  # tiles of an item, which marks some of them as bits of an int64
+LEAST_STEPS = tl.constexpr(7)  # tiles of an item that ends with sums of weights' size
 LEAST_ROWS = 16  # of a tile
 MOST_SPLITS = tl.constexpr(128)  # of the rows, unless an item had too many tiles then
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
@@ -85,7 +86,7 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int) -> Shape:
+def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int, size: int) -> Shape:
     """Return how programs go through a list of chunks, whose length only the device knows.
 
     Args:
@@ -93,24 +94,27 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int) -> Shape:
         chunks: Chunks, listed or not.
         width: Columns of the widest.
         hidden: Hidden units of each; 1 where there are none.
+        size: Bytes of an element.
     """
     columns = max(tiles.columns, power(width))
+    scale = max(1, columns * size // 128)  # of a row of a tile to those that were measured
+    warps = min(tiles.warps * scale, 16)
     group = max(1, min(columns // width, chunks))
     units = min(hidden, max(1, MOST_LANES // group))
     strips, blocks = -(-chunks // group), -(-hidden // units)
     return Shape(
-        rows=tiles.rows,
+        rows=min(tiles.rows, 32) if scale > 2 else tiles.rows,
         columns=columns,
         lanes=max(16, power(group * units)),
         group=group,
         units=units,
         blocks=blocks,
         strips=strips,
-        items=max(tiles.programs, strips),
+        items=max(4 * tiles.programs, strips),
         programs=tiles.programs,
         grid=1 if INTERPRETED else tiles.programs,
-        stages=1 if INTERPRETED else tiles.stages,
-        options={} if INTERPRETED else options_of(tiles),
+        stages=1 if INTERPRETED or scale > 2 else tiles.stages,
+        options={} if INTERPRETED else options_of(tiles._replace(warps=warps)),
     )
 
 
@@ -129,9 +133,10 @@ def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
 
 
 def options_of(tiles: Tiles) -> dict[str, Any]:
-    """Return what a compiler is told."""
+    """Return what a compiler is told; registers are bounded for as many warps as were measured."""
     options = {"num_warps": tiles.warps}
-    return {**options, "maxnreg": tiles.registers} if tiles.registers else options
+    bounded = tiles.registers and tiles.warps <= 4
+    return {**options, "maxnreg": tiles.registers} if bounded else options
 
 
 def new_measures(x: Tensor) -> Tensor:
@@ -309,14 +314,22 @@ def out_weights(weight_at, row, unit, place, joined, C: tl.constexpr, H: tl.cons
 
 
 @triton.jit
-def split_of(n, strips, programs, BM: tl.constexpr, STEPS: tl.constexpr):
+def split_of(n, strips, programs, BM: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr):
     """Return into how many splits the rows of a strip are cut, and how many tiles each has.
 
-    There are as many as give each program an item, and one where there are more strips.
+    Programs shall have done with their items at about the same time, each of which costs some
+    tiles more than it has. LEAST and MOST: tiles of an item.
     """
     row_tiles = tl.maximum(tl.cdiv(n, BM), 1).to(tl.int32)
-    splits = tl.minimum(tl.maximum(programs // tl.maximum(strips, 1), 1), MOST_SPLITS)
-    steps = tl.minimum(tl.cdiv(row_tiles, splits), STEPS)
+    strips = tl.maximum(strips, 1)
+    splits, least = strips * 0 + 1, strips * 0 + 2147483647
+    for turns in tl.static_range(1, 5):
+        many = tl.minimum(turns * programs // strips, tl.minimum(row_tiles // LEAST, MOST_SPLITS))
+        many = tl.maximum(many, 1)
+        cost = tl.cdiv(many * strips, programs) * (tl.cdiv(row_tiles, many) + 2)
+        splits = tl.where(cost < least, many, splits)
+        least = tl.minimum(cost, least)
+    steps = tl.minimum(tl.cdiv(row_tiles, splits), MOST)
     return tl.cdiv(row_tiles, steps), steps
 
 

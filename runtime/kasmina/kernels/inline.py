@@ -233,7 +233,7 @@ class Launches:
             sample: float32 `[S, 4]` for sum, sum of squares, maximum (NaN where there is one) and
                 number of non-finite elements of each chunk of `out`; None for no telemetry.
         """
-        tiles = self._tuning.tiles("forward", y, len(alpha))
+        tiles = self._tuning.tiles("forward" if sample is None else "sampled", y, len(alpha))
         carried = self._tuning.tiles("carry", y, len(alpha))
         if not self.numbers and out is not y:
             out.copy_(y)
@@ -268,7 +268,7 @@ class Launches:
         tiles = self._tuning.tiles("backward", y, len(alpha))
         carried = self._tuning.tiles("carry", y, len(alpha))
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device) if self.numbers else g.clone()
-        to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers}, torch.float32)
+        to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers})
         for number in self.numbers:
             self._kernels[number].backward(
                 g,
@@ -285,14 +285,7 @@ class Launches:
                 tiles=tiles,
                 carried=carried if number == self.numbers[0] else None,
             )
-        return Pulled(
-            to_y,
-            to_alpha.to(alpha.dtype),
-            {
-                number: [to.to(p.dtype) for to, p in zip(rows, stacks[number], strict=True)]
-                for number, rows in found.items()
-            },
-        )
+        return Pulled(to_y, to_alpha, found)
 
 
 class WrongKernel(Exception):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kasmina.errors import KasminaError
 
-Direction = Literal["forward", "backward", "carry"]
+Direction = Literal["forward", "sampled", "backward", "carry"]
 TABLE = Path(__file__).with_name("tiles.json")
 
 

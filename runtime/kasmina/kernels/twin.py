@@ -336,15 +336,18 @@ class Twin:
 
 
 def zeros_for(
-    alpha: Tensor, stacks: Mapping[int, Sequence[Tensor]], dtype: torch.dtype | None = None
+    alpha: Tensor, stacks: Mapping[int, Sequence[Tensor]]
 ) -> tuple[Tensor, dict[int, list[Tensor]]]:
-    """Where gradients of alpha and of stacks go: views of one tensor where `dtype` is given."""
-    if dtype is None:
-        return torch.zeros_like(alpha), {
-            number: [torch.zeros_like(p) for p in stack] for number, stack in stacks.items()
-        }
+    """Where gradients of alpha and of stacks go: views of one tensor, which is filled at once."""
     like = [alpha, *(p for stack in stacks.values() for p in stack)]
-    whole = torch.zeros(sum(each.numel() for each in like), dtype=dtype, device=alpha.device)
-    to_alpha, *rest = torch._C._nn.unflatten_dense_tensors(whole, like)
+    sizes = [-(-each.nbytes // _ALIGNED) * _ALIGNED for each in like]
+    whole = torch.zeros(sum(sizes), dtype=torch.uint8, device=alpha.device)
+    to_alpha, *rest = (
+        part[: each.nbytes].view(each.dtype).view(each.shape)
+        for part, each in zip(whole.split(sizes), like, strict=True)
+    )
     views = iter(rest)
     return to_alpha, {n: [next(views) for _ in stack] for n, stack in stacks.items()}
+
+
+_ALIGNED = 16  # bytes, for wide loads and stores
