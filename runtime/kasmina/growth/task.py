@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from kasmina.sites.site import is_layout
+
 if TYPE_CHECKING:
     from kasmina.sites import Site
 
@@ -138,9 +140,8 @@ class Task:
         metric: mean score of one batch in [0, 1], higher is better.
         sites: the default sites, made on demand.
         metric_name: what the metric is called where people read it.
-        layout: shape of one input without its batch axis, (channels, length) or (channels,
-            height, width), where its features are a flattened signal or image; None for features
-            without neighbours.
+        layout: shape of one input without its batch axis, as in `Site`, where its features are a
+            flattened signal, image or sequence; None for features without neighbours.
         optimizer: optimizer and scheduler from the parameters and the planned steps.
         default_epochs: epochs of a run.
         default_width: width of the start network; None where `widths` is False.
@@ -160,7 +161,7 @@ class Task:
     metric: Callable[[Tensor, Tensor], float]
     sites: Callable[[], tuple[Site, ...]]
     metric_name: str = "score"
-    layout: tuple[int, ...] | None = None
+    layout: tuple[int | str, ...] | None = None
     optimizer: Callable[[Parameters, int], tuple[Optimizer, LRScheduler]] = adam_cosine
     default_epochs: int = 20
     default_width: int | None = None
@@ -169,10 +170,11 @@ class Task:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.layout is not None and (len(self.layout) not in (2, 3) or min(self.layout) < 1):
+        if self.layout is not None and not is_layout(self.layout):
             raise ValueError(
-                f"task {self.name!r}: layout {self.layout} is neither (channels, length) nor "
-                "(channels, height, width) of positive sizes; use None for plain features"
+                f"task {self.name!r}: layout {self.layout} is neither (channels, length), "
+                "(channels, height, width) nor ('sequence', tokens, features) of positive sizes; "
+                "use None for plain features"
             )
         if self.default_epochs < 1:
             raise ValueError(

@@ -71,7 +71,7 @@ class Site:
             raise SiteError(
                 f"{where}: seeds={self.seeds} and hidden={self.hidden} must both be 1 or more"
             )
-        if self.layout is not None and not _is_layout(self.layout):
+        if self.layout is not None and not is_layout(self.layout):
             raise SiteError(
                 f"{where}: layout {self.layout!r}; legal: (channels, length), (channels, height, "
                 "width) or ('sequence', tokens, features), whole numbers from 1 on"
@@ -105,7 +105,8 @@ class Site:
         return (self.blueprint,) if isinstance(self.blueprint, str) else tuple(self.blueprint)
 
 
-def _is_layout(layout: tuple[object, ...]) -> bool:
+def is_layout(layout: object) -> bool:
+    """Whether it is one of the forms that `Site.layout` may have."""
     if not isinstance(layout, tuple):
         return False
     tokens = layout[:1] == (SEQUENCE,)

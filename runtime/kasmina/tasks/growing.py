@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
 SEEDS = 8
 
 
-def any_kind(pattern: str, layout: tuple[int, ...] | None = None) -> Site:
+def any_kind(pattern: str, layout: tuple[int | str, ...] | None = None) -> Site:
     """A parallel site at `pattern` that may grow every kind; `layout` as in `Site`."""
     from kasmina.sites import Site
 

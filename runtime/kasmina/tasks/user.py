@@ -73,7 +73,7 @@ class Parts:
     metric: Callable[[Tensor, Tensor], float]
     metric_name: str = "score"
     sites: tuple[Site, ...] = ()
-    layout: tuple[int, ...] | None = None
+    layout: tuple[int | str, ...] | None = None
     epochs: int = 20
     budget: int | None = None
 

@@ -27,16 +27,16 @@ def task() -> Task:
             "layout",
             (8,),
             (
-                "task 'digits': layout (8,) is neither (channels, length) nor (channels, height, width) "
-                "of positive sizes; use None for plain features"
+                "task 'digits': layout (8,) is neither (channels, length), (channels, height, width) "
+                "nor ('sequence', tokens, features) of positive sizes; use None for plain features"
             ),
         ),
         (
             "layout",
             (1, 0),
             (
-                "task 'digits': layout (1, 0) is neither (channels, length) nor (channels, height, "
-                "width) of positive sizes; use None for plain features"
+                "task 'digits': layout (1, 0) is neither (channels, length), (channels, height, width) "
+                "nor ('sequence', tokens, features) of positive sizes; use None for plain features"
             ),
         ),
         ("default_epochs", 0, "task 'digits': default_epochs is 0; it must be 1 or more"),
@@ -57,6 +57,12 @@ def test_a_field_out_of_range_is_refused(
     with pytest.raises(ValueError, match="task 'digits'") as caught:
         dataclasses.replace(task, **{field: value})  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+def test_a_layout_may_be_one_of_tokens(task: Task) -> None:
+    """As a site's may."""
+    layout = ("sequence", 8, 8)
+    assert dataclasses.replace(task, layout=layout).layout == layout
 
 
 def test_evaluation_weighs_samples_not_batches(task: Task) -> None:
