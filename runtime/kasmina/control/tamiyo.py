@@ -2,7 +2,8 @@
 
 Tamiyo germinates a wave of seeds when the network has stopped getting better on validation data,
 and no wave is under way. A wave spends a share of what is left of the parameter budget, at the
-sites where the loss pulls hardest on the output (gradient ratio). Where a parallel site grows
+sites that are the narrowest for what the loss asks of them (`rank`). Waves that add nothing make it
+patient, and after some in a row no site is worth its price. Where a parallel site grows
 several kinds, one candidate of each germinates: they compete, and one of them will graft, so the
 dearest is what the wave sets aside for them. It never proposes what the mask forbids, nor what the budget cannot
 hold.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ class TamiyoConfig:
             network that has nothing to gain is left alone; 1 or more.
         last: share of the planned epochs after which nothing germinates, so that every seed has
             time to be judged; in (0, 1].
+        failures: waves in a row that have added nothing, after which no site is worth its price.
+        rank: which sites come first: by `bottleneck` (see `growth.bottleneck`), `gradient_ratio`,
+            `deviation` of what passes, or `random`, by lot.
         germinate: the spec's command that asks for a seed.
     """
 
@@ -43,6 +47,8 @@ class TamiyoConfig:
     wave: float = 0.5
     back_off: int = 4
     last: float = 0.5
+    failures: int = 3
+    rank: Literal["bottleneck", "gradient_ratio", "deviation", "random"] = "bottleneck"
     germinate: str = "request_germination"
 
 
@@ -100,6 +106,8 @@ class TamiyoController:
             return f"too late to judge a new seed: epoch {seen.epoch} of {seen.epochs}"
         if seen.busy:
             return f"{_seeds(seen.busy)} under way"
+        if self._failures >= config.failures:
+            return f"no site is worth its price: {self._failures} waves in a row have added nothing"
         patience = config.patience * config.back_off**self._failures
         first = seen.epoch == config.warm_up
         if not first and self._since < patience:
@@ -118,7 +126,7 @@ class TamiyoController:
         allowance = left if seen.budget is None else left * self.config.wave
         ready = {site.path: self._ready(site, seen, mask) for site in seen.sites}
         commands: list[Command] = []
-        for site in sorted(seen.sites, key=lambda site: (-site.gradient_ratio, site.first_row)):
+        for site in sorted(seen.sites, key=lambda site: (-self._score(site, seen), site.first_row)):
             rows = ready[site.path]
             rivals = [kind for kind in site.kinds if kind.parameters <= left][: len(rows)]
             each = [kind.parameters for kind in rivals] or [0]
@@ -127,7 +135,7 @@ class TamiyoController:
                 rivals and len(rivals) <= len(rows) and price <= (allowance if commands else left)
             ):
                 commands += [
-                    self._germinate(row, site, kind.name)
+                    self._germinate(row, site, kind.name, self._score(site, seen))
                     for row, kind in zip(rows, rivals, strict=False)
                 ]
                 rows = rows[len(rivals) :]
@@ -141,6 +149,17 @@ class TamiyoController:
         room = "" if seen.budget is None else f"; {left:g} of {seen.budget} parameters left"
         return Proposal(tuple(commands), f"{cause}: {_seeds(len(commands))}{room}")
 
+    def _score(self, site: SiteObservation, seen: Observation) -> float:
+        """How much the site is in need, by the ranking that was asked for; -inf if not known."""
+        rows = slice(site.first_row, site.first_row + site.seeds)
+        score = {
+            "bottleneck": site.bottleneck,
+            "gradient_ratio": site.gradient_ratio,
+            "deviation": float(np.mean(seen.seeds.deviation[rows])),
+            "random": float(np.random.default_rng([seen.epoch, site.first_row]).random()),
+        }[self.config.rank]
+        return -math.inf if math.isnan(score) else score
+
     def _ready(
         self, site: SiteObservation, seen: Observation, mask: NDArray[np.bool_]
     ) -> list[int]:
@@ -151,10 +170,9 @@ class TamiyoController:
         column = seen.commands.index(self.config.germinate)
         return [int(row) for row in rows[mask[rows, column]]]
 
-    def _germinate(self, row: int, site: SiteObservation, kind: str) -> Command:
-        pull = site.gradient_ratio
-        ratio = "" if math.isnan(pull) else f", gradient ratio {pull:.3g}"  # one site: no choice
-        reason = f"room to grow at {site.path}{ratio}"
+    def _germinate(self, row: int, site: SiteObservation, kind: str, score: float) -> Command:
+        found = f", {self.config.rank.replace('_', ' ')} {score:.3g}"
+        reason = f"room to grow at {site.path}{found if math.isfinite(score) else ''}"
         return Command(self.config.germinate, row, reason, self.name, blueprint=kind)
 
     def _empty(self, seen: Observation, left: float, any_ready: bool) -> str:

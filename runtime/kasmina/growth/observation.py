@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kasmina.growth.bottleneck import bottleneck
 from kasmina.growth.controller import KindOffer, Observation, SeedTable, SiteObservation
 from kasmina.growth.ledger import Clock, Ledger
 from kasmina.growth.validation import Validation
@@ -45,6 +47,7 @@ def observe(
     embargoed: Callable[[str], bool],
 ) -> Observation:
     """The observation at an epoch's end."""
+    under_way = busy(garden)
     return Observation(
         epoch=clock.epoch,
         epochs=epochs,
@@ -57,19 +60,22 @@ def observe(
         sites=tuple(
             _site(
                 site,
-                gradient_ratio(validation.passages.get(path, [])),
+                validation.passages.get(path, []),
                 rewinds[path],
                 embargoed(path),
+                scored=len(garden.sites) > 1 and not under_way,
             )
             for path, site in garden.sites.items()
         ),
         seeds=_seeds(garden),
         commands=tuple(event.name for event in garden.state.lifecycle.Event),
-        busy=busy(garden),
+        busy=under_way,
     )
 
 
-def _site(site: SiteLayer, ratio: float, rewinds: int, embargoed: bool) -> SiteObservation:
+def _site(
+    site: SiteLayer, passages: list[Passage], rewinds: int, embargoed: bool, *, scored: bool
+) -> SiteObservation:
     costs = {name: site.pool(name).kind.cost() for name in site.kinds}
     return SiteObservation(
         path=site.path,
@@ -81,7 +87,8 @@ def _site(site: SiteLayer, ratio: float, rewinds: int, embargoed: bool) -> SiteO
         ),
         rewinds=rewinds,
         embargoed=embargoed,
-        gradient_ratio=ratio,
+        gradient_ratio=gradient_ratio(passages),
+        bottleneck=bottleneck(site, passages) if scored else math.nan,
     )
 
 
@@ -103,7 +110,7 @@ def _seeds(garden: Garden) -> SeedTable:
 def gradient_ratio(passages: list[Passage]) -> float:
     """RMS of the loss gradient over the RMS of what the site put out; NaN if nothing was recorded.
 
-    The bottleneck signal of a site in its first form: how hard the loss pulls on its output.
+    How hard the loss pulls on its output; see `bottleneck` for what new units could do about it.
     """
     if not passages:
         return float("nan")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ COMMANDS = ("emergency", "cancel", "request_germination")
 
 
 def _site(
-    path: str, first: int, ratio: float = 1.0, cost: int = 100, **more: bool
+    path: str, first: int, ratio: float = 1.0, cost: int = 100, **more: Any
 ) -> SiteObservation:
     return SiteObservation(
         path=path,
@@ -26,6 +28,7 @@ def _site(
         rewinds=0,
         embargoed=more.get("embargoed", False),
         gradient_ratio=ratio,
+        bottleneck=more.get("bottleneck", ratio),
     )
 
 
@@ -81,7 +84,7 @@ def test_the_first_wave_comes_after_the_warm_up() -> None:
     proposal = _propose(tamiyo, _observe(2))
     assert [command.row for command in proposal.commands] == [2, 3]
     assert {command.event for command in proposal.commands} == {"request_germination"}
-    assert "room to grow at b, gradient ratio 3" in proposal.commands[0].reason
+    assert "room to grow at b, bottleneck 3" in proposal.commands[0].reason
 
 
 def test_a_network_that_gets_better_is_left_alone() -> None:
@@ -106,8 +109,11 @@ def test_waves_that_add_nothing_make_it_patient() -> None:
     """After a failure the next plateau must last `back_off` times as long."""
     tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=1, back_off=3))
     assert _propose(tamiyo, _observe(0)).commands
-    found = [e for e in range(1, 16) if _propose(tamiyo, _observe(e)).commands]
+    found = [e for e in range(1, 60) if _propose(tamiyo, _observe(e)).commands]
     assert found == [4, 14]
+    assert _propose(tamiyo, _observe(43)).reason == (
+        "no site is worth its price: 3 waves in a row have added nothing"
+    )
 
 
 def test_nothing_germinates_while_a_wave_is_under_way() -> None:
@@ -189,3 +195,23 @@ def test_inline_seeds_of_several_kinds_all_count() -> None:
         _observe(2, sites=(site,), budget=1800), np.ones((2, len(COMMANDS)), np.bool_)
     )
     assert proposal.reason.endswith("; 400 of 1800 parameters left")
+
+
+def test_sites_are_ranked_as_asked() -> None:
+    """By what is measured of each; a site of which nothing is known comes last."""
+    wide = _site("a", 0, ratio=3.0, bottleneck=0.1)
+    narrow = _site("b", 2, ratio=1.0, bottleneck=0.5)
+    unknown = _site("c", 4, ratio=9.0, bottleneck=math.nan)
+    seen = _observe(2, sites=(wide, narrow, unknown), budget=1100)
+    first = {
+        rank: _propose(TamiyoController(TamiyoConfig(rank=rank)), seen).commands[0].row
+        for rank in ("bottleneck", "gradient_ratio")
+    }
+    assert first == {"bottleneck": 2, "gradient_ratio": 4}
+    drawn = {
+        _propose(TamiyoController(TamiyoConfig(rank="random", warm_up=e)), replace(seen, epoch=e))
+        .commands[0]
+        .row
+        for e in range(20)
+    }
+    assert drawn == {0, 2, 4}

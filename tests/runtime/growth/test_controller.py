@@ -64,7 +64,7 @@ def test_a_decision_holds_what_was_seen(
     seen, decisions = watched
     assert len(seen) == len(decisions) == 3
     for observation, decision in zip(seen, decisions, strict=True):
-        assert decision["schema"] == "observation@1"
+        assert decision["schema"] == "observation@2"
         assert decision["observation"] == observation.to_plain(without=("seeds",))
         assert sum(decision["states"].values()) == len(observation.seeds.state) == 4
     assert [decision["states"] for decision in decisions[:2]] == [
