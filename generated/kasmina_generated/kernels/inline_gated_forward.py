@@ -2,11 +2,13 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 6d42ad96bedc70bd3f9f484b589df441
+# body: ea16564267e36a23d2baef47ab701942
 
 """Forward pass of the chunks that hold gated: one launch for all of them."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
+from functools import lru_cache
 
 import torch
 import triton
@@ -18,6 +20,7 @@ from .tiling import (
     INTERPRETED,
     MIXING,
     MOST_STEPS,
+    Launch,
     Tiles,
     by_eight,
     carry,
@@ -99,58 +102,81 @@ def forward(
         carried: Sizes for chunks that no launch mixes, which are carried over; None to leave them
             to another launch.
     """
-    n, features = x.shape
-    chunks = codes.shape[0]
-    hidden, width = parameters[0].shape[1:]
-    t = shape_of(tiles, chunks, width, hidden, x.element_size())
-    c = cut_of(carried, n, chunks, width)
-    _forward_rows[(t.grid + c.grid,)](
-        x,
-        out,
-        codes,
-        kinds,
-        rows,
-        alpha,
-        *parameters,
-        nonfinite,
-        measures,
-        order,
-        count,
-        n,
-        x.stride(0),
-        x.stride(1),
-        out.stride(0),
-        out.stride(1),
-        chunks,
-        features // chunks,
-        features % chunks,
+    launch = _launch(
+        *x.shape,
+        (*x.stride(), *out.stride()),
+        (x.dtype, kinds.dtype, rows.dtype, *(p.dtype for p in parameters)),
+        x.device,
+        codes.shape[0],
+        parameters[0].shape[1:],
         kind,
         slots_of(measures),
-        features,
-        t.programs,
-        t.grid,
-        c.grid,
-        c.strips,
-        c.splits,
-        c.steps,
-        C=width,
-        H=hidden,
-        HB=t.units,
-        BH=t.lanes,
-        G=t.group,
-        BM=t.rows,
-        BN=t.columns,
-        CG=c.group,
-        CBM=c.rows,
-        CBN=c.columns,
-        EVEN=features % chunks == 0,
-        REPLACE=replace,
-        COPIED=out is not x,
-        CARRYING=carried is not None,
-        MEASURED=measures is not None,
-        UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
-        STAGES=t.stages,
-        **t.options,
+        out is x,
+        replace,
+        tiles,
+        carried,
+    )
+    launch(x, out, codes, kinds, rows, alpha, *parameters, nonfinite, measures, order, count)
+
+
+@lru_cache(4096)
+def _launch(
+    n: int,
+    features: int,
+    strides: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    _device: torch.device,
+    chunks: int,
+    shape: tuple[int, ...],
+    kind: int,
+    slots: int,
+    in_place: bool,
+    replace: bool,
+    tiles: Tiles,
+    carried: Tiles | None,
+) -> Launch:
+    hidden, width = shape
+    t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
+    c = cut_of(carried, n, chunks, width)
+    return Launch(
+        _forward_rows,
+        (t.grid + c.grid,),
+        (
+            n,
+            *strides,
+            chunks,
+            features // chunks,
+            features % chunks,
+            kind,
+            slots,
+            features,
+            t.programs,
+            t.grid,
+            c.grid,
+            c.strips,
+            c.splits,
+            c.steps,
+        ),
+        {
+            "C": width,
+            "H": hidden,
+            "HB": t.units,
+            "BH": t.lanes,
+            "G": t.group,
+            "BM": t.rows,
+            "BN": t.columns,
+            "CG": c.group,
+            "CBM": c.rows,
+            "CBN": c.columns,
+            "EVEN": features % chunks == 0,
+            "REPLACE": replace,
+            "COPIED": not in_place,
+            "CARRYING": carried is not None,
+            "MEASURED": slots > 0,
+            "UPCAST": INTERPRETED and dtypes[0] == torch.bfloat16,
+            "STAGES": t.stages,
+        },
+        t.options,
     )
 
 

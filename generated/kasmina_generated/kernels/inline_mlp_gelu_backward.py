@@ -2,11 +2,13 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: b7d41c6e7e2ff6336c4767fa965f30fd
+# body: 29db80a1d48a260ca9c9bf64871dd011
 
 """Backward pass of the chunks that hold mlp_gelu: one launch for all rows, one to add up."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
+from functools import lru_cache
 
 import torch
 import triton
@@ -18,6 +20,7 @@ from .tiling import (
     INTERPRETED,
     LEAST_STEPS,
     MIXING,
+    Launch,
     Tiles,
     bits_of,
     by_eight,
@@ -104,82 +107,92 @@ def backward(
         carried: Sizes for chunks that no launch mixes, which are carried over; None to leave them
             to another launch.
     """
-    n, features = x.shape
-    chunks = codes.shape[0]
-    hidden, width = parameters[0].shape[1:]
+    rows_of, sums_of, room = _launches(
+        *x.shape,
+        (*g.stride(), *x.stride(), *gx.stride()),
+        (x.dtype, g.dtype, kinds.dtype, rows.dtype, *(p.dtype for p in (*parameters, *gradients))),
+        x.device,
+        codes.shape[0],
+        parameters[0].shape[1:],
+        kind,
+        replace,
+        tiles,
+        carried,
+    )
+    partial = torch.empty(room, dtype=torch.float32, device=x.device)  # of all chunks and splits
+    rows_of(g, x, gx, codes, kinds, rows, alpha, *parameters, partial, order, count)
+    sums_of(codes, kinds, rows, alpha, *gradients, alpha_gradient, partial, order, count)
+
+
+@lru_cache(4096)
+def _launches(
+    n: int,
+    features: int,
+    strides: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    _device: torch.device,
+    chunks: int,
+    shape: tuple[int, ...],
+    kind: int,
+    replace: bool,
+    tiles: Tiles,
+    carried: Tiles | None,
+) -> tuple[Launch, Launch, tuple[int, int]]:
+    hidden, width = shape
     size = 2 * hidden * width + hidden + width
-    t = shape_of(tiles, chunks, width, hidden, x.element_size())
+    t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
-    pitch = size + t.blocks * width
-    partial = torch.empty(
-        (t.items * t.group, pitch), dtype=torch.float32, device=x.device
-    )  # of all chunks in all splits
-    _backward_rows[(t.grid + c.grid,)](
-        g,
-        x,
-        gx,
-        codes,
-        kinds,
-        rows,
-        alpha,
-        *parameters,
-        partial,
-        order,
-        count,
-        n,
-        g.stride(0),
-        g.stride(1),
-        x.stride(0),
-        x.stride(1),
-        gx.stride(0),
-        gx.stride(1),
-        chunks,
-        features // chunks,
-        features % chunks,
-        kind,
-        t.programs,
-        t.grid,
-        c.grid,
-        c.strips,
-        c.splits,
-        c.steps,
-        C=width,
-        H=hidden,
-        HB=t.units,
-        BH=t.lanes,
-        G=t.group,
-        BM=t.rows,
-        BN=t.columns,
-        CG=c.group,
-        CBM=c.rows,
-        CBN=c.columns,
-        EVEN=features % chunks == 0,
-        REPLACE=replace,
-        CARRYING=carried is not None,
-        UPCAST=INTERPRETED and x.dtype == torch.bfloat16,
-        STAGES=t.stages,
-        **t.options,
+    rows = Launch(
+        _backward_rows,
+        (t.grid + c.grid,),
+        (
+            n,
+            *strides,
+            chunks,
+            features // chunks,
+            features % chunks,
+            kind,
+            t.programs,
+            t.grid,
+            c.grid,
+            c.strips,
+            c.splits,
+            c.steps,
+        ),
+        {
+            "C": width,
+            "H": hidden,
+            "HB": t.units,
+            "BH": t.lanes,
+            "G": t.group,
+            "BM": t.rows,
+            "BN": t.columns,
+            "CG": c.group,
+            "CBM": c.rows,
+            "CBN": c.columns,
+            "EVEN": features % chunks == 0,
+            "REPLACE": replace,
+            "CARRYING": carried is not None,
+            "UPCAST": INTERPRETED and dtypes[0] == torch.bfloat16,
+            "STAGES": t.stages,
+        },
+        t.options,
     )
-    _add_rows[(t.strips * t.group, -(-size // _LANES) + 1)](
-        codes,
-        kinds,
-        rows,
-        alpha,
-        *gradients,
-        alpha_gradient,
-        partial,
-        order,
-        count,
-        n,
-        kind,
-        t.programs,
-        C=width,
-        H=hidden,
-        HB=t.units,
-        G=t.group,
-        BM=t.rows,
-        LANES=_LANES,
+    sums = Launch(
+        _add_rows,
+        (t.strips * t.group, -(-size // _LANES) + 1),
+        (n, kind, t.programs),
+        {
+            "C": width,
+            "H": hidden,
+            "HB": t.units,
+            "G": t.group,
+            "BM": t.rows,
+            "LANES": _LANES,
+        },
+        {},
     )
+    return rows, sums, (t.items * t.group, size + t.blocks * width)
 
 
 @triton.jit

@@ -338,16 +338,9 @@ class Twin:
 def zeros_for(
     alpha: Tensor, stacks: Mapping[int, Sequence[Tensor]]
 ) -> tuple[Tensor, dict[int, list[Tensor]]]:
-    """Where gradients of alpha and of stacks go: views of one tensor, which is filled at once."""
-    like = [alpha, *(p for stack in stacks.values() for p in stack)]
-    sizes = [-(-each.nbytes // _ALIGNED) * _ALIGNED for each in like]
-    whole = torch.zeros(sum(sizes), dtype=torch.uint8, device=alpha.device)
-    to_alpha, *rest = (
-        part[: each.nbytes].view(each.dtype).view(each.shape)
-        for part, each in zip(whole.split(sizes), like, strict=True)
-    )
-    views = iter(rest)
-    return to_alpha, {n: [next(views) for _ in stack] for n, stack in stacks.items()}
-
-
-_ALIGNED = 16  # bytes, for wide loads and stores
+    """Where gradients of alpha and of stacks go; few launches fill all of them with 0."""
+    found = {number: [torch.empty_like(p) for p in stack] for number, stack in stacks.items()}
+    every = [each for stack in found.values() for each in stack]
+    if every:
+        torch._foreach_zero_(every)
+    return torch.zeros_like(alpha), found
