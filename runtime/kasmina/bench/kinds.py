@@ -1,0 +1,108 @@
+"""Whether the right kind wins: what a free run chooses beside runs in which one kind alone may grow.
+
+A kind is right for a task where, over the seeds, its forced runs are not worse on test data than the
+best kind's by more than two standard errors of the paired difference. A task counts where some kind
+is wrong. Permuted features keep the declared layout, so that it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from statistics import fmean, stdev
+
+from kasmina.bench import Row, benchmark
+from kasmina.bench._growth_arms import forced, grow_seen
+from kasmina.control import TamiyoController
+from kasmina.growth import Task
+from kasmina.tasks import digits, mnist1d
+from kasmina.tasks.growing import DENSE, SPATIAL
+
+KINDS = (*DENSE, *SPATIAL)
+SEEDS = tuple(range(1000, 1010))
+TASKS: dict[str, Callable[[int], Task]] = {
+    "mnist1d": lambda _: mnist1d.task(),
+    "mnist1d-permuted": lambda _: mnist1d.task(permuted=True),
+    "digits": lambda seed: digits.task(split=seed),
+    "digits-permuted": lambda seed: digits.task(split=seed, permuted=True),
+    "mnist1d-7": lambda _: mnist1d.task(dataset=7),
+}
+
+Unit = tuple[str, int, str | None, int | None]  # task, seed, forced kind, epochs
+
+
+@benchmark("kinds")
+def run(*, quick: bool = False, jobs: int = 1) -> list[Row]:
+    """How often the kind that wins the contest is one that no other kind beats when it is forced."""
+    tasks = ("digits",) if quick else tuple(TASKS)
+    seeds, epochs = ((1, 2), 30) if quick else (SEEDS, None)
+    units: list[Unit] = [(t, s, k, epochs) for t in tasks for s in seeds for k in (None, *KINDS)]
+    rows = list(_rows(dict(zip(units, _spread(units, jobs), strict=True)), tasks, seeds))
+    return [replace(row, target=None) for row in rows] if quick else rows
+
+
+def _spread(units: list[Unit], jobs: int) -> list[tuple[float, str | None]]:
+    if jobs == 1:
+        return [_one(unit) for unit in units]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        return list(pool.map(_one, units))
+
+
+def _one(unit: Unit) -> tuple[float, str | None]:
+    """Test metric of one run, and which kind won its first contest."""
+    import torch
+
+    torch.set_num_threads(1)
+    name, seed, kind, epochs = unit
+    task = TASKS[name](seed)
+    assert task.default_budget is not None
+    result, seen = grow_seen(
+        task if kind is None else forced(task, kind),
+        seed,
+        epochs or task.default_epochs,
+        task.default_budget,
+        TamiyoController(),
+    )
+    won = next((record["winner"] for record in seen.of("contest") if record["winner"]), None)
+    return result.test_metric, won
+
+
+Found = Mapping[Unit, tuple[float, str | None]]
+
+
+def _rows(found: Found, tasks: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[Row]:
+    epochs = next(iter(found))[3]
+    chosen: list[bool] = []
+    constant: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    for task in tasks:
+        scores = {k: [100 * found[task, s, k, epochs][0] for s in seeds] for k in KINDS}
+        right = _right(scores)
+        winners = [found[task, seed, None, epochs][1] for seed in seeds]
+        means = {f"{kind}, forced": fmean(values) for kind, values in scores.items()}
+        counts = {f"{kind}, chosen": float(winners.count(kind)) for kind in KINDS}
+        share = 100 * fmean(winner in right for winner in winners)
+        name = f"{task}: a right kind wins ({', '.join(sorted(right))})"
+        yield Row(name, share, "%", baselines={**means, **counts})
+        if len(right) < len(KINDS):
+            chosen += [winner in right for winner in winners]
+            for kind in KINDS:
+                constant[kind] += [kind in right] * len(seeds)
+    if chosen:
+        share = 100 * fmean(chosen)
+        always = {f"always {kind}": 100 * fmean(each) for kind, each in constant.items()}
+        yield Row("a right kind wins", share, "%", 90.0, ">=", always)
+        yield Row("the best constant choice", max(always.values()), "%", 50.0, "<=")
+
+
+def _right(scores: Mapping[str, list[float]]) -> set[str]:
+    """The kinds that the best one does not beat by more than two standard errors, paired."""
+    best = max(scores, key=lambda kind: fmean(scores[kind]))
+    found = {best}
+    for kind, values in scores.items():
+        gaps = [b - v for b, v in zip(scores[best], values, strict=True)]
+        error = stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+        if fmean(gaps) <= 2 * error:
+            found.add(kind)
+    return found

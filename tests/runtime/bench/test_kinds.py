@@ -1,0 +1,40 @@
+"""The benchmark of the contest: what counts as right."""
+
+from __future__ import annotations
+
+from kasmina.bench import kinds
+
+
+def test_a_kind_is_right_that_the_best_does_not_surely_beat() -> None:
+    """Two standard errors of the paired difference."""
+    scores = {
+        "low_rank": [50.0, 51.0, 52.0],
+        "mlp": [89.0, 91.5, 92.0],
+        "gated": [90.0, 91.0, 92.0],
+        "conv": [85.0, 86.0, 87.5],
+    }
+    assert kinds._right(scores) == {"mlp", "gated"}
+
+
+def test_choices_and_constant_choices_are_counted_alike() -> None:
+    """A task where every kind is right tells nothing and is left out."""
+    found: dict[kinds.Unit, tuple[float, str | None]] = {}
+    for seed in (1, 2):
+        for place, kind in enumerate(kinds.KINDS):
+            found["mnist1d", seed, kind, None] = (0.5 + 0.1 * place + 0.001 * seed, kind)
+            found["digits", seed, kind, None] = (0.9, kind)
+        found["mnist1d", seed, None, None] = (0.8, "conv" if seed == 1 else "mlp")
+        found["digits", seed, None, None] = (0.9, "mlp")
+    rows = {row.name: row for row in kinds._rows(found, ("mnist1d", "digits"), (1, 2))}
+    assert rows["mnist1d: a right kind wins (conv)"].value == 50.0
+    assert rows["a right kind wins"].value == 50.0
+    assert rows["a right kind wins"].baselines["always conv"] == 100.0
+    assert rows["the best constant choice"].met is False
+
+
+def test_a_free_run_tells_who_won() -> None:
+    """A real run of each sort."""
+    metric, won = kinds._one(("digits", 1, None, 16))
+    assert won in kinds.KINDS
+    assert 0 < metric <= 1
+    assert kinds._one(("digits", 1, "mlp", 4))[1] is None
