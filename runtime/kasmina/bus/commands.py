@@ -26,6 +26,7 @@ import msgspec
 from kasmina.bus.claims import BadClaim, ClaimStore
 from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
+from kasmina.bus.limiter import RateLimiter
 from kasmina.bus.outages import Outages
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
 from kasmina.bus.signing import SignatureRefused, Verifier, unsealed
@@ -110,6 +111,7 @@ class CommandHandler:
         clock: seconds since 1970.
         backoff: waits while the bus is away.
         rng: draws them.
+        limiter: how fast commands are read; those of a flood wait in their stream.
     """
 
     def __init__(
@@ -127,7 +129,9 @@ class CommandHandler:
         clock: Callable[[], float] = time.time,
         backoff: Backoff = DEFAULT_BACKOFF,
         rng: Random | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
+        self._limiter = limiter
         self.check, self.held = check, False
         self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
         self.rewound = 0
@@ -233,6 +237,8 @@ class CommandHandler:
     async def _handle(self, delivery: Delivery, life: int) -> None:
         """Take one entry of the stream, if no checkpoint was restored since it was read."""
         found: Envelope | Exception
+        if self._limiter is not None:
+            await self._limiter.acquire()
         try:
             read = await self.outages.through(lambda: self._claims.read(delivery.payload))
             found = self._verify(read, delivery.id) if self._verify else unsealed(read)

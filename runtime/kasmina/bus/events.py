@@ -17,7 +17,7 @@ import blake3
 import msgspec
 
 from kasmina.bus.claims import ClaimStore
-from kasmina.bus.client import MessageBusClient
+from kasmina.bus.client import Loss, MessageBusClient
 from kasmina.bus.errors import BusError
 from kasmina.bus.outages import Outages
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
@@ -76,7 +76,8 @@ class EventPublisher:
     """Sends the events of one log, each at least once and in order.
 
     A log that was cut back, by a run that resumed from a checkpoint, is sent again from its
-    beginning: lines that are the same have the same id, and receivers know them.
+    beginning: lines that are the same have the same id, and receivers know them. So is one whose
+    entries the server has lost.
 
     Args:
         client: the bus.
@@ -113,7 +114,8 @@ class EventPublisher:
         self._cursor = _load(cursor)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._lost = False
+        client.on_loss(self._look_at)
 
     @property
     def lag_bytes(self) -> int:
@@ -130,6 +132,9 @@ class EventPublisher:
             BusError: the bus did not take them; the cursor stays.
             BadEventLog: the log holds what is no event.
         """
+        if self._lost:
+            self._lost, self._cursor = False, Cursor()
+            self.restarts += 1
         batch = await asyncio.to_thread(self._next)
         payloads = [await self._fit(payload) for payload in batch.payloads]
         if payloads:
@@ -152,6 +157,12 @@ class EventPublisher:
                 async with asyncio.timeout(self._poll_s):
                     await self._wake.wait()
             self._wake.clear()
+
+    def _look_at(self, loss: Loss) -> None:
+        """Entries that the server has lost are sent again, with the ids that they had."""
+        if loss.kind in ("wiped", "rolled back") and loss.stream in (None, self._stream):
+            self._lost = True
+            self.notify()
 
     def notify(self, *_: object) -> None:
         """Say that there is something new; from any thread. `EventLog.subscribe` takes it."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from random import Random
 from typing import TypeVar
 
-from kasmina.bus.errors import BusError
+from kasmina.bus.breaker import CircuitBreaker
+from kasmina.bus.errors import BusError, BusFull, BusLoading, BusReadOnly, BusUnavailable
 from kasmina.bus.retry import Backoff
 
 T = TypeVar("T")
+_PASSING = (BusUnavailable, BusFull, BusReadOnly, BusLoading)
 
 
 class Outages:
@@ -20,12 +23,15 @@ class Outages:
         backoff: how long it waits; how often it tries counts only once `ending` is set, so that a
             shutdown does not wait for a bus that is gone.
         rng: draws the waits; None takes one that is seeded by the system.
+        breaker: leaves a bus alone that keeps failing.
     """
 
-    def __init__(self, backoff: Backoff, rng: Random | None = None) -> None:
+    def __init__(
+        self, backoff: Backoff, rng: Random | None = None, breaker: CircuitBreaker | None = None
+    ) -> None:
         self.count = 0  # calls that were not answered, since it was made
         self.ending = False
-        self._backoff, self._rng = backoff, rng or Random()
+        self._backoff, self._rng, self._breaker = backoff, rng or Random(), breaker
 
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call, and call again after each error that may pass.
@@ -36,7 +42,8 @@ class Outages:
         tries = 0
         while True:
             try:
-                return await call()
+                with self._breaker.guard(*_PASSING) if self._breaker else nullcontext():
+                    return await call()
             except BusError as error:
                 tries += 1
                 if not error.transient or (self.ending and tries >= self._backoff.attempts):

@@ -16,6 +16,7 @@ from itertools import groupby
 from random import Random
 from threading import Lock
 
+from kasmina.bus.breaker import CircuitBreaker
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import MessageBusClient
 from kasmina.bus.frames import BadHealth, HealthFrame, check_frames, frame_of
@@ -74,6 +75,7 @@ class TelemetryPublisher:
         config: see `TelemetryConfig`.
         backoff: waits while the bus is away.
         rng: draws them.
+        breaker: leaves a bus alone that keeps failing; what waits meanwhile is bounded as ever.
     """
 
     def __init__(
@@ -86,10 +88,11 @@ class TelemetryPublisher:
         config: TelemetryConfig | None = None,
         backoff: Backoff = DEFAULT_BACKOFF,
         rng: Random | None = None,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         self.dropped: Counter[Source] = Counter()  # by site, since the publisher was made
         self.sent = 0
-        self.outages = Outages(backoff, rng)
+        self.outages = Outages(backoff, rng, breaker)
         self._client, self._stream, self._stamp = client, stream, stamp
         self._claims = claims or ClaimStore(client, expires_s=_KEPT_S)
         self._config = config or TelemetryConfig()

@@ -39,7 +39,7 @@ from kasmina.growth.ramp import Ramps
 from kasmina.growth.rewind import Snapshot, Stateful
 from kasmina.growth.twin import Twin
 from kasmina.growth.validation import Validate, Validation, Validator
-from kasmina.lifecycle import ContextTable, LimitTable, step
+from kasmina.lifecycle import ContextTable, LimitTable, StepResult, step
 from kasmina.observe.log import EventLog
 from kasmina.sites import Garden, Recorder
 
@@ -141,6 +141,7 @@ class Gardener:
         self._contest = Contest(self.garden, self.journal, config.contest)
         self._recorders = {path: Recorder(site) for path, site in self.garden.sites.items()}
         self.judge = Judge(self, twin)
+        self.moves = 0  # steps of the lifecycle: where it is the same, no seed has moved
         self._detector = Detector(config.triggers, model.parameters())
         self._effects = Effects(self, stateful or {})
         self._refresh()
@@ -148,6 +149,14 @@ class Gardener:
     def request(self, command: Command) -> None:
         """Queue a command for the next tick; safe to call from any thread."""
         self.queue.append(command)
+
+    def obey(self, commands: Sequence[Command]) -> StepResult:
+        """Carry out commands at once, between two steps; what no edge took stands in the result."""
+        state = self.garden.state
+        context = ContextTable(len(state), lifecycle=state.lifecycle)
+        result = self._advance(commands, context, tick=False)
+        self.optimizer.zero_grad(set_to_none=True)
+        return result
 
     def step(self, loss: Tensor) -> bool:
         """Call after `loss.backward()` in the place of `optimizer.step()`.
@@ -266,6 +275,29 @@ class Gardener:
         """How often a cohort has begun to graft or was taken back."""
         return self._effects.milestones
 
+    @property
+    def strategies(self) -> dict[int, str]:
+        """Grafting strategies by row, for commands that name none."""
+        return self._holdings.strategies
+
+    def embargoed(self, site: str) -> bool:
+        """Whether the site was rewound so often that nothing germinates there any more."""
+        return self._effects.embargoed(site)
+
+    def saved(self) -> Tensor:
+        """Bool `[N]`: seeds on trial whose cohort's snapshot is still there to return to."""
+        saved = torch.zeros(len(self.garden.state), dtype=torch.bool)
+        rows = self._on_trial().cpu()
+        numbers = self.garden.state["checkpoint_id"].cpu()[rows].tolist()
+        saved[rows] = torch.tensor(
+            [self.snapshot(n) is not None for n in numbers], dtype=torch.bool
+        )
+        return saved
+
+    def is_blending(self, row: int) -> bool:
+        """Whether the seed is on a ramp upwards."""
+        return bool(mask_in(self.garden.state, "plane", "blend")[row])
+
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs of the loop itself, between two steps."""
         return {
@@ -278,6 +310,7 @@ class Gardener:
         """Take back what `state_dict` gave."""
         self.validation = Validation(*state["validation"])
         self.queue = deque(Command(**command) for command in state["queue"])
+        self.moves += 1
         for name, value in state["limits"].items():
             self.limits.override(name, value)
         self._refresh()
@@ -343,7 +376,9 @@ class Gardener:
         while self.queue:
             yield self.queue.popleft()
 
-    def _advance(self, commands: Sequence[Command], context: ContextTable, *, tick: bool) -> None:
+    def _advance(
+        self, commands: Sequence[Command], context: ContextTable, *, tick: bool
+    ) -> StepResult:
         """One step of the lifecycle and all that follows from it."""
         state = self.garden.state
         events = torch.zeros(len(state), dtype=torch.int32)
@@ -366,6 +401,8 @@ class Gardener:
             self._advance(commands, context, tick=False)
         self._effects.forget()
         self._refresh()
+        self.moves += 1
+        return result
 
     def _refresh(self) -> None:
         """Let the sites, and this loop, know what there is to do until the next step."""

@@ -45,6 +45,7 @@ class Holdings:
     ) -> None:
         self._garden, self._aside, self._journal = garden, aside, journal
         self._strategy, self._optimizer = strategy, optimizer
+        self.strategies: dict[int, str] = {}  # by row, before the one for all
         strategy_number(strategy)  # an unknown name fails here, not in the middle of a run
         self._guards: dict[str, RowGuard] = {}
         for site in garden.sites.values():
@@ -87,7 +88,8 @@ class Holdings:
             site = self._garden.site_of(command.row)
             if free[command.row]:
                 kind = site.kinds.index(command.blueprint) if command.blueprint else 0
-                number = strategy_number(command.strategy or self._strategy)
+                own = self.strategies.get(command.row, self._strategy)
+                number = strategy_number(command.strategy or own)
                 self._garden.state.update(
                     [command.row], {"blueprint_id": kind, "grafting_strategy": number}
                 )

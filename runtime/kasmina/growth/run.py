@@ -7,6 +7,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from kasmina.errors import KasminaError
 from kasmina.growth.controller import Controller
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gardener import Gardener, GardenerConfig
+from kasmina.growth.outside import Outside
 from kasmina.growth.rewind import Stateful
 from kasmina.growth.saving import Keeper, Saving
 from kasmina.growth.task import Data, Task, evaluate, seeded
@@ -92,6 +94,7 @@ def grow(
     stop: Stop = lambda: False,
     gardening: Mapping[str, Any] | None = None,
     saving: Saving | None = None,
+    outside: Outside | None = None,
 ) -> RunResult:
     """Train `task` and let it grow; the test split is read once, at the end.
 
@@ -103,13 +106,28 @@ def grow(
         stop: asked after each step; True ends the run in order.
         gardening: settings of `GardenerConfig` that differ from its defaults.
         saving: where the run is saved, and what it goes on from.
+        outside: the run on a bus; it is closed in the end.
 
     Raises:
         ResumeRefused: what it should go on from is of another run.
         KasminaError: budget below the start size, NaN in the loss, a spec that does not fit.
     """
+    with outside or nullcontext():
+        return _grow(task, config, controller, log, stop, dict(gardening or {}), saving, outside)
+
+
+def _grow(
+    task: Task,
+    config: GrowConfig,
+    controller: Controller,
+    log: EventLog | None,
+    stop: Stop,
+    gardening: dict[str, Any],
+    saving: Saving | None,
+    outside: Outside | None,
+) -> RunResult:
     started = time.perf_counter()
-    run = _Run(task, config, controller, log, dict(gardening or {}), saving)
+    run = _Run(task, config, controller, log, gardening, saving, outside)
     try:
         status = run.train(stop)
     except LogError:
@@ -139,6 +157,8 @@ def grow(
         model=run.model,
     )
     run.finish(status, test)
+    if outside is not None:
+        outside.close(finished=status == "finished")
     return result
 
 
@@ -153,8 +173,9 @@ class _Run:
         log: EventLog | None,
         gardening: dict[str, Any],
         saving: Saving | None,
+        outside: Outside | None = None,
     ) -> None:
-        self.task, self.config = task, config
+        self.task, self.config, self.outside = task, config, outside
         self.data = task.build_data(config.seed)
         self.epochs = config.epochs or task.default_epochs
         self.steps = self.epochs * self.data.train.batches_per_epoch
@@ -191,10 +212,13 @@ class _Run:
             twin=Replayed(self._control, self.model),
         )
         self.keeper = None if saving is None else self._keeper(saving, log)
-        if self.keeper is None or saving is None or saving.found is None:
+        found = None if saving is None else saving.found
+        if self.keeper is not None and found is not None:
+            self.keeper.resume(found)
+        if outside is not None:
+            outside.start(self.gardener, self.keeper, fresh=saving is None or not saving.resumes)
+        if found is None:
             self._start()
-        else:
-            self.keeper.resume(saving.found)
 
     def train(self, stop: Stop) -> str:
         """Train to the end, or until `stop`; a rewind sets the clock back, so this may repeat."""
@@ -215,6 +239,8 @@ class _Run:
                 self.gardener.tick()
                 self._epoch()
             after_step()
+            if self.outside is not None:
+                self.outside.after_step(stop)
         return "finished"
 
     def _keeper(self, saving: Saving, log: EventLog | None) -> Keeper:
@@ -237,7 +263,8 @@ class _Run:
             "batches per epoch": self.data.train.batches_per_epoch,
             "first validation batch": _digest(_example(self.task, self.data)),
         }
-        return Keeper(saving, gardener, log, identity, self.data.train.batches_per_epoch)
+        per_epoch = self.data.train.batches_per_epoch
+        return Keeper(saving, gardener, log, identity, per_epoch, self.outside)
 
     def states(self) -> dict[str, int]:
         """How many seeds are in which state; states without a seed are left out."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -33,7 +33,11 @@ from kasmina.observe.log import EventLog, LogError, Position, Record, read_until
 from kasmina.sites import Garden, Site, morph
 from kasmina.sites.example import Example
 
+if TYPE_CHECKING:
+    from kasmina.growth.outside import Outside
+
 MOST_S = 300.0  # seconds of training that a kill may cost, however long an epoch is
+OUTSIDE = "outside"  # the part that only a run on a bus has
 ROWS = "kasmina.state."  # in a model's state dict; a checkpoint keeps the rows apart
 
 
@@ -92,11 +96,13 @@ class Saving:
         manager: of the directory.
         every: epochs from one checkpoint to the next; 0 saves none.
         found: what to go on from; None begins.
+        resumes: the run has begun before, though nothing may have been saved yet.
     """
 
     manager: CheckpointManager
     every: int
     found: Found | None = None
+    resumes: bool = False
 
 
 def newest(manager: CheckpointManager, log: Path) -> Found | None:
@@ -154,6 +160,7 @@ class Keeper:
         log: of the run.
         identity: what must be equal where the run goes on, by name; without arrays.
         per_epoch: steps of an epoch.
+        outside: the run on a bus; what was asked of it is kept with the rest.
     """
 
     def __init__(
@@ -163,7 +170,9 @@ class Keeper:
         log: EventLog | None,
         identity: Mapping[str, Any],
         per_epoch: int,
+        outside: Outside | None = None,
     ) -> None:
+        self._outside = outside
         self._saving, self._gardener, self._log = saving, gardener, log
         self._parts = {
             **gardener.resumable(),
@@ -191,13 +200,27 @@ class Keeper:
         elif gardener.clock.step >= self._due or time.monotonic() - self._when > MOST_S:
             self.save()
 
-    def save(self, priority: Priority = "normal", *, blocking: bool = False) -> None:
-        """Save now; raises `KasminaError` where something in the run cannot be kept."""
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are saved at all."""
+        return bool(self._steps)
+
+    def names(self) -> list[str]:
+        """Ids of the checkpoints on the disk, the newest first; from any thread."""
+        return [str(entry.id) for entry in self._saving.manager.list()]
+
+    def save(self, priority: Priority = "normal", *, blocking: bool = False) -> str:
+        """Save now and return the id, "" where none is kept.
+
+        Raises:
+            KasminaError: something in the run cannot be kept.
+        """
         if not self._steps:
-            return
+            return ""
+        contents = self._contents()
         try:
-            self._saving.manager.save(
-                self._contents(), priority=priority, blocking=blocking, parent=self._parent
+            saved = self._saving.manager.save(
+                contents, priority=priority, blocking=blocking, parent=self._parent
             )
         except BadContents as error:
             raise KasminaError(
@@ -206,6 +229,9 @@ class Keeper:
             ) from error
         self._parent = None  # from here on it is the one before
         self._note()
+        if self._outside is not None:
+            self._outside.saved(saved, contents.parts[OUTSIDE])
+        return saved
 
     def resume(self, found: Found) -> None:
         """Go on from a checkpoint.
@@ -222,7 +248,11 @@ class Keeper:
             )
         parts = {**contents.parts, "model": _whole(contents)}
         model, optimizer = self._gardener.model, self._gardener.optimizer
+        asked = parts.pop(OUTSIDE, None)
         rewind.restore(Snapshot(**parts), model, optimizer, self._parts)
+        if self._outside is not None and asked is not None:
+            self._outside.load_state_dict(asked)
+            self._outside.saved(found.id, asked)
         self.earlier_s, self._parent = found.standing.seconds, found.id
         self._note()
 
@@ -248,6 +278,8 @@ class Keeper:
             seconds=self.seconds(),
             machine=_machine(),
         )
+        if self._outside is not None:
+            parts[OUTSIDE] = self._outside.state_dict()
         host = {name: v for name, v in parts["model"].items() if not name.startswith(ROWS)}
         return Contents(
             state=gardener.garden.state.state_dict(),
