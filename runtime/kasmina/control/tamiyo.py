@@ -36,6 +36,7 @@ class TamiyoConfig:
         last: share of the planned epochs after which nothing germinates, so that every seed has
             time to be judged; in (0, 1].
         failures: waves in a row that have added nothing, after which no site is worth its price.
+        dearest: a kind that costs more FLOPs than so many times the site's cheapest is not tried.
         rank: which sites come first: by `bottleneck` (see `growth.bottleneck`), `gradient_ratio`,
             `deviation` of what passes, or `random`, by lot.
         germinate: the spec's command that asks for a seed.
@@ -48,6 +49,7 @@ class TamiyoConfig:
     back_off: int = 4
     last: float = 0.5
     failures: int = 3
+    dearest: float = 20.0
     rank: Literal["bottleneck", "gradient_ratio", "deviation", "random"] = "bottleneck"
     germinate: str = "request_germination"
 
@@ -128,7 +130,9 @@ class TamiyoController:
         commands: list[Command] = []
         for site in sorted(seen.sites, key=lambda site: (-self._score(site, seen), site.first_row)):
             rows = ready[site.path]
-            rivals = [kind for kind in site.kinds if kind.parameters <= left][: len(rows)]
+            least = min(kind.flops for kind in site.kinds)
+            worth = [kind for kind in site.kinds if kind.flops <= self.config.dearest * least]
+            rivals = [kind for kind in worth if kind.parameters <= left][: len(rows)]
             each = [kind.parameters for kind in rivals] or [0]
             price = max(each) if site.placement == "parallel" else sum(each)
             while (

@@ -1,10 +1,10 @@
 """Kinds compete for a site: candidates learn aside, and held-out data say which of them may graft.
 
 A candidate's *gain* is the best share of the held-out negative gradient that it has explained so
-far (for seeds that reproduce their input: of the input), its *cost* the FLOPs of one example. Among
-the kinds whose gain is at least `SHARE` of the best one the cheapest wins (with 0.8 digits, 6
-splits, came to 96.5% on validation data, with 0.9 to 97.3%); the others stand aside and are culled by the lifecycle. What they gain on training data never counts: there the kind with
-the most parameters leads, whether it fits or not.
+far (for seeds that reproduce their input: of the input), its *cost* the FLOPs of one example. The
+largest gain over `cost ** PRICE` wins: of equals the cheaper, and ten times the cost must explain a
+quarter more. The others stand aside and are culled by the lifecycle. What they gain on training data
+never counts: there the kind with the most parameters leads, whether it fits or not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kasmina.growth.journal import Journal
 from kasmina.growth.planes import beds, rows_in
 from kasmina.sites import Garden, SiteLayer
 
-SHARE = 0.9  # of the best gain: what a cheaper kind must reach to win
+PRICE = 0.1  # exponent of the cost
 WAITS, FREE, LOST = 0, 1, -1  # how a seed stands: it may not graft yet, it may, it never will
 
 
@@ -111,12 +111,9 @@ class Contest:
 
 
 def _winner(rivals: list[Candidates]) -> Candidates | None:
-    """The cheapest of the kinds that come near the best; None where none has gained anything."""
-    best = max(each.gain for each in rivals)
-    if not best > 0:
-        return None
-    near = [each for each in rivals if each.gain >= SHARE * best]
-    return min(near, key=lambda each: (each.flops, each.parameters))
+    """The one with the largest gain for its price; None where none has gained anything."""
+    best = max(rivals, key=lambda each: (each.gain / max(each.flops, 1) ** PRICE, -each.parameters))
+    return best if best.gain > 0 else None
 
 
 def _reason(loser: Candidates, winner: Candidates | None) -> str:

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 # One configuration for all tasks, fixed by runs on seeds that are not reported.
 DENSE = ("low_rank", "mlp", "gated")
-SPATIAL = ("conv",)  # these need a layout
+SPATIAL = ("conv", "separable", "attention")  # these need a layout
 SIZES: dict[str, dict[str, Any]] = {
     "low_rank": {"hidden": 16},
     "mlp": {"hidden": 36},
     "gated": {"hidden": 20},
     "conv": {"hidden": 12},
+    "separable": {"hidden": 16},
+    "attention": {"hidden": 8},
 }
 SEEDS = 8
 

@@ -215,3 +215,11 @@ def test_sites_are_ranked_as_asked() -> None:
         for e in range(20)
     }
     assert drawn == {0, 2, 4}
+
+
+def test_a_kind_that_is_far_dearer_than_others_is_not_tried() -> None:
+    """More than `dearest` times the FLOPs of the cheapest kind of the site."""
+    kinds = (KindOffer("a", 100, 10), KindOffer("b", 100, 200), KindOffer("c", 100, 201))
+    site = replace(_site(".", 0), seeds=2, kinds=kinds)
+    proposal = _propose(TamiyoController(TamiyoConfig(dearest=20)), _observe(2, sites=(site,)))
+    assert [command.blueprint for command in proposal.commands] == ["a", "b"]
