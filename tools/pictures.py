@@ -2,11 +2,10 @@
 
     .venv/bin/kasmina bench curves --json > curves.json
     .venv/bin/python -m tools.pictures curves.json [--name cpu]       # or gpu_bench.json
-    .venv/bin/python -m tools.pictures docs/figures/h200_launches.json
+    .venv/bin/python -m tools.pictures docs/figures/h200.json
 
 needs matplotlib, which the dev environment has. A file of rows gives `docs/images/NAME_<axis>.svg`
-for each axis of `kasmina bench curves`, and `NAME_roofline.svg` where rows tell FLOP and bytes; a
-file of single launches gives `h200_launches.svg`.
+for each axis of `kasmina bench curves`, and `NAME_roofline.svg` where rows tell FLOP and bytes.
 """
 
 from __future__ import annotations
@@ -92,33 +91,6 @@ def of_rows(rows: list[Row], name: str) -> None:
     roofline(points, roofs.get("TB/s", copy), roofs.get("TFLOP/s", PEAK), to)
 
 
-def of_launches(held: dict[str, Any]) -> None:
-    """A roofline of the fastest whole passes, from times of single launches."""
-    rows, features = held["shape"]
-    size = 2 * rows * features  # bytes
-    points = {}
-    for chunk in (16, 64):
-        for share in (0.1, 1.0):
-            flop = 4 * rows * features * share * chunk
-            us = least(held, "whole pass, measured", chunk, share)
-            points[f"forward, chunk {chunk}, {share:.0%}"] = (flop / (2 * size), flop / us / 1e6)
-            us = least(held, "backward of the mixed", chunk, share)
-            us += least(held, "carry", chunk, 0.1) if share < 1 else 0.0
-            flop *= 3
-            label = f"backward, chunk {chunk}, {share:.0%}"
-            points[label] = (flop / ((2 + share) * size), flop / us / 1e6)
-    roofline(points, held["copy_TB_per_s"], PEAK, IMAGES / "h200_launches.svg")
-
-
-def least(held: dict[str, Any], what: str, chunk: int, share: float) -> float:
-    """The least time of a launch over the tiles that were tried, us."""
-    return min(
-        float(row["us"])
-        for row in held["rows"]
-        if (row["what"], row["chunk"], row["share"]) == (what, chunk, share)
-    )
-
-
 def _label(axes: Axes, x: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel("us")
@@ -144,9 +116,6 @@ def main() -> int:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "kasmina"  # the same figures give the same bytes
     held = json.loads(given.file.read_text())
-    if "shape" in held:
-        of_launches(held)
-        return 0
     curves(held["rows"], given.name)
     of_rows(held["rows"], given.name)
     return 0

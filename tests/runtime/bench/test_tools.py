@@ -51,7 +51,11 @@ def test_one_case_that_fails_leaves_the_others_alone(
 @pytest.mark.parametrize(
     ("source", "name", "drawn"),
     [
-        ("h200_launches.json", "h200", ["h200_launches.svg"]),
+        (
+            "h200.json",
+            "h200",
+            ["h200_roofline.svg", "h200_seeds.svg", "h200_share.svg", "h200_width.svg"],
+        ),
         ("cpu_curves.json", "cpu", ["cpu_seeds.svg", "cpu_share.svg", "cpu_width.svg"]),
     ],
 )
