@@ -132,7 +132,7 @@ def _message_tables(spec: Spec) -> dict[str, Table]:
     if file is None:
         return found
     found["messages file"]["messages"] = Row(f"messages file '{file.name}'", file, file.place)
-    holders = [*file.parts, *file.message_groups, *file.messages, file.envelope]
+    holders: list[Any] = [*file.parts, *file.message_groups, *file.messages, file.envelope]
     inside: list[tuple[str, str, str, Any]] = [
         *(("message axis", axis.name, "messages", axis) for axis in file.axes),
         *(("message", holder.name, "messages", holder) for holder in holders),

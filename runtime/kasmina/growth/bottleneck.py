@@ -35,7 +35,7 @@ def bottleneck(site: SiteLayer, passages: Sequence[Passage]) -> float:
         return float("nan")
     size = float(gradient.square().sum(1).mean() * output.square().sum(1).mean())
     price = x.shape[1] + gradient.shape[1]  # parameters of a unit
-    return explained(x, -gradient) * size / price**0.5
+    return float(explained(x, -gradient) * size / price**0.5)
 
 
 def explained(x: Tensor, target: Tensor) -> float:

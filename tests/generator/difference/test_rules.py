@@ -246,8 +246,8 @@ def test_a_messages_file_or_a_message_that_comes_or_goes_is_told_once(tmp_path: 
     assert found == [{"messages_removed", "moved"}, {"messages_added", "moved"}]
     (tmp_path / "c").mkdir()
     (more,) = (edit for edit in RADIO_EDITS if "message_added" in edit[2])
-    back = edited(tmp_path / "c", radio=[more[:2]], back=True)
-    assert rules_of(back.changes) == {"message_removed", "moved"}
+    without = edited(tmp_path / "c", radio=[more[:2]], back=True)
+    assert rules_of(without.changes) == {"message_removed", "moved"}
 
 
 def test_a_kernels_file_that_comes_or_goes_is_told_once(tmp_path: Path) -> None:
