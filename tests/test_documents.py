@@ -21,6 +21,7 @@ DOCUMENTS = [
         "docs/architecture.md",
         "docs/bus.md",
         "docs/checkpoints.md",
+        "docs/growth.md",
         "docs/performance.md",
         "docs/specs.md",
         "docs/verification.md",
