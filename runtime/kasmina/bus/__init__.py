@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kasmina.bus.masks import ActionMask
     from kasmina.bus.mock import MockMessageBusClient
     from kasmina.bus.monitor import MessageBusMonitor
+    from kasmina.bus.operator import Operator
     from kasmina.bus.ordering import Order, OrderedMessageProcessor
     from kasmina.bus.packing import Precision
     from kasmina.bus.redis_client import RedisStreamClient
@@ -57,6 +58,7 @@ _MODULE_OF = {
     "MessageDeduplicator": "deduplication",
     "MessageKey": "deduplication",
     "MockMessageBusClient": "mock",
+    "Operator": "operator",
     "Order": "ordering",
     "OrderedMessageProcessor": "ordering",
     "Precision": "packing",
@@ -94,6 +96,7 @@ __all__ = [
     "MessageDeduplicator",
     "MessageKey",
     "MockMessageBusClient",
+    "Operator",
     "Order",
     "OrderedMessageProcessor",
     "Precision",

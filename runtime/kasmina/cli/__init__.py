@@ -37,6 +37,9 @@ app.command("kasmina.cli.grow:grow", name="grow", help="Train a network and grow
 app.command("kasmina.cli.replay:replay", name="replay", help="Run a log again and compare.")
 app.command("kasmina.cli.spec:app", name="spec", help="Check, build, show or copy a spec.")
 app.command("kasmina.cli.checkpoint:app", name="checkpoint", help="Look at and check saved runs.")
+app.command("kasmina.cli.tamiyo:tamiyo", name="tamiyo", help="Decide for runs on a bus.")
+app.command("kasmina.cli.ctl:app", name="ctl", help="Command a run that is on a bus.")
+app.command("kasmina.cli.bus:app", name="bus", help="Look at a message bus.")
 app.command("kasmina.cli.doctor:doctor", name="doctor", help="Say what this machine can run.")
 app.command("kasmina.cli.bench:bench", name="bench", help="Measure what the project claims.")
 

@@ -8,9 +8,10 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter, Token
 from rich.console import Console
@@ -23,11 +24,13 @@ from kasmina.observe.folder import FolderError, RunFolder, write_atomically
 if TYPE_CHECKING:
     from kasmina.checkpoint import CheckpointManager
     from kasmina.growth import GrowConfig, RunResult
+    from kasmina.growth.outside import Outside
     from kasmina.growth.task import Task
+    from kasmina.observe.log import EventLog
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 RUNS = Path("runs")
-DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 10}
+DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 10, "controller": "tamiyo"}
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -59,6 +62,9 @@ def grow(
     set_: Annotated[Sequence[str], Parameter(name="--set", negative=())] = (),
     checkpoint_every: WholeOrNone = None,
     resume: Path | None = None,
+    bus: Annotated[str | None, Parameter(env_var="KASMINA_BUS")] = None,
+    bus_key: Path | None = None,
+    controller: Literal["tamiyo", "bus"] | None = None,
 ) -> int:
     """Train a network and let it grow meanwhile.
 
@@ -81,6 +87,11 @@ def grow(
         checkpoint_every: epochs from one checkpoint to the next, 10 if not given; also one at each
             graft and rewind, and every five minutes. 0 keeps none.
         resume: run directory whose run goes on; its options are those that it was started with.
+        bus: server on which the run tells how it is and takes commands, as redis://HOST:PORT; one
+            in the process if not given.
+        bus_key: file of keys (`kasmina bus key FILE`): take commands only from who knows one.
+        controller: who decides: tamiyo in the process, or bus for who listens there, as
+            `kasmina tamiyo` does.
 
     Returns:
         0, or 130 where Ctrl-C ended the run in order.
@@ -96,7 +107,9 @@ def grow(
         "lifecycle": None if lifecycle is None else str(lifecycle.resolve()),
         "limits": _limits(set_) or None,
         "every": checkpoint_every,
+        "controller": controller,
     }
+    reach = Reached(bus, bus_key)
     console = Console(stderr=json, highlight=False)
     if resume is not None:
         if out is not None or force:
@@ -114,7 +127,7 @@ def grow(
         job, config = _job(options)
         folder = _folder(out, job.name, force, options)
     with folder.held():
-        result, asked = _run(job, config, folder, console, options["every"], resume is not None)
+        result, asked = _run(job, config, folder, console, options, reach, resume is not None)
     if json:
         print(json_module.dumps(summary(result)))  # noqa: T201  one line, not wrapped
     _tell(console, result, folder)
@@ -234,8 +247,44 @@ def _manager(folder: RunFolder) -> CheckpointManager:
     return CheckpointManager(folder.checkpoints, retention=Retention(normal=3, high=3))
 
 
+class Reached(NamedTuple):
+    """The bus of a run."""
+
+    url: str | None
+    key: Path | None
+
+    def outside(self, run: str, log: EventLog, config: GrowConfig) -> Outside:
+        """The run on it; in the process it keeps less, as nobody else reads it."""
+        from kasmina.bus.connecting import open_bus
+        from kasmina.bus.in_process import InProcessBus
+        from kasmina.bus.signing import Verifier, read_keys
+        from kasmina.bus.telemetry import TelemetryConfig
+        from kasmina.growth.outside import Outside, OutsideConfig
+
+        verify = None if self.key is None else Verifier(read_keys(self.key))
+        if self.url is None:
+            few = OutsideConfig(telemetry=TelemetryConfig(keep=16), events_keep=1000)
+            return Outside(run, InProcessBus().peer, verify=verify, config=few)
+        from kasmina.cli.limits import prover
+
+        assert config.lifecycle is not None
+        return Outside(
+            run,
+            partial(open_bus, self.url),
+            log=log,
+            verify=verify,
+            prove=prover(config.lifecycle.digest),
+        )
+
+
 def _run(
-    task: Task, config: GrowConfig, folder: RunFolder, console: Console, every: int, resume: bool
+    task: Task,
+    config: GrowConfig,
+    folder: RunFolder,
+    console: Console,
+    options: dict[str, Any],
+    reach: Reached,
+    resume: bool,
 ) -> tuple[RunResult, bool]:
     """Grow, and leave log, result, report, network and checkpoints in the folder.
 
@@ -245,6 +294,7 @@ def _run(
     import torch
 
     from kasmina.control import TamiyoController
+    from kasmina.control.remote import BusController
     from kasmina.growth import grow
     from kasmina.growth.saving import ResumeRefused, Saving
     from kasmina.observe.live import follow
@@ -254,9 +304,10 @@ def _run(
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     run = f"{task.name}-{config.seed}"
+    every = options["every"]
     manager = _manager(folder) if every or resume else None
     found = resuming.find(manager, folder, console) if manager and resume else None
-    saving = Saving(manager, every, found) if manager else None
+    saving = Saving(manager, every, found, resume) if manager else None
     at = found.position if found else Position(0, 0)
     try:
         with (
@@ -265,8 +316,16 @@ def _run(
             _interrupt(console) as stop,
             follow(log, console, found.events if found else ()),
         ):
+            outside = reach.outside(run, log, config)
+            left = options["controller"] == "bus"
             result = grow(
-                task, config, controller=TamiyoController(), log=log, stop=stop, saving=saving
+                task,
+                config,
+                controller=BusController(outside) if left else TamiyoController(),
+                log=log,
+                stop=stop,
+                saving=saving,
+                outside=outside,
             )
             asked = stop()
     except ResumeRefused:

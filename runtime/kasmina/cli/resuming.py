@@ -26,7 +26,9 @@ OPTIONS = {  # of a run, in its marker: how each is typed
     "compare": "--compare",
     "lifecycle": "--lifecycle",
     "limits": "--set",
+    "controller": "--controller",
 }
+SINCE = {"controller": "tamiyo"}  # options that runs of earlier versions do not have
 COMPARISONS = 2  # of a run with --compare
 
 
@@ -73,12 +75,13 @@ def _options(folder: RunFolder) -> dict[str, Any]:
             else f"this directory holds no run: it has no readable {MARKER}"
         )
         raise CannotResume(f"{path}: {what}; --resume takes the directory of a run, as runs/...")
-    if marker.options is None or not marker.options.keys() >= OPTIONS.keys():
+    options = None if marker.options is None else SINCE | marker.options
+    if options is None or not options.keys() >= OPTIONS.keys():
         raise CannotResume(
             f"{path}: this run was made without checkpoints, so it cannot go on; start it again "
             "with --force"
         )
-    return marker.options
+    return options
 
 
 def _is_finished(folder: RunFolder, options: Mapping[str, Any]) -> bool:

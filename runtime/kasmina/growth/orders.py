@@ -89,7 +89,7 @@ class Orders:
             return
         state = self._garden.state
         codes: NDArray[Any] = state.codes.cpu().numpy().copy()
-        self._saved = np.array(gardener.saved().cpu())
+        self._saved = gardener.saved().numpy()
         self._mask = ActionMask(
             run=self._run,
             sites=self._sites,

@@ -21,6 +21,7 @@ LOG = "events.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"
 MODEL = "model.safetensors"
+PUBLISHED = "events.published"  # how far a bus was told of the log
 CHECKPOINTS = "checkpoints"  # a directory
 FILES = (LOG, RESULT, REPORT, MODEL, MARKER)  # the marker goes last when a run is taken away
 
@@ -158,7 +159,7 @@ class RunFolder:
                     file.unlink(missing_ok=True)
             with suppress(OSError):  # something else lies in it
                 self.checkpoints.rmdir()
-        for name in FILES:
+        for name in (PUBLISHED, *FILES):
             (self.path / name).unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

@@ -1,0 +1,261 @@
+"""`kasmina bus`: look at what is on a bus, and at the server."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+import msgspec
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from kasmina.bus.client import FIRST, NEWEST, MessageBusClient
+from kasmina.bus.dead_letters import DeadLetterQueue
+from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
+from kasmina.bus.operator import Operator
+from kasmina.cli.reaching import HERE, Reach, through
+from kasmina.cli.telling import say
+from kasmina.errors import UsageError
+from kasmina_generated.messages import wire
+
+app = cyclopts.App(name="bus", help="Look at a message bus.")
+dlq = cyclopts.App(name="dlq", help="Messages that could not be handled, and why.")
+app.command(dlq)
+
+Flag = Annotated[bool, Parameter(negative=())]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Stream = Annotated[str, Parameter(name="--stream")]
+
+
+@app.command
+def tail(
+    what: Literal["events", "commands", "replies", "health", "observed", "heartbeats"] = "events",
+    /,
+    *,
+    run: str | None = None,
+    stream: str | None = None,
+    after: str = FIRST,
+    count: Count = 20,
+    follow: Flag = False,
+    reach: Reach = HERE,
+) -> int:
+    """Print messages as lines of JSON, the last ones that there are; bytes by their number.
+
+    Args:
+        what: which of a run's streams, or the signs of life of all runs.
+        run: name of the run; not needed where one alone is alive.
+        stream: another stream, by its whole name.
+        after: id of an entry: only those behind it.
+        count: how many of the last.
+        follow: go on with what comes, until Ctrl-C.
+        reach: where the bus is.
+    """
+
+    async def work(client: MessageBusClient) -> int:
+        name = stream or await _stream(client, what, run)
+        last = await _last(client, name, after, count)
+        while follow:
+            for each in await client.read(name, after=last, wait_s=1.0):
+                say(_line(each.id, each.payload))
+                last = each.id
+        return 0
+
+    return through(reach.bus, work)
+
+
+@app.command
+def lag(*, run: str | None = None, reach: Reach = HERE) -> int:
+    """Say which runs are alive, how much is in their streams, and how far their readers are.
+
+    Args:
+        run: one run; all if not given.
+        reach: where the bus is.
+    """
+
+    async def work(client: MessageBusClient) -> int:
+        runs = await Operator(client).runs()
+        if run is not None and run not in runs:
+            await Operator(client).find(run)
+        for name, (beat, age_s) in runs.items():
+            if run not in (None, name):
+                continue
+            held = ", held" * beat.paused
+            say(f"{name}: heard {age_s:.1f} s ago, epoch {beat.epoch}, step {beat.step}{held}, "
+                f"{beat.waiting} commands wait")  # fmt: skip
+            for what, stream in streams_of(name)._asdict().items():
+                await _tell_stream(client, what, stream)
+        await _tell_stream(client, "dead letters", DEAD_LETTERS)
+        return 0
+
+    return through(reach.bus, work)
+
+
+@app.command
+def doctor(*, json: Flag = False, reach: Reach = HERE) -> int:
+    """Say what the server is, what it lacks, and what it keeps when it is killed.
+
+    Args:
+        json: print one JSON object.
+        reach: where the bus is.
+
+    Returns:
+        0, or 1 where the server lacks something.
+    """
+
+    async def work(client: MessageBusClient) -> int:
+        from kasmina.bus.redis_client import RedisStreamClient
+
+        assert isinstance(client, RedisStreamClient)  # a URL gives no other
+        found = await client.features()
+        if json:
+            say(json_module.dumps(found._asdict()))
+            return int(bool(found.lacks))
+        say(f"{client.server}: Redis {found.version or '(it does not say which)'}")
+        known = {True: "yes", False: "no", None: "it does not say"}
+        say(f"  append-only file: {known[found.append_only]}; snapshots: {known[found.snapshots]}; "
+            f"forgets keys when full: {known[found.evicts]}; counts lag: {known[found.lag]}")  # fmt: skip
+        for each in found.lacks:
+            say(f"  lacks: {each}")
+        return int(bool(found.lacks))
+
+    return through(reach.bus, work)
+
+
+@dlq.command(name="list")
+def list_(*, stream: Stream = DEAD_LETTERS, count: Count = 100, reach: Reach = HERE) -> int:
+    """List dead letters, the oldest first: id, where it came from, attempts, cause.
+
+    Args:
+        stream: the queue.
+        count: at most so many.
+        reach: where the bus is.
+    """
+
+    async def work(client: MessageBusClient) -> int:
+        for entry in await DeadLetterQueue(client, stream).list(count=count):
+            letter = entry.letter
+            if letter is None:
+                say(f"{entry.id}: cannot be read as a dead letter")
+            else:
+                say(f"{entry.id}: {letter.entry} of {letter.stream} for {letter.reader}, "
+                    f"{letter.attempts} attempts: {letter.cause}")  # fmt: skip
+        return 0
+
+    return through(reach.bus, work)
+
+
+@dlq.command
+def replay(
+    *ids: str,
+    all: Flag = False,
+    stream: Stream = DEAD_LETTERS,
+    reach: Reach = HERE,
+) -> int:
+    """Send dead letters again, to the streams that they came from.
+
+    Args:
+        ids: which ones.
+        all: all that can be read.
+        stream: the queue.
+        reach: where the bus is.
+    """
+    _check_which(ids, all)
+
+    async def work(client: MessageBusClient) -> int:
+        queue = DeadLetterQueue(client, stream)
+        if all:
+            say(f"{await queue.replay_all()} sent again")
+        for each in ids:
+            say(f"{each} sent again as {await queue.replay(each)}")
+        return 0
+
+    return through(reach.bus, work)
+
+
+@dlq.command
+def purge(
+    *ids: str,
+    all: Flag = False,
+    stream: Stream = DEAD_LETTERS,
+    reach: Reach = HERE,
+) -> int:
+    """Throw dead letters away.
+
+    Args:
+        ids: which ones.
+        all: all of them.
+        stream: the queue.
+        reach: where the bus is.
+    """
+    _check_which(ids, all)
+
+    async def work(client: MessageBusClient) -> int:
+        gone = await DeadLetterQueue(client, stream).purge(None if all else list(ids))
+        say(f"{gone} thrown away")
+        return int(not all and gone < len(ids))
+
+    return through(reach.bus, work)
+
+
+@app.command
+def key(file: Path, /) -> int:
+    """Make a key file for signed commands: `kasmina grow --bus-key FILE`, `kasmina ctl --key FILE`.
+
+    Args:
+        file: a new file.
+    """
+    from kasmina.bus.signing import make_key_file
+
+    say(f"{file}: key {make_key_file(file).name}")
+    return 0
+
+
+def _check_which(ids: tuple[str, ...], everything: bool) -> None:
+    if bool(ids) == everything:
+        raise UsageError("give the ids of letters, or --all")
+
+
+async def _stream(client: MessageBusClient, what: str, run: str | None) -> str:
+    if what == "heartbeats":
+        return HEARTBEATS
+    found: str = getattr(streams_of(await Operator(client).find(run)), what)
+    return found
+
+
+async def _last(client: MessageBusClient, stream: str, after: str, count: int) -> str:
+    """Print the last entries; returns the id behind which to go on."""
+    kept: list[tuple[str, bytes]] = []
+    while page := await client.read(stream, after=after):
+        after = page[-1].id
+        kept = [*kept, *((each.id, each.payload) for each in page)][-count:]
+    for id, payload in kept:
+        say(_line(id, payload))
+    return NEWEST if after == FIRST else after
+
+
+def _line(id: str, payload: bytes) -> str:
+    try:
+        plain = [
+            msgspec.to_builtins(each, builtin_types=(bytes,)) for each in wire.decode_many(payload)
+        ]
+    except wire.MessageRefused as error:
+        return json_module.dumps({"entry": id, "unreadable": str(error)})
+    return "\n".join(json_module.dumps({"entry": id, **_shown(each)}) for each in plain)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    if isinstance(value, dict):
+        return {name: _shown(each) for name, each in value.items()}
+    return [_shown(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+async def _tell_stream(client: MessageBusClient, what: str, stream: str) -> None:
+    info = await client.info(stream)
+    say(f"  {what}: {info.length} entries, last {info.last}")
+    for name, group in info.groups.items():
+        behind = "unknown" if group.lag is None else str(group.lag)
+        say(f"    group {name}: lag {behind}, {group.pending} pending, {group.consumers} consumers")

@@ -1,0 +1,60 @@
+"""How the commands of this room reach a bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from cyclopts import Parameter
+
+from kasmina.bus.connecting import open_bus
+from kasmina.errors import UsageError
+
+if TYPE_CHECKING:
+    from kasmina.bus.client import MessageBusClient
+    from kasmina.bus.signing import Signer
+
+T = TypeVar("T")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reach:
+    """Where the bus is.
+
+    Attributes:
+        bus: redis://USER:PASSWORD@HOST:PORT/DATABASE, rediss:// for TLS, unix:///path; or the
+            environment's KASMINA_BUS.
+    """
+
+    bus: Annotated[str | None, Parameter(env_var="KASMINA_BUS")] = None
+
+
+HERE = Reach()
+
+
+def through(bus: str | None, work: Callable[[MessageBusClient], Awaitable[T]]) -> T:
+    """Open the bus, do the work, and close it.
+
+    Raises:
+        UsageError: no URL was given.
+        BusError: it names no bus, nobody answers, or it wants a password.
+    """
+    if bus is None:
+        raise UsageError("give --bus URL, e.g. redis://localhost:6379, or set KASMINA_BUS")
+
+    async def run() -> T:
+        async with open_bus(bus) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def signer(file: Path | None) -> Signer | None:
+    """What signs commands with the first key of a file."""
+    from kasmina.bus.signing import Signer, read_keys
+
+    return None if file is None else Signer(read_keys(file)[0])

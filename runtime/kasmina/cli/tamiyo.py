@@ -1,0 +1,75 @@
+"""`kasmina tamiyo`: decide for runs on a bus, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from kasmina.bus.errors import BusError
+from kasmina.bus.retry import Backoff
+from kasmina.cli.reaching import HERE, Reach, signer, through
+from kasmina.cli.telling import say, warn
+
+if TYPE_CHECKING:
+    from kasmina.bus.client import MessageBusClient
+    from kasmina.control.remote import Steering
+    from kasmina.growth.controller import Proposal
+
+
+def tamiyo(
+    *,
+    run: Annotated[Sequence[str], Parameter(negative=())] = (),
+    key: Path | None = None,
+    reach: Reach = HERE,
+) -> int:
+    """Decide for runs that were started with --controller bus.
+
+    Each run has a controller of its own, whose state is kept on the bus: who starts again goes on
+    where it ended. Ctrl-C ends in order.
+
+    Args:
+        run: only this run; may be given again. All that are alive if not given.
+        key: file with the key that commands are signed with.
+        reach: where the bus is.
+    """
+    from kasmina.control.remote import Steering
+    from kasmina.control.tamiyo import TamiyoController
+
+    def tell(name: str, epoch: int, proposal: Proposal) -> None:
+        say(f"{name}, epoch {epoch}: {len(proposal.commands)} commands; {proposal.reason}")
+
+    async def work(client: MessageBusClient) -> int:
+        steering = Steering(
+            client, TamiyoController, runs=set(run) or None, sign=signer(key), tell=tell
+        )
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(each, steering.stop)
+        say("waiting for what runs observe")
+        await _through_outages(steering)
+        return 0
+
+    return through(reach.bus, work)
+
+
+async def _through_outages(steering: Steering) -> None:
+    """Decide until it is stopped; a bus that is away is waited for, once it was there."""
+    from random import Random
+
+    backoff, rng, tries = Backoff(base_s=0.2), Random(), 0
+    while True:
+        decided = steering.decisions
+        try:
+            return await steering.run()
+        except BusError as error:
+            if not error.transient or not steering.connected:
+                raise
+            tries = 1 if steering.decisions > decided else tries + 1
+            if tries == 1:
+                warn(f"waits for the bus: {error}")
+            await asyncio.sleep(backoff.wait(min(tries, 16), rng))
