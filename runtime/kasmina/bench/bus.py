@@ -13,6 +13,7 @@ from kasmina.bench import Row, benchmark, require
 from kasmina.bench._bus_codec import codec_rows, packed_through
 from kasmina.bench._bus_latency import flood, latencies
 from kasmina.bench._bus_server import server
+from kasmina.bench._bus_step import step_rows
 from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
@@ -39,6 +40,8 @@ def run() -> list[Row]:
         rows += _commands(url)
     with server() as url:
         rows.append(asyncio.run(_packed(url)))
+    with server() as url:
+        rows += step_rows(url)
     return [*rows, *codec_rows()]
 
 

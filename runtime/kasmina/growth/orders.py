@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from kasmina.bus.masks import ActionMask, SiteRows

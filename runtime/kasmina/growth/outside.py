@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 Prove = Callable[[Mapping[str, float]], "Broken | None"]
 PAUSED_S = 0.02  # between two looks for commands while the run is held
+LOOK_S = 0.2  # between two looks for observations, and for checkpoints on the disk
 OBSERVATIONS = 64  # that the stream keeps
 
 
@@ -75,7 +76,7 @@ class OutsideConfig:
         drain_s: how long the end waits for what was not sent yet, seconds.
     """
 
-    telemetry_s: float = 1.0
+    telemetry_s: float = 2.0
     heartbeat_s: float = 1.0
     telemetry: TelemetryConfig = field(default_factory=lambda: TelemetryConfig(keep=600))
     commands_a_second: int = 5000
@@ -148,6 +149,7 @@ class Outside:
             deque()
         )  # answered when their checkpoint is there
         self._seen: deque[tuple[Observation, NDArray[np.bool_]]] = deque(maxlen=4)
+        self._newest = ""  # checkpoint that was not seen on the disk yet
         self._trimmed = FIRST
         self._due = 0.0
         self._thread: Thread | None = None
@@ -234,6 +236,7 @@ class Outside:
     def saved(self, checkpoint: str, state: Mapping[str, Any]) -> None:
         """A checkpoint with this `state_dict` is on its way to the disk."""
         self._positions[checkpoint] = state["commands"]["position"]
+        self._newest = checkpoint
 
     def close(self, *, finished: bool = False) -> None:
         """Send what waits, within a bounded time, and let go of the bus.
@@ -419,9 +422,9 @@ class Outside:
                 with suppress(BadClaim, BusError):
                     payload = await claims.fit(self._stamp(message), self._stamp)
                     await self._try(self._health, self.streams.observed, payload, keep=OBSERVATIONS)
-            if self._saving or self._positions:
+            if self._saving or self._newest or self._keeper is None:
                 await self._trim()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(LOOK_S)
 
     async def _try(
         self, client: MessageBusClient, stream: str, payload: bytes, *, keep: int
@@ -438,6 +441,7 @@ class Outside:
         else:
             names = await asyncio.to_thread(keeper.names)
             self._answer_saved(names)
+            self._newest = "" if self._newest in names else self._newest
             before = self._oldest(names)
         if before is not None and before not in (FIRST, self._trimmed):
             with suppress(BusError):

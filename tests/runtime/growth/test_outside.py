@@ -1,0 +1,150 @@
+"""A run on the bus of its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.names import streams_of
+from kasmina.bus.operator import Answer, Operator
+from kasmina.bus.stamping import Stamp
+from kasmina.growth import Observation, Proposal
+from kasmina.growth.outside import Outside, OutsideConfig
+from kasmina.growth.telling import observed_of, seen_of
+from kasmina_generated.messages import types, wire
+from tests.runtime.growth.gardens import Bed
+
+SEED = types.Target(site=".", slot=1)
+
+
+class Here:
+    """A run, its bus, and somebody who asks."""
+
+    def __init__(self) -> None:
+        self.bus, self.bed = InProcessBus(), Bed(budget=10_000)
+        self.outside = Outside("test", self.bus.peer, config=OutsideConfig(telemetry_s=0.05))
+        self.outside.start(self.bed.gardener, fresh=True)
+        self._asking = ThreadPoolExecutor(4)
+
+    def ask(self, command: types.Command) -> Future[Answer]:
+        """Send a command from a thread of its own."""
+
+        async def work() -> Answer:
+            return await Operator(self.bus.peer()).ask(command, timeout_s=20)
+
+        return self._asking.submit(lambda: asyncio.run(work()))
+
+    def answered(self, command: types.Command) -> Answer:
+        """What became of a command, with the run stepping meanwhile."""
+        found = self.ask(command)
+        self.until(found.done)
+        return found.result()
+
+    def until(self, so: Callable[[], bool]) -> None:
+        """Let the time between steps pass until something is so."""
+        end = time.monotonic() + 20
+        while not so():
+            assert time.monotonic() < end
+            self.outside.after_step()
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def here() -> Iterator[Here]:
+    """A run that is closed afterwards."""
+    found = Here()
+    yield found
+    found.outside.close()
+    assert found.outside.fault is None
+
+
+def test_a_command_is_carried_out_between_steps(here: Here) -> None:
+    """It names what it was applied to; the next one of its kind is illegal and says what is not."""
+    found = here.answered(types.Germinate(run="test", target=SEED))
+    assert isinstance(found, types.Applied)
+    assert found.seeds == (types.Address(site=".", slot=1, generation=0),)
+    again = here.answered(types.Germinate(run="test", target=SEED))
+    assert isinstance(again, types.Refused)
+    assert (again.reason, again.legal) == ("illegal", ("emergency", "cancel"))
+
+
+def test_what_the_budget_cannot_hold_is_refused(here: Here) -> None:
+    """And the refusal says what it would cost."""
+    here.bed.gardener.config = type(here.bed.gardener.config)(budget=50)
+    found = here.answered(types.Germinate(run="test", target=SEED))
+    assert isinstance(found, types.Refused)
+    assert found.reason == "guard"
+    assert "of the budget of 50" in found.detail
+
+
+def test_commands_wait_while_a_checkpoint_restores(here: Here) -> None:
+    """Nothing is carried out before it; all of it is afterwards, once."""
+    state = here.outside.state_dict()
+    with here.outside.restoring():
+        asked = here.ask(types.Cancel(run="test", target=SEED))
+        here.until(lambda: here.outside.handler.accepted == 1)
+        here.outside.after_step()
+        assert not asked.done()
+        here.outside.load_state_dict(state)
+    here.until(asked.done)
+    assert isinstance(asked.result(), types.Applied)
+    assert here.outside.handler.applied == 1
+
+
+def test_a_held_run_obeys(here: Here) -> None:
+    """It stands still until somebody lets it go on."""
+    here.ask(types.Pause(run="test"))
+    here.until(lambda: here.outside.handler.waiting == 1)
+    going_on = here.ask(types.Resume(run="test"))
+    here.outside.after_step()  # returns when it was resumed
+    assert isinstance(going_on.result(20), types.Applied)
+
+
+def test_health_is_told(here: Here) -> None:
+    """Frames of every site and signs of life come by themselves."""
+    here.until(lambda: here.outside.telemetry.sent >= 2)
+
+    async def look() -> tuple[int, dict[str, object]]:
+        client = here.bus.peer()
+        health = await client.info(streams_of("test").health)
+        return health.length, dict(await Operator(client).runs())
+
+    frames, runs = asyncio.run(look())
+    assert frames >= 1
+    assert list(runs) == ["test"]
+
+
+class _Keeps:
+    """A controller that keeps what it was shown."""
+
+    name = "keeps"
+
+    def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
+        """Propose nothing."""
+        self.seen, self.mask = observation, mask
+        return Proposal((), "looks")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+def test_an_observation_comes_back_as_it_was() -> None:
+    """Through the message and its bytes, mask and all."""
+    keeps = _Keeps()
+    Bed(keeps).gardener.tick()
+    body = observed_of("test", keeps.seen, keeps.mask)
+    _, back, mask = seen_of(wire.decode(wire.encode(Stamp("test")(body))))
+    assert back.to_plain() == keeps.seen.to_plain()
+    assert (mask == keeps.mask).all()
