@@ -68,9 +68,9 @@ def run(*, quick: bool = False, jobs: int = 1) -> list[Row]:
 def _compared(number: int) -> Iterator[Graft]:
     """Hosts and kinds in turn, every third one noise, at several ages of the host."""
     for n in range(number):
-        host = list(HOSTS)[n % 3]
-        kind = "noise" if (n // 3) % 3 == 2 else KINDS[(n // 3) % len(KINDS)]
-        yield Graft(host, kind, n, 2 + (n // 9) % 6, always_twin=True)
+        host, turn, third = list(HOSTS)[n % 3], n // 9, n // 3 % 3
+        kind = "noise" if third == 2 else KINDS[(2 * turn + third) % len(KINDS)]
+        yield Graft(host, kind, n, 2 + turn % 6, always_twin=True)
 
 
 def _judged(number: int) -> Iterator[Graft]:

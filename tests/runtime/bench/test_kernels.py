@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -213,7 +213,10 @@ def test_tuning_writes_what_the_runtime_reads(
     path = tmp_path / "tiles.json"
     path.write_text('{"another": {}}')
     tune.write(tune.tuned(told), path)
-    assert len(told) == 6
+    assert set(few) == set(get_args(tiles.Direction))
+    assert [(each["direction"], each["tiles"]) for each in told] == [
+        (direction, tuple(each)) for direction, candidates in few.items() for each in candidates
+    ]
     found = tiles.table(path)
     assert set(found) == {"another", "this one"}
     for direction, candidates in few.items():
