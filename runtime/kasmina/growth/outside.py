@@ -148,7 +148,9 @@ class Outside:
         self._saving: deque[tuple[Request, str]] = (
             deque()
         )  # answered when their checkpoint is there
-        self._seen: deque[tuple[Observation, NDArray[np.bool_]]] = deque(maxlen=4)
+        self._seen: deque[tuple[Observation, NDArray[np.bool_]]] = deque(
+            maxlen=16
+        )  # the newest count
         self._newest = ""  # checkpoint that was not seen on the disk yet
         self._trimmed = FIRST
         self._due = 0.0
@@ -416,8 +418,7 @@ class Outside:
         claims = ClaimStore(self._health)
         while not self._stopping:
             while self._seen:
-                seen, mask = self._seen[-1]  # where the bus was away, only the newest counts
-                self._seen.clear()
+                seen, mask = self._seen.popleft()
                 message = await asyncio.to_thread(observed_of, self.run, seen, mask)
                 with suppress(BadClaim, BusError):
                     payload = await claims.fit(self._stamp(message), self._stamp)
