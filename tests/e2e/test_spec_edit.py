@@ -36,10 +36,13 @@ def _grow(folder: Path, edit: Callable[[str], str] | None) -> list[Record]:
     return read_log(run / "events.jsonl")
 
 
-def _path(records: list[Record], slot: int = 0) -> list[str]:
-    """The states that a seed went through."""
-    moves = [r for r in records if r.kind == "transition" and r.address and r.address.slot == slot]
-    return [moves[0]["from"], *(move["to"] for move in moves)]
+def _path(records: list[Record]) -> list[str]:
+    """The states that the seed went through which was grafted first; the first seed's, if none was."""
+    moves = [r for r in records if r.kind == "transition" and r.address]
+    grafted = [r for r in moves if r["to"] == "GRAFTING"]
+    chosen = (grafted or moves)[0].address
+    mine = [r for r in moves if r.address == chosen]
+    return [mine[0]["from"], *(move["to"] for move in mine)]
 
 
 def _replaced(old: str, new: str) -> Callable[[str], str]:

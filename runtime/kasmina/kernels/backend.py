@@ -7,14 +7,18 @@ can run, `triton` demands them, `torch` takes the twins.
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from kasmina.errors import KasminaError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Backend = Literal["triton", "torch"]
 VARIABLE = "KASMINA_BACKEND"
 CHOICES = ("auto", "triton", "torch")
@@ -121,3 +125,15 @@ def _launching() -> Any:
     from kasmina_generated.kernels import launch
 
     return launch
+
+
+def on_its_device(function: Callable[P, R]) -> Callable[P, R]:
+    """Launch what a function launches on the device of its first tensor, whichever is current."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = next(each for each in args if isinstance(each, Tensor))
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+            return function(*args, **kwargs)
+
+    return guarded

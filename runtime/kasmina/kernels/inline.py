@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kasmina.kernels.backend import on_its_device
 from kasmina.kernels.made import made
-from kasmina.kernels.tiles import Tuning
+from kasmina.kernels.tiles import Direction, Tiles, Tuning
 from kasmina.kernels.twin import Pulled, Stacks, differentiable, zeros_for
 
 DIRECTIONS = ("forward", "backward")
@@ -179,6 +180,7 @@ class Launches:
             for number in kernels
         }
         self._tuning = Tuning(device)
+        self._rows: int | None = None
 
     def select(self, slots: Mapping[int, Tensor]) -> None:
         """Take over which seeds of each kind are mixed in, int64 `[A]`; in place."""
@@ -199,6 +201,15 @@ class Launches:
         every.forward(empty, empty, alpha, stacks, False)
         every.backward(empty, torch.empty_like(empty), None, alpha, stacks)
 
+    def _tiles(self, direction: Direction, y: Tensor, chunks: int) -> Tiles:
+        return self._tuning.tiles(direction, y, chunks, self._rows)
+
+    def as_if(self, rows: int) -> Launches:
+        """The same with the tiles of so many rows, whatever comes: what a pass of them launches."""
+        other = object.__new__(Launches)
+        other.__dict__ = {**self.__dict__, "_rows": rows}
+        return other
+
     def whatever_comes(self) -> Launches:
         """The same for a captured graph: a launch of every kind, whatever is mixed in now."""
         always = object.__new__(Launches)
@@ -209,10 +220,12 @@ class Launches:
         """See `Way`."""
         return (*arguments, *self._columns)
 
+    @on_its_device
     def measure(self, y: Tensor, sample: Tensor) -> None:
         """Write the sample of `y` `[N, F]`, as `forward` does; nothing else is written."""
-        self._sampler.sample(y, sample, tiles=self._tuning.tiles("carry", y, len(sample)))
+        self._sampler.sample(y, sample, tiles=self._tiles("carry", y, len(sample)))
 
+    @on_its_device
     def forward(
         self,
         y: Tensor,
@@ -233,8 +246,8 @@ class Launches:
             sample: float32 `[S, 4]` for sum, sum of squares, maximum (NaN where there is one) and
                 number of non-finite elements of each chunk of `out`; None for no telemetry.
         """
-        tiles = self._tuning.tiles("forward" if sample is None else "sampled", y, len(alpha))
-        carried = self._tuning.tiles("carry", y, len(alpha))
+        tiles = self._tiles("forward" if sample is None else "sampled", y, len(alpha))
+        carried = self._tiles("carry", y, len(alpha))
         if not self.numbers and out is not y:
             out.copy_(y)
         if not self.numbers and sample is not None:
@@ -263,10 +276,11 @@ class Launches:
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
 
+    @on_its_device
     def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
         """See `Way`."""
-        tiles = self._tuning.tiles("backward", y, len(alpha))
-        carried = self._tuning.tiles("carry", y, len(alpha))
+        tiles = self._tiles("backward", y, len(alpha))
+        carried = self._tiles("carry", y, len(alpha))
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device) if self.numbers else g.clone()
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers})
         for number in self.numbers:
@@ -327,9 +341,18 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 
 @torch.no_grad()
 def _results(way: Way, x: Tensor, g: Tensor, alpha: Tensor, stacks: Stacks) -> dict[str, Tensor]:
-    out = torch.empty_like(x)
+    out, sampled, own = torch.empty_like(x), torch.empty_like(x), x.clone()
     pulled = way.backward(g, x, way.forward(x, out, alpha, stacks, True), alpha, stacks)
-    found = {"output": out, "gradient of the input": pulled.y, "gradient of alpha": pulled.alpha}
+    measures = alpha.new_zeros((len(alpha), 4)) if way.samples else None
+    way.forward(x, sampled, alpha, stacks, False, measures)
+    way.forward(own, own, alpha, stacks, False)
+    found = {
+        "output": out,
+        "output of a pass with a sample": sampled,
+        "output in place": own,
+        "gradient of the input": pulled.y,
+        "gradient of alpha": pulled.alpha,
+    }
     for number in way.numbers:
         for place, gradient in enumerate(pulled.stacks.get(number) or ()):
             found[f"gradient of parameter {place} of kind {number}"] = gradient

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kasmina.kernels.backend import on_its_device
 from kasmina.kernels.inline import Columns
 
 TILE = 32  # rows of a place, see the kernels
@@ -327,6 +328,7 @@ def select(
     return saved
 
 
+@on_its_device
 def forward(
     x: Tensor,
     y: Tensor,
@@ -429,6 +431,7 @@ def _elements(work: _Pass, y: Tensor, out: Tensor, nonfinite: Tensor, saved: Sav
     )  # fmt: skip
 
 
+@on_its_device
 def backward(
     g: Tensor,
     x: Tensor,

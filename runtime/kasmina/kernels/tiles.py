@@ -110,12 +110,18 @@ class Tuning:
         self._gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._known: dict[tuple[Direction, int, int, int], Tiles] = {}
 
-    def tiles(self, direction: Direction, y: Tensor, chunks: int) -> Tiles:
-        """For a tensor `[N, F]` that is cut into `chunks`."""
-        rows, features = y.shape
-        size = y.element_size()
-        key = (direction, rows.bit_length(), features, size)
+    def tiles(self, direction: Direction, y: Tensor, chunks: int, rows: int | None = None) -> Tiles:
+        """For a tensor `[N, F]` that is cut into `chunks`, as if it had so many rows.
+
+        All row counts of one doubling have the same tiles, whichever comes first: so the same
+        inputs give the same bits.
+        """
+        doubling = (len(y) if rows is None else rows).bit_length()
+        features, size = y.shape[1], y.element_size()
+        key = (direction, doubling, features, size)
         if key not in self._known:
             width = -(-features // chunks)
-            self._known[key] = nearest(self._gpu, direction, rows, chunks, width, size)
+            self._known[key] = nearest(
+                self._gpu, direction, (1 << doubling) >> 1, chunks, width, size
+            )
         return self._known[key]

@@ -62,7 +62,8 @@ class InlineSite(SiteLayer):
         self._everywhere = Places(self._cut)
         self._groups: list[Group] = []
         self._launches: Launches | None = None
-        self._proved: set[tuple[torch.dtype, tuple[int, ...]]] = set()
+        # What kernels were held for: dtype, doubling of the rows, kinds.
+        self._proved: set[tuple[torch.dtype, int, tuple[int, ...]]] = set()
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -93,17 +94,19 @@ class InlineSite(SiteLayer):
         """The kernels, where they can compute `y` `[N, F]`; compiled outside of a captured graph."""
         if self._launches is None or y.dtype not in DTYPES:
             return None
-        if (y.dtype, self._twin.numbers) not in self._proved and not captured:
+        case = (y.dtype, len(y).bit_length(), self._twin.numbers)
+        if case not in self._proved and not captured:
             self._prove(y)
+            self._proved.add(case)
         return self._launches
 
     def _prove(self, y: Tensor) -> None:
         """Compile all kernels that a pass may launch, and hold those it will against the twin."""
         assert self._launches is not None
-        self._proved.add((y.dtype, self._twin.numbers))
+        launches = self._launches.as_if(len(y))
         try:
-            self._launches.compile(y, self.alpha.detach(), self.stacks())
-            hold(self._launches, self._twin, y, self.stacks(), self.nonfinite)
+            launches.compile(y, self.alpha.detach(), self.stacks())
+            hold(launches, self._twin, y, self.stacks(), self.nonfinite)
         except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
             self.backend = fallen_back(self.alpha.device, error)
             self._launches = None

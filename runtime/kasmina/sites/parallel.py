@@ -150,11 +150,11 @@ class ParallelSite(SiteLayer):
             return {}
         if self._kernels and y.dtype not in self._proved and not captured:
             self._prove(y, x)
+            self._proved.add(y.dtype)
         return self._kernels
 
     def _prove(self, y: Tensor, x: Tensor) -> None:
         """Compile all kernels that a pass may launch; where one fails, take the twins."""
-        self._proved.add(y.dtype)
         try:
             for number, module in self._kernels.items():
                 stack = [p.detach() for p in self.stacks()[number]]

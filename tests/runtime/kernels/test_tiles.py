@@ -71,6 +71,17 @@ def test_a_launch_asks_once(measured: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert asked == [("cpu", "forward", 256, 5, 3, 4)]
 
 
+def test_tiles_do_not_depend_on_which_batch_came_first(measured: Path) -> None:
+    """The same inputs give the same bits, also after a run is resumed at another batch."""
+    found = []
+    for order in ((1100, 2000), (2000, 1100)):
+        tuning = Tuning(torch.device("cpu"))
+        tuning._gpu = "GPU"
+        asked = {rows: tuning.tiles("forward", torch.zeros(rows, 4096), 256) for rows in order}
+        found.append([asked[1100], asked[2000]])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

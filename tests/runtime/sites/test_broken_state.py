@@ -157,3 +157,23 @@ def test_a_kernel_that_computes_something_else(
     assert not Garden.of(model).nonfinite().any()
     monkeypatch.setenv("KASMINA_BACKEND", "torch")
     assert torch.equal(found, grown(kinds="mlp")(x))
+
+
+def test_a_wrong_kernel_that_was_asked_for_is_refused_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who catches the error and goes on gets it again, and no number of the kernel."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model = grown(kinds="mlp")
+    launches = site_of(model)._launches
+    assert launches is not None
+    right = launches._kernels[0]
+
+    def off(*arguments: Any, **options: Any) -> None:
+        right.forward(*arguments, **options)
+        arguments[1].add_(1)
+
+    launches._kernels = {0: right._replace(forward=off)}
+    for _ in range(2):
+        with pytest.raises(BackendError, match="WrongKernel: its output is off by"):
+            model(torch.randn(3, 6))
