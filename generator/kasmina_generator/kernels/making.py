@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -204,11 +205,13 @@ def usable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        owner = folder.stat().st_uid
+        found = folder.stat()
     except OSError as error:
         return _instead(folder, f"cannot be written: {error.strerror}")
-    if hasattr(os, "getuid") and owner != os.getuid():
+    if hasattr(os, "getuid") and found.st_uid != os.getuid():
         return _instead(folder, "belongs to somebody else, whose code would be run")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return _instead(folder, "can be written by others, whose code would be run (chmod 700)")
     return folder
 
 

@@ -73,6 +73,11 @@ def made(package: str, name: str, kind: Written) -> tuple[Any, Any] | None:
     formula = vars(type(kind)).get("formula", "")
     if not formula:
         return None
+    if not isinstance(formula, str):
+        raise FormulaError(
+            f"blueprint {name!r}: formula is {formula!r}, which is no text; it must be one like "
+            "'{maps: {up: bias}, hidden: relu(up)}'"
+        )
     choices = tuple(sorted((k, v) for k, v in vars(kind).items() if isinstance(v, str)))
     catalogue = importlib.import_module(f"{package}.kernels.catalogue")
     masks = (catalogue.MIXING, catalogue.JOINT)
@@ -94,6 +99,11 @@ def _modules(asked: _Asked) -> tuple[tuple[Any, Any], tuple[str, ...]]:
     except (SpecErrors, ValueError) as error:
         told = f"blueprint {asked.name!r}: its formula gives no kernel:\n{error}"
         raise FormulaError(told) from error
+    except OSError as error:
+        raise FormulaError(
+            f"blueprint {asked.name!r}: its kernel cannot be kept: {error.strerror}: "
+            f"{error.filename}; remove that, or set XDG_CACHE_HOME to a folder of your own"
+        ) from error
     forward, backward = (_load(found.files[module]) for module in found.files)
     return (forward, backward), found.parameters
 

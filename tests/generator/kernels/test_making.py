@@ -45,7 +45,9 @@ def test_files_are_written_once_and_found_again(tmp_path: Path) -> None:
     text = made.files["inline_squash_exp_forward"].read_text()
     assert "from kasmina_generated.kernels.tiling import" in text
     assert "return _exp(v_up) * v_up" in text
-    assert "MIXING = tl.constexpr(0x3F8)" in text
+    assert "    MIXING,\n" in text  # the states are those of the package, and these of the request
+    text = made.files["inline_squash_exp_backward"].read_text()
+    assert "JOINT = tl.constexpr(0xC8)" in text
     times = [path.stat().st_mtime_ns for path in made.files.values()]
     again = make(replace(REQUEST, choices={"f": "exp"}), tmp_path)
     assert again == made
@@ -140,6 +142,16 @@ def test_a_folder_of_somebody_else_is_not_used(
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.warns(RuntimeWarning, match="belongs to somebody else, whose code would be run"):
         assert usable(tmp_path) != tmp_path
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, mode: int) -> None:
+    """As the former."""
+    cache = tmp_path / f"cache{mode}"
+    cache.mkdir()
+    cache.chmod(mode)
+    with pytest.warns(RuntimeWarning, match="can be written by others, whose code would be run"):
+        assert usable(cache) != cache
 
 
 def test_the_folder_is_that_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

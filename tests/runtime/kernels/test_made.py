@@ -136,6 +136,24 @@ def test_a_formula_that_is_wrong_is_told_before_it_is_used(formula: str, message
     assert re.fullmatch(message, str(told.value)), str(told.value)
 
 
+def test_a_formula_that_is_no_text_is_told() -> None:
+    """With what it is and one that is legal."""
+    with pytest.raises(FormulaError, match=r"^blueprint 'squash': formula is 5, which is no text; "):
+        made(PACKAGE, "squash", kind(5))  # type: ignore[arg-type]
+
+
+def test_what_stands_in_the_place_of_a_cached_file_is_told(tmp_path: Path) -> None:
+    """A folder of that name cannot be replaced; nothing is lost, and the message says what to do."""
+    modules = made(PACKAGE, "squash", kind())
+    assert modules is not None
+    path = Path(modules[0].__file__)
+    path.unlink()
+    path.mkdir()
+    room._modules.cache_clear()
+    with pytest.raises(FormulaError, match=r"its kernel cannot be kept: .*remove that, or set XDG_"):
+        made(PACKAGE, "squash", kind())
+
+
 def test_a_kernel_that_does_not_compile_shows_the_line_of_the_template(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
