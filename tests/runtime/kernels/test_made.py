@@ -138,7 +138,9 @@ def test_a_formula_that_is_wrong_is_told_before_it_is_used(formula: str, message
 
 def test_a_formula_that_is_no_text_is_told() -> None:
     """With what it is and one that is legal."""
-    with pytest.raises(FormulaError, match=r"^blueprint 'squash': formula is 5, which is no text; "):
+    with pytest.raises(
+        FormulaError, match=r"^blueprint 'squash': formula is 5, which is no text; "
+    ):
         made(PACKAGE, "squash", kind(5))  # type: ignore[arg-type]
 
 
@@ -150,7 +152,9 @@ def test_what_stands_in_the_place_of_a_cached_file_is_told(tmp_path: Path) -> No
     path.unlink()
     path.mkdir()
     room._modules.cache_clear()
-    with pytest.raises(FormulaError, match=r"its kernel cannot be kept: .*remove that, or set XDG_"):
+    with pytest.raises(
+        FormulaError, match=r"its kernel cannot be kept: .*remove that, or set XDG_"
+    ):
         made(PACKAGE, "squash", kind())
 
 
