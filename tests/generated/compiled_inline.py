@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 _POINTERS = {
     "codes_at": "*i8", "kinds_at": "*i16", "rows_at": "*i32", "alpha_at": "*fp32",
-    "nonfinite_at": "*i64", "partial_at": "*fp32", "lanes_at": "*fp32", "blocks_at": "*fp32", "sample_at": "*fp32", "measures_at": "*fp32", "tickets_at": "*i32",
+    "nonfinite_at": "*i64", "partial_at": "*fp32", "sample_at": "*fp32", "measures_at": "*fp32",
     "order_at": "*i32", "count_at": "*i32",
 }  # fmt: skip
 _SIZES = {
