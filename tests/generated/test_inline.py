@@ -110,6 +110,26 @@ def test_a_kernel_that_is_wrong_is_told() -> None:
     assert [line.partition(":")[0] for line in told] == ["out", "gx", *kind.shapes(), "nonfinite"]
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_nobody_wrote_is_not_read(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listed chunk in a state without gradients has no sums in `partial`.
+
+    Fresh memory holds signalling NaN here: NumPy warns where one is added up, and that fails.
+    """
+    case = Case(39, 8, 69, hidden=15, mixed=True, listed=True, tiles=SMALL, seed=263)
+    inputs = inputs_of(kind_of(text, case), case)
+    given: list[torch.Tensor] = []
+
+    def empty(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        given.append(torch.full(size, 0x7F800001, dtype=torch.int32, device=device).view(dtype))
+        return given[-1]
+
+    monkeypatch.setattr(torch, "empty", empty)
+    assert (inputs.mixed & ~inputs.joint).any()
+    assert faults(text, case) == []
+    assert len(given) == 1
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Small cases of all kinds."""

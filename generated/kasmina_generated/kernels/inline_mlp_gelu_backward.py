@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 29db80a1d48a260ca9c9bf64871dd011
+# body: 741878d9b59be6c42b16e50e5ac821b4
 
 """Backward pass of the chunks that hold mlp_gelu: one launch for all rows, one to add up."""
 
@@ -464,14 +464,14 @@ def _add_rows(
         lane = tl.arange(0, LANES)
         sums = tl.zeros((LANES,), tl.float32)
         if piece < pieces:
+            joint = has_state(code, JOINT, CODES)  # nobody has written the sums of other chunks
             lane += piece * LANES
             for first in range(0, splits, 8):
                 split = first + tl.arange(0, 8)
                 at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + lane[None, :]
-                there = (split < splits)[:, None] & (lane < SIZE)[None, :]
+                there = (split < splits)[:, None] & (joint & (lane < SIZE))[None, :]
                 sums += tl.sum(tl.load(partial_at + at, mask=there, other=0.0), 0)
             values = finite(sums * tl.load(alpha_at + chunk))
-            joint = has_state(code, JOINT, CODES)
             place = lane - (0 * H * C)
             inside = joint & (place >= 0) & (place < H * C)
             tl.store(g_up_weight_at + row * (H * C) + place, values, mask=inside)
@@ -489,7 +489,7 @@ def _add_rows(
                 for first in range(0, splits, 8):
                     split = first + tl.arange(0, 8)
                     at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + start
-                    there = (split < splits)[:, None] & (lane < PITCH - start)[None, :]
+                    there = (split < splits)[:, None] & ((code >= 0) & (lane < PITCH - start))[None, :]
                     part = tl.load(partial_at + at + lane[None, :], mask=there, other=0.0)
                     sums += tl.sum(part, 0)
             sums = tl.zeros((LANES,), tl.float32) + tl.sum(sums, 0)
