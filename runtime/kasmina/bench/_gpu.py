@@ -6,6 +6,7 @@ through several sets of buffers that together are larger than the L2.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -30,8 +31,14 @@ def on_gpu() -> bool:
 
 
 def rows_of(cases: Iterable[Case]) -> list[Row]:
-    """All rows, one case after the other."""
-    return [row for case in cases for row in case()]
+    """All rows, one case after the other; each is told on stderr as soon as it is known."""
+    found = []
+    for case in cases:
+        for row in case():
+            sys.stderr.write(f"  {row.name}: {row.value:.4g} {row.unit}\n")
+            sys.stderr.flush()
+            found.append(row)
+    return found
 
 
 class Subject(NamedTuple):

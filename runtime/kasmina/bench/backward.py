@@ -25,6 +25,7 @@ from kasmina.bench._gpu import (
 )
 from kasmina.bench._seeded import (
     ALPHA,
+    TOLERANCES,
     Seeded,
     error,
     launches_of,
@@ -47,7 +48,6 @@ from kasmina.kernels.twin import Pulled
 
 FASTER = {"torch.compile": 4.0}
 FLOOR = 1.6  # of the bytes that a backward pass must move
-TOLERANCE = 2e-2  # of bfloat16, relative, by norms
 
 
 @benchmark("backward")
@@ -171,4 +171,4 @@ def check(pulled: Pulled, seeded: Seeded, x: Tensor, g: Tensor) -> None:
         found[name] = (ours[rows], theirs)
     for name, (ours, theirs) in found.items():
         off = error(ours, theirs)
-        require(off < TOLERANCE, f"gradient of {name} is right: {off}")
+        require(off < TOLERANCES[x.dtype], f"gradient of {name} is right: {off}")

@@ -23,8 +23,8 @@ from kasmina.bench._gpu import (
     on_gpu,
     rows_of,
 )
-from kasmina.bench._seeded import ALPHA, Seeded, error, launches_of, vectorised
-from kasmina.bench.forward import BF16, TOLERANCE, nothing_more
+from kasmina.bench._seeded import ALPHA, TOLERANCES, Seeded, error, launches_of, vectorised
+from kasmina.bench.forward import BF16, nothing_more
 
 SEEDS = (1, 10, 100, 1000, 10_000)
 PERCENT = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100)
@@ -34,20 +34,21 @@ SMALL = {"ROWS": 256, "FEATURES": 2048, "FEW": 64}  # on a CPU
 
 
 @benchmark("curves")
-def run() -> list[Row]:
+def run(*, quick: bool = False) -> list[Row]:
     """The cost of an inline site over its seeds, their active share and their width."""
-    return rows_of(cases())
+    return rows_of(cases(quick))
 
 
-def cases() -> Iterator[Case]:
-    """What is measured, each by itself."""
+def cases(quick: bool = False) -> Iterator[Case]:
+    """What is measured, each by itself; some points of each curve where it shall be `quick`."""
     rows, features, few = (ROWS, FEATURES, FEW) if on_gpu() else tuple(SMALL.values())
-    for seeds in SEEDS:
+    every = 3 if quick else 1
+    for seeds in SEEDS[: -1 if quick else None]:
         what = partial(point, "seeds", seeds, few, seeds * CHUNK, seeds)
         yield partial(what, max(0.1, 1 / seeds))
-    for percent in PERCENT:
+    for percent in PERCENT[::every]:
         yield partial(point, "share, %", percent, rows, features, features // CHUNK, percent / 100)
-    for width in WIDTHS:
+    for width in WIDTHS[::every]:
         seeds = features // width
         yield partial(point, "width", width, rows, features, seeds, max(0.1, 1 / seeds))
     if on_gpu():
@@ -80,14 +81,19 @@ def subjects(seeded: Seeded, rows: int) -> dict[str, Subject]:
     if launches is None:
         x = torch.randn(rows, seeded.features)
         target = torch.empty_like(x)
-        check(seeded, x, seeded.model(x).detach())
+        g, leaf = torch.randn_like(x), x.clone().requires_grad_()
+        out = seeded.model(leaf)
+        (to_x,) = torch.autograd.grad(out, leaf, g)
+        check(seeded, x, out.detach(), to_x, g)
         forward = torch.no_grad()(partial(seeded.model, x))
         return {"forward": called([forward] * 3), "copy_": called([partial(target.copy_, x)] * 3)}
     sample, stacks = torch.zeros(seeded.seeds, 4, device=_gpu.DEVICE), [seeded.stack()]
     buffers = Buffers.like(rows, seeded.features, stacks[0][0].dtype)
     x, out = buffers.sources[0], buffers.targets[0]
     launches.forward(x, out, alpha, stacks, False, sample)
-    check(seeded, x[:200], out[:200])
+    few, g = x[:200], torch.randn_like(x[:200])
+    pulled = launches.backward(g, few, None, alpha, stacks)
+    check(seeded, few, out[:200], pulled.y, g)
     forwards = buffers.each(lambda x, y: launches.forward(x, y, alpha, stacks, False, sample))
     backwards = buffers.each(lambda x, g: launches.backward(x, x, None, alpha, stacks))
     return {
@@ -99,11 +105,17 @@ def subjects(seeded: Seeded, rows: int) -> dict[str, Subject]:
     }
 
 
-def check(seeded: Seeded, x: Tensor, found: Tensor) -> None:
-    """Hold a pass against plain torch in float64."""
+def check(seeded: Seeded, x: Tensor, found: Tensor, to_x: Tensor, g: Tensor) -> None:
+    """Hold a pass and the gradient of its input against plain torch in float64."""
     weights: Sequence[Tensor] = [weight.double() for weight in seeded.weights()]
-    wanted, _ = vectorised(x.double(), weights, ALPHA, seeded.slots(), seeded.seeds)
-    require(error(found, wanted) < TOLERANCE, f"{seeded.seeds} seeds give what float64 gives")
+    wide = x.double().requires_grad_()
+    with torch.enable_grad():
+        wanted, _ = vectorised(wide, weights, ALPHA, seeded.slots(), seeded.seeds)
+    (gradient,) = torch.autograd.grad(wanted, wide, g.double())
+    most = TOLERANCES[x.dtype]
+    require(error(found, wanted) < most, f"{seeded.seeds} seeds give what float64 gives")
+    off = error(to_x, gradient)
+    require(off < most, f"the gradient of {seeded.seeds} seeds is float64's: off by {off:.2g}")
 
 
 def roof() -> Iterator[Row]:

@@ -28,6 +28,7 @@ from kasmina.bench._gpu import (
 )
 from kasmina.bench._seeded import (
     ALPHA,
+    TOLERANCES,
     Seeded,
     error,
     launches_of,
@@ -43,7 +44,6 @@ IN_PLACE = {64: 0.3, 16: 0.45}  # of the copy, by chunk
 FASTER = {"torch.compile": 7.0, "eager vectorised": 14.0, "loop over chunks": 100.0}
 SMALL = (256, 1024, 16)  # rows, features, chunk
 CPU = (256, 16, 8, 64)  # seeds, chunk, hidden, rows
-TOLERANCE = 2e-2  # of bfloat16, relative, by norms
 BF16 = torch.bfloat16
 
 
@@ -131,10 +131,13 @@ def check(seeded: Seeded, sample: Tensor) -> None:
     wide = [weight.double() for weight in seeded.weights()]
     slots = None if whole else seeded.slots()
     wanted, told = vectorised(x.double(), wide, ALPHA, slots, seeded.seeds)
-    require(error(out, wanted) < TOLERANCE, "the kernels give what float64 gives")
+    require(error(out, wanted) < TOLERANCES[BF16], "the kernels give what float64 gives")
     for number in range(4):
         off = error(sample[:, number], told[number])
-        require(off < TOLERANCE or told[number].norm() == 0, f"telemetry {number} is right: {off}")
+        require(
+            off < TOLERANCES[BF16] or told[number].norm() == 0,
+            f"telemetry {number} is right: {off}",
+        )
 
 
 @torch.no_grad()
@@ -181,7 +184,9 @@ def in_place(chunk: int) -> Iterator[Row]:
     x = buffers.sources[0]
     wanted, written = plain(seeded)(x)[0], x.clone()
     ours(written, written)
-    require(error(written, wanted) < TOLERANCE, "in place gives what the vectorised form gives")
+    require(
+        error(written, wanted) < TOLERANCES[BF16], "in place gives what the vectorised form gives"
+    )
     subjects = {
         "ours": captured([partial(ours, each, each) for each in buffers.targets]),
         "copy_": buffers.copies(),
@@ -204,7 +209,7 @@ def small() -> Iterator[Row]:
     leaf, target = x.clone().requires_grad_(), torch.empty_like(x)
     with torch.no_grad():
         off = error(seeded.model(x), plain(seeded)(x)[0])
-        require(off < TOLERANCE, f"the small site is right: {off}")
+        require(off < TOLERANCES[BF16], f"the small site is right: {off}")
         require_kernels(seeded.site)
         many = captured([partial(seeded.model, x)] * 20)
         times = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from kasmina.bench._machine import device_name, versions
 from kasmina.kernels.backend import VARIABLE, BackendError, choose
 from kasmina.kernels.inline import NoKernel, texts
-from kasmina.kernels.tiles import table
+from kasmina.kernels.tiles import TABLE, TableError, table
 from kasmina_generator.kernels.making import cache_folder
 
 # What is not required: module, what for, how to get it.
@@ -25,6 +26,11 @@ OPTIONAL = (
     ("sklearn", "the task digits", "pip install 'kasmina[tasks]'"),
     ("mnist1d", "the task mnist1d", "pip install 'kasmina[tasks]'"),
     ("z3", "proofs of guards that compute", "pip install 'kasmina[verify]'"),
+)
+
+OWN = (
+    "a formula gives an inline kernel when it is first used; in parallel, and without a formula, "
+    "the twins in torch compute them"
 )
 
 
@@ -72,7 +78,8 @@ def doctor(*, json: Annotated[bool, Parameter(negative=())] = False) -> int:
 
 def examine() -> Examination:
     """Look at the machine; nothing is compiled."""
-    devices = [_device(name) for name in _devices()]
+    measured, tiles_fault = _tiles()
+    devices = [_device(name, measured) for name in _devices()]
     caches = [_triton_cache(), cache_folder()]
     kernels, kernels_fault = _kernels()
     nowhere = all(each.backend is None for each in devices)
@@ -89,7 +96,7 @@ def examine() -> Examination:
             for module, purpose, remedy in OPTIONAL
             if find_spec(module) is None
         ],
-        faults=[*broken, *filter(None, (*map(_unwritable, caches), kernels_fault))],
+        faults=[*broken, *filter(None, (*map(_unwritable, caches), kernels_fault, tiles_fault))],
     )
 
 
@@ -99,16 +106,29 @@ def _devices() -> list[str]:
     return ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
 
 
-def _device(name: str) -> Device:
+def _tiles() -> tuple[set[str] | None, str | None]:
+    """The devices whose tiles are in the table; None and why where it cannot be read."""
+    try:
+        return set(table()), None
+    except TableError as error:
+        return None, f"tiles: {error}"
+
+
+def _device(name: str, measured: set[str] | None) -> Device:
     import torch
 
     label = torch.cuda.get_device_name(name) if name != "cpu" else "this processor"
-    measured = "measured" if label in table() else "defaults: nobody has measured this device"
+    if measured is None:
+        tiles = f"none: {TABLE.name} cannot be read"
+    elif label in measured:
+        tiles = "measured"
+    else:
+        tiles = "defaults: nobody has measured this device"
     try:
         choice = choose(name)
     except BackendError as error:
-        return Device(name, label, None, str(error), measured)
-    tiles = measured if choice.backend == "triton" else "none needed"
+        return Device(name, label, None, str(error), tiles)
+    tiles = tiles if choice.backend == "triton" else "none needed"
     return Device(name, label, choice.backend, choice.why, tiles)
 
 
@@ -124,14 +144,19 @@ def _triton_cache() -> Path:
 
 
 def _unwritable(cache: Path) -> str | None:
-    """Why nothing can be kept there."""
+    """Why nothing can be kept there; found out by writing, since permissions do not tell it all."""
     there = next(each for each in (cache, *cache.parents) if each.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
-        return None
-    return (
-        f"kernels cannot be kept in {cache}: {there} cannot be written, so each process makes them "
-        "again; set TRITON_CACHE_DIR and XDG_CACHE_HOME to directories of yours"
-    )
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            file.write(b"kasmina")
+            file.flush()
+    except OSError as error:
+        return (
+            f"kernels cannot be kept in {cache}: {there} cannot be written ({error.strerror}), so "
+            "each process makes them again; set TRITON_CACHE_DIR and XDG_CACHE_HOME to directories "
+            "of yours"
+        )
+    return None
 
 
 def _kernels() -> tuple[list[str], str | None]:
@@ -142,19 +167,22 @@ def _kernels() -> tuple[list[str], str | None]:
 
 
 def _show(found: Examination, console: Console) -> None:
-    console.print(f"[bold]{found.machine}[/bold]")
-    console.print(", ".join(f"{name} {version}" for name, version in found.versions.items()))
-    console.print(f"{VARIABLE}: {found.asked}")
-    shown = Table("device", "what it is", "backend", "why", "tiles")
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    console.print(f"[bold]{escape(found.machine)}[/bold]", soft_wrap=True)
+    line(", ".join(f"{name} {version}" for name, version in found.versions.items()))
+    line(f"{VARIABLE}: {found.asked}")
     for each in found.devices:
-        backend = each.backend or "[red]none[/red]"
-        shown.add_row(each.name, each.label, backend, each.why, each.tiles)
-    console.print(shown)
-    console.print(f"generated kernels: {', '.join(found.kernels) or 'none'}")
-    console.print(f"kernels are kept in {' and '.join(found.caches)}", soft_wrap=True)
-    for each_missing in found.missing:
-        console.print(f"not installed: {each_missing}")
+        line(f"{each.name}, {each.label}: {each.backend or 'no backend'}")
+        line(f"  why: {each.why}")
+        line(f"  tiles: {each.tiles}")
+    line(f"generated kernels: {', '.join(found.kernels) or 'none'}")
+    line(f"kinds of your own: {OWN}")
+    line(f"kernels are kept in {' and '.join(found.caches)}")
+    for missing in found.missing:
+        line(f"not installed: {missing}")
     for fault in found.faults:
-        console.print(f"[red]fault[/red]: {fault}", soft_wrap=True)
+        console.print(f"[red]fault[/red]: {escape(fault)}", soft_wrap=True)
     if not found.faults:
         console.print("[green]all is well[/green]")

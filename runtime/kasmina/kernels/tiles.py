@@ -69,28 +69,76 @@ def table(path: Path = TABLE) -> Mapping[str, Mapping[str, Sequence[Measured]]]:
     """
     try:
         held = json.loads(path.read_text())
-        return {
-            gpu: {direction: tuple(map(_measured, rows)) for direction, rows in by.items()}
-            for gpu, by in held.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise TableError(
             f"{path}: no table of tiles ({type(error).__name__}: {error}); run tools/tune again, or "
             "restore the file"
         ) from error
+    return {
+        gpu: {
+            direction: tuple(
+                _measured(row, f"{path}: {gpu}, {direction}[{number}]")
+                for number, row in enumerate(_of(list, rows, f"{path}: {gpu}, {direction}"))
+            )
+            for direction, rows in _of(dict, by, f"{path}: {gpu}").items()
+        }
+        for gpu, by in _of(dict, held, f"{path}").items()
+    }
 
 
-def _measured(row: Mapping[str, Any]) -> Measured:
-    shape = {name: int(row[name]) for name in ("rows", "chunks", "width", "bytes")}
-    if min(shape.values()) < 1:
-        raise ValueError(f"a shape holds numbers from 1 up, not {shape}")
-    tiles = Tiles(**row["tiles"])
-    for name, value in tiles._asdict().items():
-        power = name in ("rows", "columns", "warps")
-        least = 0 if name == "registers" else 1
-        if not isinstance(value, int) or value < least or (power and value & (value - 1)):
-            raise ValueError(f"{name}={value!r} of {row['tiles']} is no legal size of a tile")
-    return Measured(**shape, tiles=tiles)
+_LEGAL = {
+    "rows": "a power of two from 16 up",
+    "columns": "a power of two from 16 up",
+    "warps": "a power of two from 1 up",
+    "programs": "a whole number from 1 up",
+    "stages": "a whole number from 1 up",
+    "registers": "a whole number from 0 up",
+}
+
+
+def _of(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, kind):
+        named = {"dict": "an object", "list": "a list"}[kind.__name__]
+        raise _refused(where, f"is {value!r}", named)
+    return value
+
+
+def _refused(where: str, what: str, legal: str) -> TableError:
+    return TableError(
+        f"{where} {what}; legal: {legal}. Run tools/tune again, or restore the file"[:2000]
+    )
+
+
+def _measured(row: Any, where: str) -> Measured:
+    fields = _of(dict, row, where)
+    tiles = _of(dict, _held(fields, "tiles", where), f"{where}.tiles")
+    for name, value in tiles.items():
+        if name not in _LEGAL:
+            raise _refused(f"{where}.tiles", f"has the field {name!r}", ", ".join(_LEGAL))
+        if not _is_size(name, value):
+            raise _refused(f"{where}.tiles.{name}", f"is {value!r}", _LEGAL[name])
+    shape = {name: _held(fields, name, where) for name in ("rows", "chunks", "width", "bytes")}
+    for name, value in shape.items():
+        if type(value) is not int or value < 1:
+            raise _refused(f"{where}.{name}", f"is {value!r}", "a whole number from 1 up")
+    return Measured(**shape, tiles=Tiles(**tiles))
+
+
+def _held(fields: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in fields:
+        raise _refused(
+            f"{where}.{name}", "is missing", "an entry with rows, chunks, width, bytes, tiles"
+        )
+    return fields[name]
+
+
+def _is_size(name: str, value: object) -> bool:
+    """Whether a kernel can be compiled for it; a product needs 16 rows and 16 columns."""
+    if type(value) is not int:
+        return False
+    least = {"rows": 16, "columns": 16, "registers": 0}.get(name, 1)
+    power = name in ("rows", "columns", "warps")
+    return value >= least and not (power and value & (value - 1))
 
 
 def nearest(

@@ -25,6 +25,7 @@ from kasmina.bench import (
     train,
 )
 from kasmina.bench._seeded import Seeded, error, launches_of, loop, vectorised
+from kasmina.blueprints import Placement
 from kasmina.kernels import tiles
 from kasmina.kernels.backend import Choice
 from tools import tune
@@ -190,6 +191,55 @@ def test_against_is_how_many_times_faster() -> None:
     assert row == Row(
         "x, against eager", 3.0, "times faster", 3.0, ">=", {"ours, us": 2.0, "eager, us": 6.0}
     )
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU instead")
+def test_curves_tell_each_point_at_once_and_some_points_quickly(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On stderr, so that stdout stays one object; `--quick` leaves points out, no curve."""
+    whole = curves.run()
+    assert capsys.readouterr().err.count("\n") == len(whole)
+    few = curves.run(quick=True)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines()[0].startswith(f"  {few[0].name}: ")
+    assert len(few) < len(whole) / 2
+    axes = [set().union(*(row.baselines for row in rows)) for rows in (few, whole)]
+    assert axes[0] == axes[1] >= {"seeds", "share, %", "width"}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("bench", [curves, parallel], ids=["curves", "parallel"])
+def test_a_wrong_gradient_is_not_timed(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the output is right and a gradient is off by a tenth, nothing is timed."""
+    placement: Placement = "inline" if bench is curves else "parallel"
+    seeded = Seeded(64, 4, 16, dtype=torch.float32, placement=placement).activate(0.5)
+    x, g = torch.randn(2, 8, 64)
+
+    def held() -> None:
+        if bench is parallel:
+            parallel.check(seeded, x, g)
+            return
+        leaf = x.clone().requires_grad_()
+        out = seeded.model(leaf)
+        (to_x,) = torch.autograd.grad(out, leaf, g)
+        curves.check(seeded, x, out.detach(), to_x, g)
+
+    held()
+    right = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd,
+        "grad",
+        lambda outputs, inputs, grad: (
+            tuple(1.1 * each for each in right(outputs, inputs, grad))
+            if grad.dtype == torch.float32
+            else right(outputs, inputs, grad)
+        ),
+    )
+    with pytest.raises(IncorrectResult, match="the gradient of"):
+        held()
 
 
 @pytest.mark.usefixtures("interpreted")

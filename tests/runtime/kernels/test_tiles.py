@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -82,23 +83,35 @@ def test_tiles_do_not_depend_on_which_batch_came_first(measured: Path) -> None:
     assert found[0] == found[1]
 
 
+def _entry(**tiles: object) -> str:
+    return json.dumps({"G": {"forward": [NARROW, {**NARROW, "tiles": tiles}]}})
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("{", "JSONDecodeError"),
-        ("[]", "AttributeError"),
-        ('{"GPU": {"forward": [{}]}}', "KeyError: 'rows'"),
+        ("{", ": no table of tiles (JSONDecodeError"),
+        ("[]", " is []; legal: an object"),
+        ('{"GPU": {"forward": 3}}', ": GPU, forward is 3; legal: a list"),
+        (
+            '{"GPU": {"forward": [{}]}}',
+            ": GPU, forward[0].tiles is missing; legal: an entry with rows, chunks, width, bytes",
+        ),
         (
             json.dumps({"G": {"forward": [{**NARROW, "width": 0}]}}),
-            "a shape holds numbers from 1 up",
+            ": G, forward[0].width is 0; legal: a whole number from 1 up",
         ),
-        (json.dumps({"G": {"forward": [{**NARROW, "tiles": {"rows": 48}}]}}), "rows=48"),
-        (json.dumps({"G": {"forward": [{**NARROW, "tiles": {"rws": 64}}]}}), "rws"),
+        (_entry(rows=48), ": G, forward[1].tiles.rows is 48; legal: a power of two from 16 up"),
+        (_entry(columns=8), ": G, forward[1].tiles.columns is 8; legal: a power of two from 16"),
+        (_entry(rows=True), ": G, forward[1].tiles.rows is True; legal: a power of two from 16"),
+        (_entry(warps=3), ": G, forward[1].tiles.warps is 3; legal: a power of two from 1 up"),
+        (_entry(registers=-1), ": G, forward[1].tiles.registers is -1; legal: a whole number"),
+        (_entry(rws=64), ": G, forward[1].tiles has the field 'rws'; legal: rows, columns, warps"),
     ],
 )
 def test_a_broken_table(tmp_path: Path, text: str, what: str) -> None:
-    """Says which file and what is wrong in it."""
+    """Says which file, which field, what it is and what is legal."""
     path = tmp_path / "tiles.json"
     path.write_text(text)
-    with pytest.raises(TableError, match=f"tiles.json: no table of tiles .*{what}"):
+    with pytest.raises(TableError, match=re.escape(f"{path}{what}")):
         table(path)
