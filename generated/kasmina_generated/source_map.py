@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: d5a0ac8db9896fffaa2e340fcb3e8769956acd8db5711b175065e8c7ad371dab
 # template: source_map.py.jinja
-# body: 52b655b75f62115e5d8be35d838fba7b
+# body: 8b14d79479cb475a123233354eb50d12
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -742,10 +742,10 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (630, 637, "messages.yaml", 195, 3),
         (659, 666, "messages.yaml", 202, 3),
         (725, 732, "messages.yaml", 219, 3),
-        (754, 761, "messages.yaml", 226, 3),
-        (788, 795, "messages.yaml", 234, 3),
-        (829, 836, "messages.yaml", 248, 3),
-        (858, 865, "messages.yaml", 258, 3),
-        (878, 885, "messages.yaml", 265, 3),
+        (763, 770, "messages.yaml", 229, 3),
+        (797, 804, "messages.yaml", 237, 3),
+        (838, 845, "messages.yaml", 251, 3),
+        (867, 874, "messages.yaml", 261, 3),
+        (887, 894, "messages.yaml", 268, 3),
     ),
 }

@@ -151,6 +151,7 @@ class CommandHandler:
         self._life = 0
         self._answers: deque[bytes] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader: asyncio.Task[None] | None = None  # while it waits for entries
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -219,10 +220,10 @@ class CommandHandler:
         try:
             while not self._stopping:
                 life = self._life
-                deliveries = await self.outages.through(self._next)
+                deliveries = await self._wait_for_more()
                 for delivery in deliveries:
                     await self._handle(delivery, life)
-                if not deliveries:
+                if not deliveries and not self._stopping:
                     await self.outages.through(self._look_back)
                 self._expire()
         finally:
@@ -233,6 +234,27 @@ class CommandHandler:
         """Let `run` return; from any thread."""
         self._stopping = self.outages.ending = True
         self._wake_up()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _wait_for_more(self) -> list[Delivery]:
+        """Read, until `stop` interrupts it."""
+        reader = asyncio.current_task()
+        assert reader is not None
+        self._reader = reader
+        try:
+            return [] if self._stopping else await self.outages.through(self._next)
+        except asyncio.CancelledError:
+            if not self._stopping or reader.uncancel():
+                raise
+            return []
+        finally:
+            self._reader = None
 
     async def _handle(self, delivery: Delivery, life: int) -> None:
         """Take one entry of the stream, if no checkpoint was restored since it was read."""

@@ -19,6 +19,7 @@ class RunStreams(NamedTuple):
     events: str
     health: str
     observed: str
+    lease: str
 
 
 def streams_of(run: str) -> RunStreams:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.lease import LeaseLost, RunIsTaken
 from kasmina.bus.names import streams_of
 from kasmina.bus.operator import Answer, Operator
 from kasmina.bus.stamping import Stamp
 from kasmina.growth import Observation, Proposal
 from kasmina.growth.outside import Outside, OutsideConfig
 from kasmina.growth.telling import observed_of, seen_of
+from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types, wire
 from tests.runtime.growth.gardens import Bed
 
@@ -148,3 +151,52 @@ def test_an_observation_comes_back_as_it_was() -> None:
     _, back, mask = seen_of(wire.decode(wire.encode(Stamp("test")(body))))
     assert back.to_plain() == keeps.seen.to_plain()
     assert (mask == keeps.mask).all()
+
+
+def test_a_second_run_of_the_name_is_refused_and_the_first_goes_on(here: Here) -> None:
+    """It hears who is there; once the first has ended in order, the name is free at once."""
+    second = Outside("test", here.bus.peer)
+    with pytest.raises(RunIsTaken, match="run 'test' is on this bus already: process"):
+        second.start(here.bed.gardener, fresh=True)
+    second.close()
+    assert isinstance(here.answered(types.Query(run="test", what="status")), types.Status)
+    here.outside.close()
+    third = Outside("test", here.bus.peer)
+    third.start(here.bed.gardener, fresh=True)
+    third.close()
+
+
+def test_who_stood_still_for_too_long_obeys_no_more(tmp_path: Path) -> None:
+    """Another process has the name by then: this one leaves the bus, and training goes on."""
+    bus, bed = InProcessBus(), Bed()
+    few = OutsideConfig(heartbeat_s=0.05, lease_s=5.0)
+    with EventLog(tmp_path / "events.jsonl", "test") as log:
+        first = Outside("test", bus.peer, log=log, config=few)
+        first.start(bed.gardener, fresh=True)
+        with Outside("test", bus.peer, log=log, config=few) as second:  # from the same folder
+            second.start(bed.gardener, fresh=False)
+            end = time.monotonic() + 20
+            while first.fault is None:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert isinstance(first.fault, LeaseLost)
+            first.after_step()
+            assert second.fault is None
+        first.close()
+
+
+def test_commands_wait_while_it_is_not_sure_whose_the_name_is(here: Here) -> None:
+    """A bus that is away for longer than the lease may have given the name to another run."""
+    asked = here.ask(types.Cancel(run="test", target=SEED))
+    lease = here.outside._serving.lease
+    here.until(lambda: lease.held)
+    lease._until = 0.0
+    end = time.monotonic() + 20
+    while not here.outside.handler.waiting:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    lease._until = 0.0
+    here.outside._obey()
+    assert not asked.done()
+    here.until(asked.done)  # after the next sign of life
+    assert isinstance(asked.result(), types.Applied)
