@@ -52,7 +52,12 @@ class Proposal:
 
 
 class Controller(Protocol):
-    """Steers a garden. Must be deterministic in what it has observed."""
+    """Steers a garden. Must be deterministic in what it has observed.
+
+    One that also has `wants_scores(epoch, epochs) -> bool` is asked before each validation whether
+    sites shall be scored (`gradient_ratio`, `bottleneck`), which costs a backward pass; the scores
+    of one site alone, and while seeds are under way, are not needed. Without it they are taken.
+    """
 
     name: str
 

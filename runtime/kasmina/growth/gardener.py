@@ -32,7 +32,7 @@ from kasmina.growth.holdings import Holdings
 from kasmina.growth.journal import Journal
 from kasmina.growth.judging import Judge
 from kasmina.growth.ledger import Clock, Ledger
-from kasmina.growth.observation import action_mask, observe
+from kasmina.growth.observation import action_mask, busy, observe
 from kasmina.growth.optimizer import check_holds
 from kasmina.growth.planes import mask_in, planes_in_use
 from kasmina.growth.ramp import Ramps
@@ -53,6 +53,7 @@ class GardenerConfig:
         epochs: planned epochs, for controllers that must know when it is too late; None if open.
         ramp_steps: optimizer steps of an alpha ramp.
         aside_rate: learning rate of the isolated training.
+        aside_most: positions (tokens, pixels) of a batch that the isolated training reads at most.
         max_rewinds: rewinds of one site after which nothing germinates there any more.
         strategy: grafting strategy of a command that names none; "learned" lets the run find out.
         contest: epochs that candidates of several kinds learn before one of them is chosen.
@@ -67,6 +68,7 @@ class GardenerConfig:
     epochs: int | None = None
     ramp_steps: int = 60
     aside_rate: float = 1e-2
+    aside_most: int = 512
     max_rewinds: int = 3
     strategy: str = "linear"
     contest: int = 8
@@ -134,7 +136,7 @@ class Gardener:
         self.validator = Validator(model, validate)
         self._gates = gates_for(state.lifecycle.context_fields)
         check_holds(optimizer, dict(model.named_parameters()))
-        self._aside = AsideTrainer(self.garden, config.aside_rate, self.meter)
+        self._aside = AsideTrainer(self.garden, config.aside_rate, self.meter, config.aside_most)
         self._holdings = Holdings(
             self.garden, optimizer, self._aside, self.journal, config.strategy
         )
@@ -322,10 +324,18 @@ class Gardener:
 
     def _validate(self) -> Validation:
         """Record what passes the sites where someone will read it, else only measure."""
-        if "shadow" not in self._planes and len(self.garden.sites) == 1:
+        if "shadow" not in self._planes and not self._compares_sites():
             return self.measure()
-        with self.meter.forward(("record", self.garden.signature()), FlopMeter.TRAIN):
+        key = ("record", self.garden.signature())
+        with self.meter.forward(key, FlopMeter.EVALUATE):  # the backward pass is in it
             return self.validator.record(self._recorders)
+
+    def _compares_sites(self) -> bool:
+        """Whether the controller may ask now which site is the narrowest."""
+        wants = getattr(self.controller, "wants_scores", lambda epoch, epochs: True)
+        if len(self.garden.sites) == 1 or busy(self.garden):
+            return False
+        return bool(wants(self.clock.epoch, self.config.epochs))
 
     def _context(self) -> ContextTable:
         learned = self._aside.judge(self.validation)

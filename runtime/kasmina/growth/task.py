@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kasmina.sites.site import is_layout
@@ -110,11 +110,22 @@ def adam_cosine(params: Parameters, steps: int) -> tuple[Optimizer, LRScheduler]
     The closed form depends on the step alone, so a rewound scheduler is exact.
     """
     optimizer = Adam(params, lr=1e-2)
+    return optimizer, _cosine(optimizer, steps)
 
+
+def adamw_cosine(
+    params: Parameters, steps: int, decay: float = 0.1
+) -> tuple[Optimizer, LRScheduler]:
+    """AdamW at 1e-2 with the same cosine, and `decay` of all weights."""
+    optimizer = AdamW(params, lr=1e-2, weight_decay=decay)
+    return optimizer, _cosine(optimizer, steps)
+
+
+def _cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
     def factor(step: int) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
 
-    return optimizer, LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:

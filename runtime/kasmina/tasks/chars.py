@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from kasmina.growth.task import Data, Task, accuracy, cross_entropy, seeded
+from kasmina.growth.task import Data, Task, accuracy, adamw_cosine, cross_entropy, seeded
 from kasmina.tasks.data import BadData, Split, SplitData
 from kasmina.tasks.growing import any_kind
 
@@ -95,6 +95,7 @@ def task() -> Task:
         metric=accuracy,
         metric_name="accuracy",
         sites=sites,
+        optimizer=adamw_cosine,
         default_epochs=EPOCHS,
         default_width=WIDTH,
         default_budget=BUDGET,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kasmina.growth.task import Data, Task, accuracy, cross_entropy
+from kasmina.growth.task import Data, Task, accuracy, adamw_cosine, cross_entropy
 from kasmina.tasks.data import Split, SplitData, optional
 from kasmina.tasks.growing import any_kind
 from kasmina.tasks.mlp import build_mlp
@@ -46,6 +46,7 @@ def task(*, split: int = 0, permuted: bool = False) -> Task:
         metric=accuracy,
         metric_name="accuracy",
         sites=sites,
+        optimizer=adamw_cosine,
         layout=LAYOUT,
         default_epochs=EPOCHS,
         default_width=WIDTH,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kasmina.growth.task import Data, Task, accuracy, cross_entropy, seeded
+from kasmina.growth.task import Data, Task, accuracy, adamw_cosine, cross_entropy, seeded
 from kasmina.tasks.data import Split, SplitData, optional
 from kasmina.tasks.growing import any_kind
 from kasmina.tasks.mlp import build_mlp
@@ -51,6 +51,7 @@ def task(*, dataset: int = DATASET, permuted: bool = False, convolutional: bool 
         metric=accuracy,
         metric_name="accuracy",
         sites=sites,
+        optimizer=adamw_cosine,
         layout=LAYOUT,
         default_epochs=EPOCHS,
         default_width=CNN_WIDTH if convolutional else WIDTH,

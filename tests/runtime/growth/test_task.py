@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kasmina import tasks
-from kasmina.growth.task import Task, adam_cosine, evaluate
+from kasmina.growth.task import Task, adam_cosine, adamw_cosine, evaluate
 
 
 @pytest.fixture
@@ -105,6 +105,17 @@ def test_the_default_schedule_is_a_cosine_to_zero() -> None:
         scheduler.step()
     expected = [0.01 * 0.5 * (1 + math.cos(math.pi * min(step, 100) / 100)) for step in range(110)]
     assert rates == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_same_schedule_with_weight_decay() -> None:
+    """What has no gradient of its own shrinks by rate times decay."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer, scheduler = adamw_cosine([weight], 2, decay=0.1)
+    for _ in range(3):
+        weight.grad = torch.zeros(1)
+        optimizer.step()
+        scheduler.step()
+    assert float(weight.detach()) == pytest.approx((1 - 0.01 * 0.1) * (1 - 0.005 * 0.1))
 
 
 def test_the_default_schedule_rewinds() -> None:
