@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 4b4406d8189831efc0d9ae5bdb192691
+# body: 2ddae057260e0fef52701361fc60ad16
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -159,6 +159,7 @@ def _launch(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
+            "AHEAD": c.ahead,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "COPIED": not in_place,
@@ -225,6 +226,7 @@ def _forward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
+    AHEAD: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     COPIED: tl.constexpr,
@@ -267,6 +269,7 @@ def _forward_rows(
                 CBM,
                 CBN,
                 EVEN,
+                AHEAD,
                 COPIED,
                 True,
                 MEASURED,

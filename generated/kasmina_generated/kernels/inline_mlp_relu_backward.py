@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 79493b7869c54dc86fd110d5a40e093a
+# body: 847986b87fe0d251700a164eebe2c751
 
 """Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
@@ -170,6 +170,7 @@ def _launches(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
+            "AHEAD": c.ahead,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "CARRYING": carried is not None,
@@ -489,7 +490,8 @@ def _add_rows(
                 for first in range(0, splits, 8):
                     split = first + tl.arange(0, 8)
                     at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + start
-                    there = (split < splits)[:, None] & ((code >= 0) & (lane < PITCH - start))[None, :]
+                    mine = (code >= 0) & (lane < PITCH - start)
+                    there = (split < splits)[:, None] & mine[None, :]
                     part = tl.load(partial_at + at + lane[None, :], mask=there, other=0.0)
                     sums += tl.sum(part, 0)
             sums = tl.zeros((LANES,), tl.float32) + tl.sum(sums, 0)
@@ -539,6 +541,7 @@ def _backward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
+    AHEAD: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     CARRYING: tl.constexpr,
@@ -585,6 +588,7 @@ def _backward_rows(
                 CBM,
                 CBN,
                 EVEN,
+                AHEAD,
                 True,
                 True,
                 False,

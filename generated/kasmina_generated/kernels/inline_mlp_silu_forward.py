@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 43f75482d17eb0e0ae96e0b7ea9c668c
+# body: 94d7ebf9b68c820f11b3c37051369626
 
 """Forward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -168,6 +168,7 @@ def _launch(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
+            "AHEAD": c.ahead,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "COPIED": not in_place,
@@ -394,6 +395,7 @@ def _forward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
+    AHEAD: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     COPIED: tl.constexpr,
@@ -441,6 +443,7 @@ def _forward_rows(
                 CBM,
                 CBN,
                 EVEN,
+                AHEAD,
                 COPIED,
                 True,
                 MEASURED,
@@ -485,48 +488,58 @@ def _forward_rows(
             most = tl.full((PART, 8, BN), float("-inf"), tl.float32)
         from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
         from_out = within.to(tl.int64)[:, None] * out_row + column[None, :] * out_col
-        for step in tl.range(first, last, num_stages=STAGES):
-            start = (zero + step) * BM
-            rows = tl.minimum(n - start, BM).to(tl.int32)
-            inside = (within < rows)[:, None] & here[None, :]
-            x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
-            h = _hidden(x, w_up, b_up, UPCAST)
-            made = dot(h.to(x.dtype), tl.trans(w_out), UPCAST)
-            if BLOCKS > 1:
-                for block in range(1, BLOCKS):
-                    unit = block * HB + unit_place
-                    o_w_up, o_b_up, o_w_out = _weights(
-                        up_weight_at,
-                        up_bias_at,
-                        out_weight_at,
-                        row,
-                        unit_row,
-                        unit,
-                        place,
-                        joined,
-                        unit_mixed,
-                        C,
-                        H,
-                        DTYPE,
-                    )
-                    h_u = _hidden(x, o_w_up, o_b_up, UPCAST)
-                    made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
-            made = rounded(made + b_out[None, :], DTYPE)
-            # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
-            # the strip, as 0 * inf is NaN: such a tile is left for later.
-            if tl.sum(tl.sum(made * 0.0, 1), 0) == 0.0:
-                result = _blended(x, made, alpha[None, :], acts[None, :], REPLACE)
-                at = out_at + start * out_row + from_out
-                tl.store(at, result.to(DTYPE), mask=(within < rows)[:, None] & mixed[None, :])
-                if MEASURED:
-                    v = rounded(result, DTYPE)
-                    top = tl.where((within < rows)[:, None], v, float("-inf"))
-                    v = tl.where((within < rows)[:, None], v, 0.0)
-                    sums += by_eight(v, BM, BN)
-                    squares += by_eight(v * v, BM, BN)
-                    most = tl.maximum(most, top_by_eight(top, BM, BN))
-            else:
-                left |= (zero + 1) << (step - first)
+        whole = tl.maximum(first, tl.minimum(last, n // BM))  # tiles without rows too many
+        for ENDS in tl.static_range(2):
+            begin = whole if ENDS else first
+            end = last if ENDS else whole
+            for step in tl.range(begin, end, num_stages=STAGES):
+                start = (zero + step) * BM
+                rows = BM
+                inside, written = here[None, :], mixed[None, :]
+                if ENDS:
+                    rows = tl.minimum(n - start, BM).to(tl.int32)
+                    inside = (within < rows)[:, None] & inside
+                    written = (within < rows)[:, None] & written
+                x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
+                h = _hidden(x, w_up, b_up, UPCAST)
+                made = dot(h.to(x.dtype), tl.trans(w_out), UPCAST)
+                if BLOCKS > 1:
+                    for block in range(1, BLOCKS):
+                        unit = block * HB + unit_place
+                        o_w_up, o_b_up, o_w_out = _weights(
+                            up_weight_at,
+                            up_bias_at,
+                            out_weight_at,
+                            row,
+                            unit_row,
+                            unit,
+                            place,
+                            joined,
+                            unit_mixed,
+                            C,
+                            H,
+                            DTYPE,
+                        )
+                        h_u = _hidden(x, o_w_up, o_b_up, UPCAST)
+                        made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
+                made = rounded(made + b_out[None, :], DTYPE)
+                # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
+                # the strip, as 0 * inf is NaN: such a tile is left for later.
+                if tl.sum(tl.sum(made * 0.0, 1), 0) == 0.0:
+                    result = _blended(x, made, alpha[None, :], acts[None, :], REPLACE)
+                    at = out_at + start * out_row + from_out
+                    tl.store(at, result.to(DTYPE), mask=written)
+                    if MEASURED:
+                        v = rounded(result, DTYPE)
+                        top = v
+                        if ENDS:
+                            top = tl.where((within < rows)[:, None], v, float("-inf"))
+                            v = tl.where((within < rows)[:, None], v, 0.0)
+                        sums += by_eight(v, BM, BN)
+                        squares += by_eight(v * v, BM, BN)
+                        most = tl.maximum(most, top_by_eight(top, BM, BN))
+                else:
+                    left |= (zero + 1) << (step - first)
         lane_sums = tl.zeros((BN,), tl.float32)
         lane_squares, lane_most = lane_sums, lane_sums
         if MEASURED:

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: ed67205652887e3bcaeb1b309237557b
+# body: e9e67705a95296cd12fb3444d6aef264
 
 """What the values of chunks are, read once."""
 
@@ -58,6 +58,7 @@ def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
         BM=c.rows,
         BN=c.columns,
         EVEN=features % chunks == 0,
+        AHEAD=c.ahead,
         **c.options,
     )
     gather(x, measures, out)
@@ -112,6 +113,7 @@ def _sample_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     carry(
         x_at,
@@ -138,6 +140,7 @@ def _sample_rows(
         BM,
         BN,
         EVEN,
+        AHEAD,
         False,
         False,
         True,

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: b468dfe0b1baa9cb3183e54bbd3720bf
+# body: 016fc62ea7d9ec7293e79519fca3473a
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -78,6 +78,7 @@ class Cut(NamedTuple):
     splits: int
     steps: int  # tiles of a split
     grid: int
+    ahead: bool  # whether a tile is loaded while the one before is worked on
     options: dict[str, Any]
 
 
@@ -121,7 +122,7 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int, size: int) -> S
 def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
     """Return how `n` rows of all chunks are cut up; nothing is where there are no tiles."""
     if tiles is None:
-        return Cut(16, 16, 1, 0, 0, 0, 0, {})
+        return Cut(16, 16, 1, 0, 0, 0, 0, False, {})
     columns = max(tiles.columns, power(width))
     group = max(1, min(columns // width, chunks))
     strips, row_tiles = -(-chunks // group), max(1, -(-n // tiles.rows))
@@ -129,7 +130,8 @@ def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
     steps = min(-(-row_tiles // splits), MOST_STEPS.value)
     splits = -(-row_tiles // steps)
     options = {} if INTERPRETED else options_of(tiles)
-    return Cut(tiles.rows, columns, group, strips, splits, steps, strips * splits, options)
+    grid, ahead = strips * splits, tiles.stages > 1
+    return Cut(tiles.rows, columns, group, strips, splits, steps, grid, ahead, options)
 
 
 def options_of(tiles: Tiles) -> dict[str, Any]:
@@ -423,11 +425,15 @@ def carry(
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
+    AHEAD: tl.constexpr,
     COPIED: tl.constexpr,
     SKIPPING: tl.constexpr,
     MEASURED: tl.constexpr,
 ):
-    """Copy, and measure, a split of a strip of chunks; not those that are mixed, if SKIPPING."""
+    """Copy, and measure, a split of a strip of chunks; not those that are mixed, if SKIPPING.
+
+    With AHEAD a tile is on its way while the one before is measured.
+    """
     strip, split = number % strips, number // strips
     lane = tl.arange(0, BN)
     seat, place = lane // C, lane % C
@@ -444,16 +450,40 @@ def carry(
     if tl.max(here.to(tl.int32), 0) != 0:
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
+        whole = tl.maximum(first, tl.minimum(last, n // BM))  # tiles without rows too many
         sums = tl.zeros((16, BN), tl.float32)
         squares = tl.zeros((16, BN), tl.float32)
         most = tl.full((16, BN), float("-inf"), tl.float32)
-        for step in range(first, last):
-            example = (step * BM + within).to(tl.int64)
-            inside = (example < n)[:, None] & here[None, :]
-            at = x_at + example[:, None] * x_row + column[None, :] * x_col
+        zero = tl.full((), 0, tl.int64)
+        start, x_step, out_step = (zero + first) * BM, (zero + BM) * x_row, (zero + BM) * out_row
+        from_x = (start + within)[:, None] * x_row + column[None, :] * x_col
+        from_out = (start + within)[:, None] * out_row + column[None, :] * out_col
+        at, to = x_at + from_x, out_at + from_out
+        held = here[None, :]
+        if AHEAD:
+            there = (within < (whole - first) * BM)[:, None] & here[None, :]
+            ahead = tl.load(at, mask=there, other=0)
+        for step in range(first, whole):
+            if AHEAD:
+                x = ahead
+                at += x_step
+                there = (within < (whole - step - 1) * BM)[:, None] & here[None, :]
+                ahead = tl.load(at, mask=there, other=0)
+            else:
+                x = tl.load(at, mask=held, other=0)
+                at += x_step
+            if COPIED:
+                tl.store(to, x, mask=held)
+                to += out_step
+            if MEASURED:
+                v = x.to(tl.float32)
+                sums += by_sixteen(v, BM, BN)
+                squares += by_sixteen(v * v, BM, BN)
+                most = tl.maximum(most, top_by_sixteen(v, BM, BN))
+        for step in range(whole, last):
+            inside = ((zero + step) * BM + within < n)[:, None] & here[None, :]
             x = tl.load(at, mask=inside, other=0)
             if COPIED:
-                to = out_at + example[:, None] * out_row + column[None, :] * out_col
                 tl.store(to, x, mask=inside)
             if MEASURED:
                 v = x.to(tl.float32)
