@@ -17,8 +17,19 @@ from torch.autograd.function import once_differentiable
 
 from kasmina.kernels.backend import on_its_device
 from kasmina.kernels.made import made
+from kasmina.kernels.mixing import by_seed
 from kasmina.kernels.tiles import Direction, Tiles, Tuning
-from kasmina.kernels.twin import Pulled, Stacks, differentiable, zeros_for
+from kasmina.kernels.twin import (
+    Cut,
+    Group,
+    Kind,
+    Places,
+    Pulled,
+    Stacks,
+    Twin,
+    differentiable,
+    zeros_for,
+)
 
 DIRECTIONS = ("forward", "backward")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -88,9 +99,14 @@ def modules_of(
         ):
             names = ("_".join(filter(None, (placement, text, part))) for part in parts)
             return [_module(package, each) for each in names]
-    written = made(package, name, kind) if placement == "inline" else None
+    if placement != "inline":
+        raise NoKernel(
+            f"no {placement} kernel is generated for blueprint {name!r}; one of your own gets inline "
+            "kernels only"
+        )
+    written = made(package, name, kind)
     if written is None:
-        raise NoKernel(f"no kernel is generated for blueprint {name!r}")
+        raise NoKernel(f"no kernel is generated for blueprint {name!r}, which has no formula")
     return list(written)
 
 
@@ -191,24 +207,31 @@ class Launches:
             if chosen is not None:
                 order[: len(chosen)] = chosen
 
-    def compile(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
-        """Launch everything on no rows of tensors like `y` `[N, F]`, which compiles it."""
-        every, empty = self.whatever_comes(), y.new_empty((0, y.shape[1]))
-        sample = alpha.new_zeros((len(alpha), 4))
-        every.measure(empty, sample)
-        for to, measured in ((torch.empty_like(empty), sample), (torch.empty_like(empty), None)):
-            every.forward(empty, to, alpha, stacks, False, measured)
-        every.forward(empty, empty, alpha, stacks, False)
-        every.backward(empty, torch.empty_like(empty), None, alpha, stacks)
-
     def _tiles(self, direction: Direction, y: Tensor, chunks: int) -> Tiles:
         return self._tuning.tiles(direction, y, chunks, self._rows)
 
-    def as_if(self, rows: int) -> Launches:
-        """The same with the tiles of so many rows, whatever comes: what a pass of them launches."""
-        other = object.__new__(Launches)
-        other.__dict__ = {**self.__dict__, "_rows": rows}
+    def trial(self, columns: Columns, slots: Mapping[int, Tensor], rows: int) -> Launches:
+        """The same kernels on other seeds, with the tiles of so many rows, whatever comes."""
+        other = Launches(
+            self._kernels,
+            columns,
+            torch.zeros_like(self._nonfinite),
+            self._sampler,
+            replace=self._replace,
+        )
+        other._tuning, other._rows = self._tuning, rows
+        other.select(slots)
         return other
+
+    @property
+    def replaces(self) -> bool:
+        """Whether B takes the chunk's place."""
+        return self._replace
+
+    @property
+    def columns(self) -> Columns:
+        """Of the site."""
+        return self._columns
 
     def whatever_comes(self) -> Launches:
         """The same for a captured graph: a launch of every kind, whatever is mixed in now."""
@@ -306,45 +329,91 @@ class WrongKernel(Exception):
     """A kernel that gives other numbers than its twin."""
 
 
-def hold(launches: Way, twin: Way, y: Tensor, stacks: Stacks, nonfinite: Tensor) -> None:
-    """Hold kernels against their twin, forwards and backwards, on a few random rows.
+def hold(
+    launches: Launches,
+    kinds: Sequence[Kind],
+    cut: Cut,
+    joint: int,
+    y: Tensor,
+    stacks: Stacks,
+    first: int = 0,
+) -> None:
+    """Hold kernels against their twins, forwards and backwards, on random numbers.
 
     What a compiler, a driver or a GPU that nobody has tried makes of a kernel shows here, before
-    a number of it is used.
+    a number of it is used. Seeds and parameters are its own: it tells of seeds to come as well,
+    and compiles all that a pass may launch.
 
     Args:
         launches: the kernels.
-        twin: with the same seeds mixed in.
+        kinds: of the site, by number.
+        cut: of the site's tensors.
+        joint: code of a state that mixes blueprints in and trains them.
         y: a tensor `[N, F]` like those of the passes to come.
-        stacks: by kind of the site the parameters of its pool.
-        nonfinite: int64 `[S]`, what both count up; left as it was.
+        stacks: by kind the parameters of its pool, for their shapes and dtypes.
+        first: number of the kind that a pass begins with; those behind it are held with it.
 
     Raises:
         WrongKernel: they differ; says where and by how much.
     """
-    random = torch.Generator(y.device).manual_seed(0)
-    shape, before = (_ROWS, y.shape[1]), nonfinite.clone()
-    x, g = (torch.randn(shape, generator=random, device=y.device).to(y.dtype) for _ in "xg")
-    alpha = torch.rand(len(nonfinite), generator=random, device=y.device)
-    with differentiable():
-        ours, theirs = (_results(way, x, g, alpha, stacks) for way in (launches, twin))
-    nonfinite.copy_(before)
-    for name, found in ours.items():
-        off = _distance(found, theirs[name])
-        if not off <= _TOLERANCES[y.dtype]:
+    with torch.inference_mode(False), differentiable():
+        random = torch.Generator(y.device).manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=random, device=y.device)
+
+        chosen = torch.linspace(0, cut.seeds - 1, min(cut.seeds, _SEEDS), device=y.device)
+        slots = chosen.round().long()
+        numbers = range(first, len(kinds))
+        parts = {number: slots[place :: len(numbers)] for place, number in enumerate(numbers)}
+        ours = launches.trial(_shown(launches.columns, parts, joint), parts, len(y))
+        groups = [
+            Group(kinds[number], number, part, _rows(part), Places(cut, part))
+            for number, part in parts.items()
+            if len(part)
+        ]
+        theirs = Twin(groups, launches.replaces, torch.zeros_like(launches.columns.rows).long())
+        own = [[0.3 * normal(_SEEDS, *p.shape[1:]).to(p) for p in stack] for stack in stacks]
+        x, g = (normal(_ROWS, y.shape[1]).to(y.dtype) for _ in "xg")
+        alpha = torch.rand(cut.seeds, generator=random, device=y.device)
+        found, wanted = (_results(way, cut, x, g, alpha, own) for way in (ours, theirs))
+    for name, value in wanted.items():
+        off = distance(found[name], value)
+        if not off <= TOLERANCES[y.dtype]:
             raise WrongKernel(f"its {name} is off by {off:.2g} of the norm in {y.dtype}")
 
 
 _ROWS = 40  # of a trial, so that a tile has an end
-_TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+_SEEDS = 24  # of a trial at most, for more than one strip of narrow chunks
+# Of norms, between a kernel and its twin.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+def _rows(part: Tensor) -> Tensor:
+    return torch.arange(len(part), device=part.device)
+
+
+def _shown(like: Columns, parts: Mapping[int, Tensor], code: int) -> Columns:
+    """Columns of a site in which `parts` are all that is mixed in."""
+    shown = Columns(*(torch.full_like(c, v) for c, v in zip(like, (code, -1, -1), strict=True)))
+    for number, part in parts.items():
+        shown.kinds[part] = number
+        shown.rows[part] = _rows(part).to(shown.rows.dtype)
+    return shown
 
 
 @torch.no_grad()
-def _results(way: Way, x: Tensor, g: Tensor, alpha: Tensor, stacks: Stacks) -> dict[str, Tensor]:
+def _results(
+    way: Way, cut: Cut, x: Tensor, g: Tensor, alpha: Tensor, stacks: Stacks
+) -> dict[str, Tensor]:
     out, sampled, own = torch.empty_like(x), torch.empty_like(x), x.clone()
     pulled = way.backward(g, x, way.forward(x, out, alpha, stacks, True), alpha, stacks)
-    measures = alpha.new_zeros((len(alpha), 4)) if way.samples else None
-    way.forward(x, sampled, alpha, stacks, False, measures)
+    samples = [alpha.new_zeros((len(alpha), 4)) for _ in range(2)]
+    way.forward(x, sampled, alpha, stacks, False, samples[0])
+    if isinstance(way, Launches):
+        way.measure(x, samples[1])
+    else:
+        samples = [_sample(each, cut) for each in (sampled, x)]
     way.forward(own, own, alpha, stacks, False)
     found = {
         "output": out,
@@ -356,10 +425,20 @@ def _results(way: Way, x: Tensor, g: Tensor, alpha: Tensor, stacks: Stacks) -> d
     for number in way.numbers:
         for place, gradient in enumerate(pulled.stacks.get(number) or ()):
             found[f"gradient of parameter {place} of kind {number}"] = gradient
+    for whose, sample in zip(("the output", "the input"), samples, strict=True):
+        for place, what in enumerate(("sums", "sums of squares", "maxima")):
+            found[f"{what} of {whose}"] = sample[:, place]
     return found
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
+def _sample(y: Tensor, cut: Cut) -> Tensor:
+    """What kernels write of `y` `[N, F]`, but for the count of what is not finite."""
+    chunks = Places(cut).take(y.float())
+    most = chunks if cut.valid is None else chunks.masked_fill(~cut.valid[:, None], -torch.inf)
+    return torch.stack((by_seed(chunks), by_seed(chunks.square()), most.amax((1, 2))), 1)
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
     """The norm of the difference over the norm; infinite where other elements are finite."""
     finite = wanted.isfinite()
     if not torch.equal(finite, found.isfinite()):

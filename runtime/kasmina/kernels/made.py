@@ -1,7 +1,7 @@
 """Kernels of kinds that users have written: made from their formulas when they are first used.
 
 The generator is imported here, and only then. A kernel is believed after it has given, on random
-numbers, what the kind's own `forward` gives.
+numbers, what the kind's own `forward` gives, and the gradients that torch finds of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from kasmina_generator.kernels.making import Request
 
 _ROWS = 16
-_TOLERANCE = (
-    1e-3  # float32 against float64, of sums of some hundred terms; a wrong formula is off by more
-)
+# float32 against float64, of sums of some hundred terms; a wrong formula is off by more. A site holds
+# the kernel in the dtype of its own tensors, see `inline.hold`.
+_TOLERANCE = 1e-3
 
 
 class FormulaError(KasminaError, ValueError):
@@ -84,7 +84,7 @@ def made(package: str, name: str, kind: Written) -> tuple[Any, Any] | None:
     asked = _Asked(name, formula, "inline", choices, package, *masks)
     modules, parameters = _modules(asked)
     _check_shapes(name, kind, parameters)
-    _check_values(asked, kind, modules[0])
+    _check_values(asked, kind, modules)
     return modules
 
 
@@ -148,61 +148,82 @@ def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
 
 
-def _check_values(asked: _Asked, kind: Written, forward: Any) -> None:
-    """Hold that the kernel gives what `forward` gives, for two seeds and random numbers."""
-    name, mixing = asked.name, asked.mixing
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    random = torch.Generator().manual_seed(0)
-    width = kind.shape.d_in
-    x = torch.randn(_ROWS, 2 * width, generator=random)
-    stacks = [torch.randn(2, *shape, generator=random) for shape in kind.shapes().values()]
-    given = {name: stack.double() for name, stack in zip(kind.shapes(), stacks, strict=True)}
-    want = kind.forward(given, x.double().view(_ROWS, 2, width).transpose(0, 1)).transpose(0, 1)
-    out = torch.empty_like(x, device=device)
-    state = (mixing & -mixing).bit_length() - 1
-    codes = torch.full((2,), state, dtype=torch.int8, device=device)
-    kinds, rows = torch.zeros(2, device=device).int(), torch.arange(2, device=device).int()
-    alpha, faults = torch.ones(2, device=device), torch.zeros(2, device=device).long()
-    values = (x.to(device), out, codes, kinds, rows, alpha, tuple(s.to(device) for s in stacks))
-    order, count = torch.arange(2, device=device).int(), torch.full((1,), 2, device=device).int()
+def _check_values(asked: _Asked, kind: Written, modules: tuple[Any, Any]) -> None:
+    """Hold that a kernel gives what `forward` gives, and its gradients, on random numbers."""
+    wanted = _wanted(kind)
     try:
-        forward.forward(
-            *values,
-            0,
-            faults,
-            None,
-            order,
-            count,
-            replace=True,
-            tiles=forward.Tiles(),
-            carried=None,
-        )
+        found = _found(asked, kind, *modules)
     except Exception as error:  # whatever a compiler may raise
-        raise FormulaError(_told(asked, forward, error)) from error
-    found, want = out.cpu().double(), want.reshape(_ROWS, -1)
-    kept = want.float().isfinite()
-    off = float((found - want)[kept].abs().max()) if kept.any() else 0.0
-    if not off <= _TOLERANCE * (1 + float(want[kept].abs().max() if kept.any() else 0)):
-        raise FormulaError(
-            f"blueprint {name!r}: its formula and its forward() differ, by {off:.3g} on random "
-            "numbers; mend one of them, or drop the formula, and it runs without a kernel"
-        )
+        raise FormulaError(_told(asked, modules, error)) from error
+    for what, value in found.items():
+        kept = wanted[what].float().isfinite()
+        want = wanted[what][kept]
+        off = float((value.cpu().double()[kept] - want).abs().max()) if kept.any() else 0.0
+        if not off <= _TOLERANCE * (1 + float(want.abs().max() if kept.any() else 0)):
+            raise FormulaError(
+                f"blueprint {asked.name!r}: its formula and its forward() differ, by {off:.3g} in "
+                f"the {what} on random numbers; mend one of them, or drop the formula, and it runs "
+                "without a kernel"
+            )
 
 
-def _told(asked: _Asked, module: Any, error: Exception) -> str:
-    """Say why a kernel does not compile, with the line of the template or that it is the formula."""
+def _numbers(kind: Written) -> list[Tensor]:
+    """The input, dL/doutput `[N, 2 c]` and the parameters of two seeds, `[2, ...]` each."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(_ROWS, 2 * kind.shape.d_in, generator=random)
+    stacks = [torch.randn(2, *shape, generator=random) for shape in kind.shapes().values()]
+    return [x, torch.randn(x.shape, generator=random), *stacks]
+
+
+def _wanted(kind: Written) -> dict[str, Tensor]:
+    """What `forward` gives in float64, by name, and torch's gradients of it."""
+    x, g, *stacks = _numbers(kind)
+    leaves = [each.double().requires_grad_() for each in (x, *stacks)]
+    named = dict(zip(kind.shapes(), leaves[1:], strict=True))
+    chunks = leaves[0].view(_ROWS, 2, -1).transpose(0, 1)
+    with torch.enable_grad():
+        out = kind.forward(named, chunks).transpose(0, 1).reshape(_ROWS, -1)
+    found = torch.autograd.grad(out, leaves, g.double(), allow_unused=True, materialize_grads=True)
+    names = ["gradient of its input", *(f"gradient of {name}" for name in kind.shapes())]
+    return {"output": out.detach(), **dict(zip(names, found, strict=True))}
+
+
+def _found(asked: _Asked, kind: Written, forward: Any, backward: Any) -> dict[str, Tensor]:
+    """The same by the kernel: seeds whose blueprints take the place of their chunks, and train."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x, g, *stacks = (each.to(device) for each in _numbers(kind))
+    states = asked.mixing & asked.joint or asked.mixing
+    code = (states & -states).bit_length() - 1
+    codes = torch.full((2,), code, dtype=torch.int8, device=device)
+    order = torch.arange(2, device=device).int()
+    alpha, count = torch.ones(2, device=device), torch.full((1,), 2, device=device).int()
+    seeds = (codes, torch.zeros_like(order), order, alpha, tuple(stacks))
+    out, to_x, to_alpha = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(alpha)
+    given = {"replace": True, "tiles": forward.Tiles(), "carried": None}
+    forward.forward(x, out, *seeds, 0, torch.zeros_like(order).long(), None, order, count, **given)
+    to_stacks = tuple(torch.zeros_like(stack) for stack in stacks)
+    backward.backward(g, x, to_x, *seeds, to_stacks, to_alpha, 0, order, count, **given)
+    found = {"output": out, "gradient of its input": to_x}
+    if states & asked.joint:
+        names = (f"gradient of {name}" for name in kind.shapes())
+        found |= dict(zip(names, to_stacks, strict=True))
+    return found
+
+
+def _told(asked: _Asked, modules: Sequence[Any], error: Exception) -> str:
+    """Say why a kernel does not compile, with the line of the template or that it is the formula's."""
     from kasmina_generator.kernels import making
 
-    path = Path(module.__file__)
     causes = list(_causes(error))
     what = f"{type(causes[-1]).__name__}: {causes[-1]}".strip().split("\n")[-1]
     told = f"blueprint {asked.name!r}: its kernel cannot be compiled: {what}"
-    lines = [line for cause in causes if (line := _line_of(cause, path)) is not None]
-    if not lines:
-        return told
-    place = making.origin(_request(asked), path.stem.rpartition("_")[0], lines[-1])
-    text = path.read_text().split("\n")[lines[-1] - 1].strip()
-    return f"{told}\n    {path}:{lines[-1]}: {text}\n    which comes from {place}"
+    for path in (Path(module.__file__) for module in modules):
+        lines = [line for cause in causes if (line := _line_of(cause, path)) is not None]
+        if lines:
+            place = making.origin(_request(asked), path.stem.rpartition("_")[0], lines[-1])
+            text = path.read_text().split("\n")[lines[-1] - 1].strip()
+            return f"{told}\n    {path}:{lines[-1]}: {text}\n    which comes from {place}"
+    return told
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -27,8 +27,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from kasmina.kernels import mixing
 from kasmina.kernels.backend import on_its_device
-from kasmina.kernels.inline import Columns
+from kasmina.kernels.inline import TOLERANCES, Columns, WrongKernel, distance
+from kasmina.kernels.twin import Kind, differentiable
 
 TILE = 32  # rows of a place, see the kernels
 _AHEAD = 256  # units behind the last one that must be 0: the deepest tile of a product
@@ -624,21 +626,76 @@ def add(y: Tensor, x: Tensor, alpha: Tensor, parameters: Sequence[Tensor], seeds
     return out
 
 
-def prove(y: Tensor, x: Tensor, parameters: Sequence[Tensor], module: ModuleType) -> None:
-    """Launch every kernel of a kind, both ways, on zeros and nobody active, which compiles it.
+def hold(
+    y: Tensor, x: Tensor, parameters: Sequence[Tensor], module: ModuleType, kind: Kind, joint: int
+) -> None:
+    """Hold every kernel of a kind against its twin, both ways, on random numbers; compiles them.
 
     Args:
         y: like the host's outputs that are to come, `[N, d_out]`.
         x: like its inputs, `[N, d_in]`.
-        parameters: of the kind's pool.
+        parameters: of the kind's pool, for their shapes and dtypes.
         module: as in `forward`.
+        kind: its names and what it computes.
+        joint: code of a state that mixes blueprints in and trains them.
+
+    Raises:
+        WrongKernel: they differ; says where and by how much.
     """
-    nobody = torch.full((1,), -1, dtype=torch.int32, device=y.device)
-    columns = Columns(nobody.to(torch.int8), nobody, nobody)
-    alpha, nonfinite = torch.zeros(1, device=y.device), nobody.long()
-    x, y = (like.new_zeros((TILE, like.shape[1])) for like in (x, y))
-    for known in (None, Known(1, 1)):
-        _, saved = forward(
-            x, y, *columns, alpha, parameters, 0, nonfinite, module=module, known=known
-        )
-        backward(y, x, saved, parameters, 1, module=module, known=known)
+    with (
+        torch.inference_mode(False),
+        differentiable(),
+        torch.autocast(y.device.type, enabled=False),
+    ):
+        random = torch.Generator(y.device).manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=random, device=y.device)
+
+        x, y, g = (normal(_ROWS, each.shape[1]).to(y.dtype) for each in (x, y, y))
+        stack = [0.3 * normal(_SEEDS, *p.shape[1:]).to(p) for p in parameters]
+        alpha = torch.rand(_SEEDS, generator=random, device=y.device)
+        wanted = _by_twin(y, x, g, alpha, stack, kind)
+        rows = torch.arange(_SEEDS, dtype=torch.int32, device=y.device)
+        codes = torch.full_like(rows, joint, dtype=torch.int8)
+        columns, nonfinite = Columns(codes, torch.zeros_like(rows), rows), rows.long()
+        for known in (None, Known(_SEEDS, _SEEDS)):
+            out, saved = forward(
+                x, y, *columns, alpha, stack, 0, nonfinite, module=module, known=known,
+                keep=known is not None,
+            )  # fmt: skip
+            pulled = backward(g, x, saved, stack, _SEEDS, module=module, known=known)
+            to_x, to_stack, to_alpha = pulled
+            assert to_x is not None and to_stack is not None
+            for name, found in zip(wanted, (out, to_x, to_alpha, *to_stack), strict=True):
+                off = distance(found, wanted[name])
+                if not off <= _tolerance(y.dtype):
+                    raise WrongKernel(f"its {name} is off by {off:.2g} of the norm in {y.dtype}")
+
+
+_ROWS = TILE + 8  # of a trial, so that a tile has an end
+_SEEDS = 3
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    coarse = dtype == torch.float32 and _precision() == "tf32"
+    return TOLERANCES[torch.float16 if coarse else dtype]
+
+
+@torch.enable_grad()
+def _by_twin(
+    y: Tensor, x: Tensor, g: Tensor, alpha: Tensor, stack: Sequence[Tensor], kind: Kind
+) -> dict[str, Tensor]:
+    """Output and gradients, by name."""
+    leaves = [each.detach().requires_grad_() for each in (x, alpha, *stack)]
+    given = zip(kind.names, leaves[2:], strict=True)
+    named = {name: mixing.guard(each.to(y.dtype)) for name, each in given}
+    made = kind.formula(named, mixing.guard(leaves[0]))
+    out, _ = mixing.add(y, made, leaves[1])
+    found = torch.autograd.grad(out, leaves, g)
+    names = (
+        "gradient of the input",
+        "gradient of alpha",
+        *(f"gradient of {n}" for n in kind.names),
+    )
+    return {"output": out.detach(), **dict(zip(names, found, strict=True))}

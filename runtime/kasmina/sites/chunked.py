@@ -30,9 +30,9 @@ from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.chunks import ChunkManager
 from kasmina.sites.diversion import by_columns, seed_rows
-from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
+from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling, unproved
 from kasmina.sites.place import Place
-from kasmina.sites.plan import Part, everyone, neighbours
+from kasmina.sites.plan import Part, Planes, everyone, neighbours
 from kasmina.sites.telemetry import ChunkSample, Telemetry, by_chunk
 
 
@@ -62,8 +62,9 @@ class InlineSite(SiteLayer):
         self._everywhere = Places(self._cut)
         self._groups: list[Group] = []
         self._launches: Launches | None = None
-        # What kernels were held for: dtype, doubling of the rows, kinds.
-        self._proved: set[tuple[torch.dtype, int, tuple[int, ...]]] = set()
+        # What kernels were held for: dtype, doubling of the rows, the kind that a pass begins with.
+        self._proved: set[tuple[torch.dtype, int, int]] = set()
+        self._first = 0
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -91,22 +92,25 @@ class InlineSite(SiteLayer):
         )
 
     def _launches_for(self, y: Tensor, captured: bool = False) -> Launches | None:
-        """The kernels, where they can compute `y` `[N, F]`; compiled outside of a captured graph."""
+        """The kernels, where they can compute `y` `[N, F]`; held before their first number is used."""
         if self._launches is None or y.dtype not in DTYPES:
             return None
-        case = (y.dtype, len(y).bit_length(), self._twin.numbers)
-        if case not in self._proved and not captured:
-            self._prove(y)
-            self._proved.add(case)
+        case = (y.dtype, y.shape[0].bit_length(), 0 if captured else self._first)
+        if case not in self._proved:
+            if captured:
+                raise unproved(self.path, y)
+            self._prove(y, case)
         return self._launches
 
-    def _prove(self, y: Tensor) -> None:
-        """Compile all kernels that a pass may launch, and hold those it will against the twin."""
+    def _prove(self, y: Tensor, case: tuple[torch.dtype, int, int]) -> None:
+        """Hold the kernels of a pass against the twins, and those that a captured graph has."""
         assert self._launches is not None
-        launches = self._launches.as_if(len(y))
+        kinds = [self._kind(name) for name in self.kinds]
+        joint = Planes.of(self._state.lifecycle).learning()
         try:
-            launches.compile(y, self.alpha.detach(), self.stacks())
-            hold(launches, self._twin, y, self.stacks(), self.nonfinite)
+            for first in {0, case[2]}:
+                hold(self._launches, kinds, self._cut, joint, y, self.stacks(), first)
+                self._proved.add((*case[:2], first))
         except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
             self.backend = fallen_back(self.alpha.device, error)
             self._launches = None
@@ -126,13 +130,13 @@ class InlineSite(SiteLayer):
     def _planned(self) -> None:
         self._groups = [self._group(part) for part in self.plan.active]
         self._twin = Twin(self._groups, self.mode == "replace", self.nonfinite)
+        self._first = self._twin.numbers[0] if self._groups else 0
         if self._launches is not None:
             self._launches.select({part.number: part.slots for part in self.plan.active})
 
     def _group(self, part: Part, places: Places | None = None) -> Group:
-        kind = self.pool(part.kind).kind
         return Group(
-            Kind(tuple(kind.shapes()), kind.forward),
+            self._kind(part.kind),
             part.number,
             part.slots,
             part.rows if part.mixed is not None else neighbours(part.rows),
@@ -140,6 +144,10 @@ class InlineSite(SiteLayer):
             part.mixed,
             part.trains,
         )
+
+    def _kind(self, name: str) -> Kind:
+        kind = self.pool(name).kind
+        return Kind(tuple(kind.shapes()), kind.forward)
 
     def _way(self, y: Tensor, captured: bool) -> Way:
         """What mixes the seeds into `y`; a captured graph gets what follows the lifecycle."""

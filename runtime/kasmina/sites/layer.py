@@ -40,6 +40,15 @@ _is_capturing = torch.cuda.is_current_stream_capturing
 _FIRST_CAPACITY = 4  # rows of a pool before it doubles
 
 
+def unproved(path: str, y: Tensor) -> SiteError:
+    """The refusal of kernels whose first pass is inside of a captured graph."""
+    return SiteError(
+        f"site {path!r}: its first pass over about {len(y)} rows of {y.dtype} is inside of a CUDA "
+        "graph's capture, where its kernels can be neither compiled nor held against their twins; "
+        "run the model once on such a batch before the capture"
+    )
+
+
 class SiteLayer(Traced):
     """The seeds of one site; see the subclasses for what they do.
 

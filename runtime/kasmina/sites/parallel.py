@@ -19,13 +19,13 @@ from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
 from kasmina.kernels.mixing import add, guard
 from kasmina.kernels.ops import Gradients
-from kasmina.kernels.twin import Stacks
+from kasmina.kernels.twin import Kind, Stacks
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.diversion import diverted, first_argument, nowhere, seed_rows
 from kasmina.sites.errors import SiteError
-from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling
+from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling, unproved
 from kasmina.sites.place import Place
-from kasmina.sites.plan import Part, everyone
+from kasmina.sites.plan import Part, Planes, everyone
 from kasmina.sites.telemetry import Sample, Telemetry, shared
 
 
@@ -145,20 +145,24 @@ class ParallelSite(SiteLayer):
         return grown.reshape(y.shape)
 
     def _kernels_for(self, y: Tensor, x: Tensor, captured: bool) -> dict[int, ModuleType]:
-        """The kernels that can compute `y`, by kind; compiled outside of a captured graph."""
+        """The kernels that can compute `y`, by kind; held before their first number is used."""
         if y.dtype not in DTYPES:
             return {}
-        if self._kernels and y.dtype not in self._proved and not captured:
+        if self._kernels and y.dtype not in self._proved:
+            if captured:
+                raise unproved(self.path, y)
             self._prove(y, x)
             self._proved.add(y.dtype)
         return self._kernels
 
     def _prove(self, y: Tensor, x: Tensor) -> None:
-        """Compile all kernels that a pass may launch; where one fails, take the twins."""
+        """Hold all kernels that a pass may launch; where one fails, take the twins."""
+        joint = Planes.of(self._state.lifecycle).learning()
         try:
             for number, module in self._kernels.items():
-                stack = [p.detach() for p in self.stacks()[number]]
-                parallel.prove(y.detach(), x.detach(), stack, module)
+                kind = self.pool(number).kind
+                twin = Kind(tuple(kind.shapes()), kind.forward)
+                parallel.hold(y, x, self.stacks()[number], module, twin, joint)
         except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
             self.backend = fallen_back(self.alpha.device, error)
             self._kernels = {}

@@ -39,6 +39,11 @@ class Planes(NamedTuple):
         found = np.flatnonzero(self.mixed & ~self.joint)
         return int(found[0] if len(found) else np.flatnonzero(self.mixed)[0])
 
+    def learning(self) -> int:
+        """A state that mixes a blueprint in, if possible one that trains it."""
+        found = np.flatnonzero(self.mixed & self.joint)
+        return int(found[0] if len(found) else np.flatnonzero(self.mixed)[0])
+
 
 @cache
 def _planes(lifecycle: Lifecycle) -> Planes:

@@ -110,7 +110,7 @@ def test_a_kind_without_a_formula_of_its_own_has_none() -> None:
     [
         (
             "{maps: {up: bias}, hidden: 3 * tanh(up)}",
-            (r"blueprint 'squash': its formula and its forward\(\) differ, by [0-9.]+ on random numbers; "
+            (r"blueprint 'squash': its formula and its forward\(\) differ, by [0-9.]+ in the output on random numbers; "
             r"mend one of them, or drop the formula, and it runs without a kernel"),
         ),
         (
@@ -134,6 +134,19 @@ def test_a_formula_that_is_wrong_is_told_before_it_is_used(formula: str, message
     with pytest.raises(FormulaError) as told:
         made(PACKAGE, "squash", kind(formula))
     assert re.fullmatch(message, str(told.value)), str(told.value)
+
+
+def test_a_gradient_that_is_not_the_formulas_is_told_before_it_is_used() -> None:
+    """A forward() that gives the right numbers and holds a gradient back has no such kernel."""
+
+    class Held(Squash):
+        formula = Squash.formula
+
+        def units(self, *given: Tensor) -> Tensor:
+            return super().units(*given).detach() + 0 * given[0]
+
+    with pytest.raises(FormulaError, match=r"differ, by [0-9.]+ in the gradient of its input on"):
+        made(PACKAGE, "squash", Held(HERE, 5))
 
 
 def test_a_formula_that_is_no_text_is_told() -> None:
@@ -193,7 +206,7 @@ _, name, constants = compiled_inline.KERNELS[0]
 try:
     compiled_inline.compiled("broken", name, constants)
 except Exception as error:
-    print(room._told(asked, modules[0], error))
+    print(room._told(asked, modules, error))
 """
 
 

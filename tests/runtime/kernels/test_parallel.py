@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind
 from kasmina.kernels import mixing, parallel, together
-from kasmina.kernels.inline import Columns
+from kasmina.kernels.inline import Columns, WrongKernel
 from kasmina.kernels.parallel import Known
+from kasmina.kernels.twin import Kind
 
 TEXTS = ("mlp_relu", "mlp_gelu", "mlp_silu", "low_rank", "gated", "affine")
 DORMANT, TRAINING, GRAFTING, EVALUATING = 0, 2, 3, 5
@@ -390,13 +392,51 @@ def test_buckets_are_counted() -> None:
     assert parallel.buckets_used() == {3: 2}
 
 
+def _held(made: Made, module: Any = None) -> None:
+    kind = made.case.kind
+    twin = Kind(tuple(kind.shapes()), kind.forward)
+    stack = tuple(made.params.values())
+    parallel.hold(made.y, made.x, stack, module or made.module, twin, GRAFTING)
+
+
 @every_text
-def test_proving_leaves_nothing(text: str) -> None:
-    """Every kernel is launched, and none finds a seed."""
-    made = Made(Case(text))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_right_kernel_holds(text: str, dtype: torch.dtype) -> None:
+    """On numbers of its own: the pool is left as it was. Below inference mode as well."""
+    made = Made(Case(text, dtype=dtype))
     before = {name: p.clone() for name, p in made.params.items()}
-    parallel.prove(made.y, made.x, tuple(made.params.values()), made.module)
+    with torch.inference_mode():
+        _held(made)
     assert all(torch.equal(p, before[name]) for name, p in made.params.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "launch", "place", "what"),
+    [
+        ("mlp_relu", "hidden", 2, "its output is off by 0"),
+        ("mlp_relu", "hidden_gradient", 3, "its gradient of the input is off by"),
+        ("affine", "elements", 2, "its output is off by"),
+        ("affine", "elements_parameters", 4, "its gradient of scale is off by"),
+    ],
+)
+def test_a_wrong_kernel_does_not_hold(text: str, launch: str, place: int, what: str) -> None:
+    """Whichever launch is wrong, and says in what."""
+    made, wrong = Made(Case(text)), []
+    right = getattr(made.module, launch)
+
+    class Off:
+        def __getitem__(self, grid: Any) -> Callable[..., None]:
+            def run(*arguments: Any, **options: Any) -> None:
+                right[grid](*arguments, **options)
+                wrong.append(arguments[place].mul_(1.2))
+
+            return run
+
+    module = ModuleType("wrong")
+    module.__dict__.update(vars(made.module), **{launch: Off()})
+    with pytest.raises(WrongKernel, match=what):
+        _held(made, module)
+    assert wrong
 
 
 @settings(max_examples=8, deadline=None)

@@ -159,6 +159,23 @@ def test_a_kernel_that_computes_something_else(
     assert torch.equal(found, grown(kinds="mlp")(x))
 
 
+def test_a_kernel_that_measures_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Telemetry is held as well, before the controller reads its first figure."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model = grown(kinds="mlp")
+    launches = site_of(model)._launches
+    assert launches is not None
+    right = launches._sampler
+
+    def off(y: Tensor, sample: Tensor, **options: Any) -> None:
+        right.sample(y, sample, **options)
+        sample[:, 1].mul_(1.5)
+
+    launches._sampler = right._replace(sample=off)
+    with pytest.raises(BackendError, match="WrongKernel: its sums of squares of the input is off"):
+        model(torch.randn(3, 6))
+
+
 def test_a_wrong_kernel_that_was_asked_for_is_refused_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

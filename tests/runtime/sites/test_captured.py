@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import backward
 
+from kasmina.blueprints import Placement
 from kasmina.kernels.inline import Launches, passed
-from kasmina.sites import Garden, InlineSite, chunked, layer, parallel, traced
+from kasmina.sites import (
+    Garden,
+    InlineSite,
+    Site,
+    SiteError,
+    chunked,
+    layer,
+    morph,
+    parallel,
+    traced,
+)
 from tests.runtime.kernels.test_inline import grown, site_of
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, put
 
@@ -102,3 +113,40 @@ def test_a_trial_is_seen_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not torch.allclose(expected, site._inside(x), atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(site.live, before, strict=True))
     assert isinstance(site, InlineSite)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, on lanes that are masked
+@pytest.mark.parametrize("placement", ["inline", "parallel"])
+def test_a_first_pass_inside_of_a_capture_is_refused(
+    placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nothing can be held; after one pass outside, the capture holds kinds that slept then."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    site = Site("", placement=placement, seeds=3, blueprint=("mlp", "gated"), hidden=2)
+    model = morph(nn.Linear(6, 6), [site])
+    put(Garden.of(model), 0, "GRAFTING", kind=1, alpha=0.5)
+    x = torch.randn(5, 6)
+    refused = (
+        r"site '.*': its first pass over about 5 rows of torch.float32 is inside of a CUDA graph's "
+        r"capture, .* run the model once on such a batch before the capture"
+    )
+    with capturing(model, monkeypatch), pytest.raises(SiteError, match=refused):
+        model(x)
+    expected = model(x)
+    put(Garden.of(model), 1, "GRAFTING", kind=0, alpha=0.5)
+    with capturing(model, monkeypatch):
+        found = model(x)
+    assert not torch.equal(found, expected)
+    assert torch.allclose(found, model(x), atol=1e-5)
+
+
+def test_a_first_pass_in_inference_mode_keeps_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """They can be held there too, and nobody falls back to the twins because of it."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model = grown(kinds="mlp")
+    with torch.inference_mode():
+        model(torch.randn(3, 6))
+    assert site_of(model)._launches is not None
+    assert not recwarn.list

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import backward
 
+from kasmina.blueprints import registry
+from kasmina.blueprints.dense import _Dense
+from kasmina.blueprints.registry import Parameters
 from kasmina.kernels import parallel
 from kasmina.kernels.backend import BackendError
-from kasmina.sites import Garden, Site, morph
+from kasmina.sites import Garden, ParallelSite, Site, morph
 from kasmina.sites.layer import SiteLayer
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -97,7 +100,7 @@ def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
         faults.append(given)
         raise RuntimeError("ptxas died")
 
-    monkeypatch.setattr(parallel, "prove", broken)
+    monkeypatch.setattr(parallel, "hold", broken)
     with pytest.raises(BackendError, match=r"KASMINA_BACKEND=triton, .*ptxas died"):
         passed(*grown(("mlp",)), torch.float32)
     model, garden = grown(("mlp",))
@@ -106,3 +109,32 @@ def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
         found = passed(model, garden, torch.float32)
     assert len(faults) == 2 and site_of(garden).backend.backend == "torch"
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_users_kind_runs_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parallel a formula gives no kernel; the site says so, and other kinds keep theirs."""
+
+    class Squash(_Dense):
+        formula = "{maps: {up: bias}, hidden: 2 * tanh(up)}"
+        inner, inner_bias = ("up",), True
+
+        def units(self, *given: Tensor) -> Tensor:
+            return 2 * torch.tanh(*given)
+
+        def plain(self, params: Parameters) -> nn.Module:
+            raise NotImplementedError
+
+    monkeypatch.setitem(registry._KINDS, "squash", Squash)
+    why = "no parallel kernel is generated for blueprint 'squash'; one of your own gets inline"
+    results = []
+    for backend in ("triton", "torch"):
+        monkeypatch.setenv("KASMINA_BACKEND", backend)
+        model, garden = grown(("squash", "gated"))
+        if backend == "triton":
+            site = site_of(garden)
+            assert why in site.backend.why
+            assert isinstance(site, ParallelSite)
+            assert set(site._kernels) == {1}
+        results.append(passed(model, garden, torch.float32))
+    for name, value in results[1].items():
+        assert torch.allclose(results[0][name], value, rtol=1e-4, atol=1e-5), name
