@@ -52,7 +52,9 @@ class Holdings:
             for pool in map(site.pool, site.kinds):
                 parameters = list(pool.stacked().values())
                 training = partial(site.training_rows, pool.kind.name)
-                guard = RowGuard(optimizer, parameters, training)
+                guard = RowGuard(
+                    optimizer, parameters, training, partial(getattr, pool, "occupied")
+                )
                 pool.grown.append(guard.grow)
                 self._guards[bed_key(site, pool)] = guard
         self._grown = frozenset(map(id, garden.parameters()))

@@ -6,6 +6,10 @@ would move both although their gradient is zero), a row that is allocated or fre
 moments, and a row that joins late must be treated by its own age, not by the stack's: with the
 stack's the first update of Adam is 1/(1 - beta1) / sqrt(1/(1 - beta2)) = 3.2 times too long.
 
+Which rows stay is worked out when a step of the lifecycle has changed it. Where no row trains, the
+optimizer does not see the pool at all. Free rows are 0, with gradient and moments, and 0 is where
+torch's own optimizers leave them, so those need no holding.
+
 This works for every optimizer whose state holds, for each parameter, tensors of its shape and
 numbers. Adam and AdamW have a closed form; optimizers whose step depends on its number and that
 have none (NAdam, RAdam, Adamax, Adagrad, ...) step rows of other ages once more, by themselves.
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +33,18 @@ from torch.optim import Optimizer
 from kasmina.errors import KasminaError
 from kasmina.growth.optimizer import first_state, initial, is_moment
 
-Rows = Callable[[], Tensor]  # bool [capacity]: the rows that train now
+Rows = Callable[[], Tensor]  # bool [capacity]; the same tensor while nothing has changed
 ADAMS = (torch.optim.Adam, torch.optim.AdamW)
 # Their step does not depend on how many there were before it.
 AGELESS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adadelta)
+
+
+class Split(NamedTuple):
+    """Rows of a pool between two steps of the lifecycle, and the masks that they come from."""
+
+    masks: tuple[tuple[Tensor, int], ...]  # with their versions then
+    training: NDArray[np.bool_]  # [capacity]
+    held: NDArray[np.int64]  # rows that stay as they are
 
 
 class Apart(NamedTuple):
@@ -41,6 +53,7 @@ class Apart(NamedTuple):
     training: NDArray[np.bool_]  # [capacity]
     held: Tensor | slice  # rows that stay as they are; a slice is twice as quick as indices
     late: Tensor  # int64, rows that train and are younger than the stack
+    late_at: Tensor | slice  # the same
 
 
 class Values(NamedTuple):
@@ -67,17 +80,25 @@ class RowGuard:
         optimizer: any optimizer whose per-parameter state is numbers and tensors of its shape.
         parameters: the pool's stacked parameters, each `[capacity, ...]`.
         training: returns bool `[capacity]`, the rows that the task's loss trains now.
+        used: returns bool `[capacity]`, the rows that seeds hold; without it all may be held.
 
     The guard works through the optimizer's own step hooks, so schedulers, gradient scalers and
     clipping go on as they are.
     """
 
     def __init__(
-        self, optimizer: Optimizer, parameters: list[nn.Parameter], training: Rows
+        self,
+        optimizer: Optimizer,
+        parameters: list[nn.Parameter],
+        training: Rows,
+        used: Rows | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
-        self._training = training
+        zero_stays = type(optimizer).__module__.startswith("torch.optim.")
+        self._masks = (training, used) if used is not None and zero_stays else (training,)
+        self._split: Split | None = None
+        self._unseen: list[tuple[nn.Parameter, Tensor]] = []  # with what the step may not see
         self._age = np.zeros(parameters[0].shape[0], dtype=np.int64)  # numpy: 1 us where torch is 4
         self._steps = 0  # of the stack
         self._numbers: dict[int, dict[str, Any]] = {}  # by row: its state besides moments
@@ -150,14 +171,20 @@ class RowGuard:
         stepped = [p for p in self._parameters if p.grad is not None]
         if not stepped:
             return
-        training = self._training().cpu().numpy()
-        late = training & (self._age < self._stack_steps(stepped[0]))
+        split = self._split_now()
+        if not split.training.any():
+            self._hide(stepped)
+            return
+        late = split.training & (self._age < self._stack_steps(stepped[0]))
         if self._is_ageless(stepped[0]):
             late = np.zeros_like(late)
-        held, late_rows = np.flatnonzero(~training), np.flatnonzero(late)
+        held, late_rows = split.held, np.flatnonzero(late)
         device = stepped[0].device
         self._apart = rows = Apart(
-            training, _place(held, device), torch.from_numpy(late_rows).to(device)
+            split.training,
+            _place(held, device),
+            torch.from_numpy(late_rows).to(device),
+            _place(late_rows, device),
         )
         if not len(held) and not len(late_rows):
             return
@@ -165,8 +192,25 @@ class RowGuard:
         for parameter in stepped:
             self._keep_numbers(parameter, held)
             stay = self._kept(parameter, rows.held) if len(held) else None
-            alone = self._kept(parameter, rows.late, own) if len(late_rows) else None
+            alone = self._kept(parameter, rows.late_at, own) if len(late_rows) else None
             self._before.append(Before(parameter, rows, stay, alone))
+
+    def _split_now(self) -> Split:
+        """Which rows train and which are held; as before, while no mask was written to."""
+        masks = [mask() for mask in self._masks]
+        seen, found = self._split, [(mask, mask._version) for mask in masks]
+        if seen is None or not _same(found, seen.masks):
+            training, *used = (mask.cpu().numpy().copy() for mask in masks)
+            stays = ~training & used[0] if used else ~training
+            self._split = seen = Split(tuple(found), training, np.flatnonzero(stays))
+        return seen
+
+    def _hide(self, stepped: list[nn.Parameter]) -> None:
+        """Let the step pass by these parameters."""
+        for parameter in stepped:
+            assert parameter.grad is not None
+            self._unseen.append((parameter, parameter.grad))
+            parameter.grad = None
 
     def _kept(self, parameter: nn.Parameter, rows: Tensor | slice, moments: bool = True) -> Values:
         """Copies of some rows and of their moments."""
@@ -178,6 +222,9 @@ class RowGuard:
     @torch.no_grad()
     def _restore(self) -> None:
         """Put back the rows that stay, and give those of their own age their own step."""
+        for parameter, gradient in self._unseen:
+            parameter.grad = gradient
+        self._unseen = []
         if self._apart is None:
             return
         self._age[self._apart.training] += 1
@@ -208,7 +255,7 @@ class RowGuard:
 
     def _correct(self, before: Before, kept: Values, share: Tensor) -> None:
         """Adam's step of the late rows by their own bias correction; the moments are right."""
-        parameter, late = before.parameter, before.rows.late
+        parameter, late = before.parameter, before.rows.late_at
         group, start = self._group(parameter), kept.values
         if self._decays(group):  # in the step as well, and no part of the update
             start = start * (1 - group["lr"] * group["weight_decay"])
@@ -290,6 +337,14 @@ class RowGuard:
     def _decays(self, group: Mapping[str, Any]) -> bool:
         decoupled = isinstance(self._optimizer, torch.optim.AdamW)
         return bool(group.get("decoupled_weight_decay", decoupled) and group["weight_decay"])
+
+
+def _same(found: Sequence[tuple[Tensor, int]], seen: Sequence[tuple[Tensor, int]]) -> bool:
+    """Whether these are the same masks, not written to since."""
+    return all(
+        one is other and version == then
+        for (one, version), (other, then) in zip(found, seen, strict=True)
+    )
 
 
 def _place(rows: NDArray[np.int64], device: torch.device) -> Tensor | slice:

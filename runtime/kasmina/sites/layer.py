@@ -31,7 +31,7 @@ from kasmina.sites.diversion import (
 )
 from kasmina.sites.errors import SiteError
 from kasmina.sites.place import Objective, Place
-from kasmina.sites.plan import Reading, planes_on
+from kasmina.sites.plan import Plan, Reading, planes_on
 from kasmina.sites.telemetry import Telemetry
 from kasmina.sites.traced import Traced
 
@@ -88,6 +88,7 @@ class SiteLayer(Traced):
         seeds, device = place.seeds, state.device
         self._buffer("nonfinite", torch.zeros(seeds, dtype=torch.int64, device=device))
         self.alpha = torch.zeros(seeds, device=device, requires_grad=True)
+        self._training: dict[str, tuple[Plan, Tensor]] = {}  # by kind, of which plan
         self._inside: Callable[..., Any] = nowhere
         self._blind = False  # whether the last pass had no graph
         self._fresh = False  # whether the host's output may be overwritten
@@ -171,11 +172,18 @@ class SiteLayer(Traced):
         return torch.zeros_like(self.alpha) if grad is None else grad.detach().clone()
 
     def training_rows(self, kind: str) -> Tensor:
-        """The rows of a kind's pool that the task's loss trains now, bool `[capacity]`."""
-        training = torch.zeros_like(self.pool(kind).occupied)
-        for part in self.plan.active:
-            if part.kind == kind:
-                training[part.rows] = True if part.trains is None else part.trains
+        """The rows of a kind's pool that the task's loss trains now, bool `[capacity]`.
+
+        The same tensor until the plan changes, or the pool's capacity.
+        """
+        plan, training = self._training.get(kind, (None, None))
+        occupied = self.pool(kind).occupied
+        if plan is not self.plan or training is None or training.shape != occupied.shape:
+            training = torch.zeros_like(occupied)
+            for part in self.plan.active:
+                if part.kind == kind:
+                    training[part.rows] = True if part.trains is None else part.trains
+            self._training[kind] = self.plan, training
         return training
 
     # What the host's pass runs through.
