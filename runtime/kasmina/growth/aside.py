@@ -31,6 +31,13 @@ def normalised(target: Tensor) -> Tensor:
     return target / target.square().mean().sqrt().clamp_min(torch.finfo(target.dtype).tiny)
 
 
+def part_of(passage: Passage, most: int, channels_first: bool) -> Passage:
+    """The first examples of a pass, as many as hold at most `most` positions; one or more."""
+    features = passage.output.shape[1 if channels_first else -1]
+    positions = passage.output[0].numel() // features
+    return Passage(*(each[: max(1, most // positions)] for each in passage))
+
+
 def error_by_seed(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each seed, `[S]`.
 
@@ -71,20 +78,26 @@ class Learned(NamedTuple):
 
 @dataclass(slots=True)
 class Moments:
-    """Sums over held-out values by seed, float64 `[S]`, of prediction p and target t."""
+    """Sums over held-out values by seed, float64 `[S]`, of prediction p and target t.
+
+    `squares` sums the squares of what each example adds to `pt`.
+    """
 
     pp: Tensor
     pt: Tensor
     tt: Tensor
+    squares: Tensor
     examples: int = 0
 
     def add(self, p: Tensor, t: Tensor) -> None:
         """Add one pass; both `[S, N, ...]` with N examples."""
         self.examples += p.shape[1]
-        p, t = p.double().flatten(1).cpu(), t.double().flatten(1).cpu()
-        self.pp += (p * p).sum(1)
-        self.pt += (p * t).sum(1)
-        self.tt += (t * t).sum(1)
+        p, t = p.double().flatten(2).cpu(), t.double().flatten(2).cpu()
+        each = (p * t).sum(2)
+        self.pp += (p * p).sum((1, 2))
+        self.pt += each.sum(1)
+        self.tt += (t * t).sum((1, 2))
+        self.squares += each.square().sum(1)
 
     def unexplained(self) -> Tensor:
         """Squared error of p over the mean square of t."""
@@ -93,12 +106,13 @@ class Moments:
     def explainable(self) -> Tensor:
         """Share of t's mean square that the best positive multiple of p explains, lower bound.
 
-        The share is the squared cosine of p and t. By chance alone the cosine of n examples is
-        about `1 / sqrt(n)`, so two of these are taken off: noise gains nothing, and a task whose
-        gradients are mostly noise, as a language model's are, may still gain a little.
+        The share is the squared cosine of p and t. Two standard errors of their product are taken
+        off, from what the examples differ by: noise gains nothing, and a task whose gradients are
+        mostly noise, as a language model's are, may still gain a little.
         """
-        cosine = self.pt / (self.pp * self.tt).sqrt()
-        sure = (cosine - 2 / max(self.examples, 1) ** 0.5).clamp_min(0)
+        n = max(self.examples, 2)
+        error = ((self.squares - self.pt.square() / n) * (n / (n - 1))).clamp_min(0).sqrt()
+        sure = ((self.pt - 2 * error) / (self.pp * self.tt).sqrt()).clamp_min(0)
         return torch.where(self.pp * self.tt == 0, 0, sure.square()).float()
 
 
@@ -109,10 +123,11 @@ class AsideTrainer:
         garden: whose sites capture what passes while they have shadow seeds.
         rate: learning rate of the isolated Adam.
         meter: counts what it costs.
+        most: positions of a batch that are learned from at most; tokens and pixels count each.
     """
 
-    def __init__(self, garden: Garden, rate: float, meter: FlopMeter) -> None:
-        self._garden, self._rate, self._meter = garden, rate, meter
+    def __init__(self, garden: Garden, rate: float, meter: FlopMeter, most: int) -> None:
+        self._garden, self._rate, self._meter, self._most = garden, rate, meter, most
         self._adams: dict[str, RowAdam] = {}
         self._lessons: dict[str, Lessons] = {}  # by site
 
@@ -128,7 +143,8 @@ class AsideTrainer:
             passage = site.captured if site.plan.shadow else None
             if passage is not None:
                 lessons = self._lessons_at(path, site)
-                whole = self._learn(lessons, passage)
+                part = part_of(passage, self._most, site.shape.channels_first)
+                whole = self._learn(lessons, part)
                 if not whole or any(lesson.fresh for lesson in lessons):
                     del self._lessons[path]  # the rows are not of the ages that they were
 
@@ -230,7 +246,7 @@ class AsideTrainer:
     @torch.no_grad()
     def _moments(self, bed: Bed, passages: list[Passage]) -> Moments:
         """Sums over all recorded passes that both measures of the objective come from."""
-        moments = Moments(*torch.zeros(3, len(bed.rows), dtype=torch.float64))
+        moments = Moments(*torch.zeros(4, len(bed.rows), dtype=torch.float64))
         params = bed.pool.rows(bed.slots)
         for passage in passages:
             x, target = example(bed, passage)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kasmina.errors import KasminaError
-from kasmina.growth.aside import Moments
+from kasmina.growth.aside import Moments, part_of
 from kasmina.growth.evidence import PathIntegral
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gates import gate, gates_for
@@ -19,7 +19,7 @@ from kasmina.growth.ledger import Ledger
 from kasmina.growth.row_adam import Progress, RowAdam
 from kasmina.growth.scaling import line_search
 from kasmina.growth.validation import Validator
-from kasmina.sites import Site
+from kasmina.sites import Passage, Site
 from tests.runtime.growth.gardens import Bed, germinate
 
 
@@ -144,11 +144,12 @@ def test_the_gain_is_what_the_best_scale_surely_explains(scale: float, mixed: fl
     draw = torch.Generator().manual_seed(1)
     target = torch.randn(1, 640, 2, generator=draw)
     prediction = scale * (mixed * target + 0.5 * torch.randn(1, 640, 2, generator=draw))
-    moments = Moments(*torch.zeros(3, 1, dtype=torch.float64))
+    moments = Moments(*torch.zeros(4, 1, dtype=torch.float64))
     moments.add(prediction, target)
-    product = float((prediction * target).sum())
-    cosine = product / float(prediction.norm() * target.norm())
-    share = max(cosine - 2 / 640**0.5, 0) ** 2
+    each = (prediction * target).sum(2)
+    product = float(each.sum())
+    sure = product - 2 * 640**0.5 * float(each.std())
+    share = max(sure / float(prediction.norm() * target.norm()), 0) ** 2
     assert float(moments.explainable()) == pytest.approx(share, abs=1e-5)
     best = 1 - float((product / prediction.square().sum() * prediction - target).square().sum()) / (
         float(target.square().sum())
@@ -158,19 +159,38 @@ def test_the_gain_is_what_the_best_scale_surely_explains(scale: float, mixed: fl
     assert float(moments.unexplained()) == pytest.approx(error, rel=1e-4)
 
 
-@pytest.mark.parametrize("examples", [100, 10_000])
-def test_noise_gains_nothing(examples: int) -> None:
+@pytest.mark.parametrize(("examples", "features"), [(100, 1), (10_000, 1), (300, 50)])
+def test_noise_gains_nothing(examples: int, features: int) -> None:
     """Of 200 predictions that have nothing to do with the target few get past the bound."""
     draw = torch.Generator().manual_seed(2)
-    moments = Moments(*torch.zeros(3, 200, dtype=torch.float64))
-    noise = torch.randn(200, examples, 1, generator=draw)
-    moments.add(noise, torch.randn(1, examples, 1, generator=draw).expand_as(noise))
+    moments = Moments(*torch.zeros(4, 200, dtype=torch.float64))
+    noise = torch.randn(200, examples, features, generator=draw)
+    moments.add(noise, torch.randn(1, examples, features, generator=draw).expand_as(noise))
     assert int((moments.explainable() > 0).sum()) <= 12  # 2.3% are expected
+
+
+def test_a_small_share_of_many_features_is_seen() -> None:
+    """One hundredth of the target over 50 features of 300 examples is far beyond chance."""
+    draw = torch.Generator().manual_seed(3)
+    target = torch.randn(1, 300, 50, generator=draw)
+    prediction = 0.1 * target + torch.randn(1, 300, 50, generator=draw)
+    moments = Moments(*torch.zeros(4, 1, dtype=torch.float64))
+    moments.add(prediction, target)
+    assert 0.003 < float(moments.explainable()) < 0.01
+
+
+@pytest.mark.parametrize(("most", "left"), [(512, 8), (20, 2), (1, 1)])
+def test_isolated_training_reads_a_part_of_a_large_batch(most: int, left: int) -> None:
+    """Whole examples, by their positions; at least one."""
+    tokens = Passage(*(torch.zeros(8, 10, 3) for _ in range(3)))
+    assert [len(each) for each in part_of(tokens, most, False)] == [left] * 3
+    channels = Passage(torch.zeros(8, 5, 20), *(torch.zeros(8, 3, 10) for _ in range(2)))
+    assert [len(each) for each in part_of(channels, most, True)] == [left] * 3
 
 
 def test_a_blueprint_that_says_nothing_gains_nothing() -> None:
     """No division by zero where the prediction is 0."""
-    moments = Moments(*torch.zeros(3, 1, dtype=torch.float64))
+    moments = Moments(*torch.zeros(4, 1, dtype=torch.float64))
     moments.add(torch.zeros(1, 4, 1), torch.ones(1, 4, 1))
     assert float(moments.explainable()) == 0.0
 
