@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kasmina_generated.kernels.catalogue import DTYPES, MODES, TEXTS
-from kasmina_generated.kernels.sample import sample
+from kasmina_generated.kernels.sample import gather, new_measures, sample
 from kasmina_generated.kernels.tiling import Tiles
 from tests.generated.chunks import (
     SMALL,
@@ -176,6 +176,20 @@ def test_a_sample_measures_every_chunk(n: int, features: int, chunks: int, bad: 
         torch.testing.assert_close(
             found[chunk].double(), want, rtol=1e-5, atol=1e-4, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("left", [1e30, -5.0, float("nan"), float("inf"), 500.0])
+def test_a_column_that_was_not_measured_leads_nowhere(left: float) -> None:
+    """How many splits there are is read from memory; what stood there before ends at its room."""
+    x, found = torch.ones(20, 12), torch.zeros(3, 4)
+    measures = torch.full_like(new_measures(x), 2.0)
+    measures[-1] = 3.0
+    measures[-1, 4:8] = left
+    reached = torch.cat((measures.flatten(), torch.full((4096,), torch.nan)))
+    gather(x, reached[: measures.numel()].view_as(measures), found)
+    assert found[0].tolist() == found[2].tolist() == [24.0, 24.0, 2.0, 0.0]
+    assert not found[1].isnan().any()
+
 
 
 def test_no_kernel_asks_the_host() -> None:
