@@ -39,6 +39,9 @@ CANDIDATES: dict[Direction, tuple[Tiles, ...]] = {
         Tiles(128, 64, 512, 4, 1),
         Tiles(128, 64, 1024, 4, 1),
         Tiles(64, 64, 1024, 4, 1),
+        Tiles(64, 64, 512, 4, 2),
+        Tiles(64, 64, 1024, 4, 2),
+        Tiles(32, 64, 1024, 4, 2),
     ),
     "forward": (
         Tiles(64, 32, 396, 4, 3, 168),
@@ -48,6 +51,7 @@ CANDIDATES: dict[Direction, tuple[Tiles, ...]] = {
     "sampled": (
         Tiles(64, 32, 396, 4, 3, 168),
         Tiles(64, 64, 264, 4, 3),
+        Tiles(64, 64, 396, 4, 3, 168),
         Tiles(64, 32, 264, 4, 3),
         Tiles(32, 32, 528, 4, 3, 128),
     ),
