@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kasmina.errors import KasminaError
     from kasmina.grafting import strategy
     from kasmina.growth import Controller, Gardener, GardenerConfig, Task
+    from kasmina.growth.outside import Outside, OutsideConfig
     from kasmina.lifecycle import (
         GuardRefused,
         IllegalTransition,
@@ -52,6 +53,8 @@ _ROOM_OF = {
     "Lifecycle": "lifecycle",
     "LifecycleManager": "lifecycle",
     "LogicalSeed": "lifecycle",
+    "Outside": "growth.outside",
+    "OutsideConfig": "growth.outside",
     "ParallelKasminaLayer": "sites",
     "Site": "sites",
     "StateTensor": "lifecycle",
@@ -83,6 +86,8 @@ __all__ = [
     "Lifecycle",
     "LifecycleManager",
     "LogicalSeed",
+    "Outside",
+    "OutsideConfig",
     "ParallelKasminaLayer",
     "Site",
     "StateTensor",

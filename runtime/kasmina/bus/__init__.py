@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kasmina.bus.mock import MockMessageBusClient
     from kasmina.bus.monitor import MessageBusMonitor
     from kasmina.bus.operator import Operator
+    from kasmina.bus.operator_thread import OperatorThread
     from kasmina.bus.ordering import Order, OrderedMessageProcessor
     from kasmina.bus.packing import Precision
     from kasmina.bus.redis_client import RedisStreamClient
@@ -59,6 +60,7 @@ _MODULE_OF = {
     "MessageKey": "deduplication",
     "MockMessageBusClient": "mock",
     "Operator": "operator",
+    "OperatorThread": "operator_thread",
     "Order": "ordering",
     "OrderedMessageProcessor": "ordering",
     "Precision": "packing",
@@ -97,6 +99,7 @@ __all__ = [
     "MessageKey",
     "MockMessageBusClient",
     "Operator",
+    "OperatorThread",
     "Order",
     "OrderedMessageProcessor",
     "Precision",

@@ -239,6 +239,14 @@ def position(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
+def just_before(entry_id: str) -> str:
+    """Return an id before the entry and behind all earlier ones."""
+    milliseconds, number = position(entry_id)
+    if number:
+        return f"{milliseconds}-{number - 1}"
+    return f"{max(0, milliseconds - 1)}-{(1 << 64) - 1 if milliseconds else 0}"
+
+
 def check_names(**names: str) -> None:
     """Raise `BadName` for the first name that no bus takes; the keywords say what each names."""
     for what, name in names.items():

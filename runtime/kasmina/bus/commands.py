@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kasmina.bus.claims import BadClaim, ClaimStore
-from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
+from kasmina.bus.client import FIRST, Delivery, MessageBusClient, just_before, position
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
 from kasmina.bus.limiter import RateLimiter
 from kasmina.bus.outages import Outages
@@ -359,14 +359,7 @@ class CommandHandler:
         """An entry is done: the position moves up to the first one that is not."""
         self._open.pop(entry, None)
         first = next((each for each, there in self._open.items() if there), None)
-        self._position = self._read if first is None else self._before(first)
-
-    def _before(self, entry: str) -> str:
-        """An id before the entry and behind all earlier ones."""
-        milliseconds, _, number = entry.partition("-")
-        if int(number):
-            return f"{milliseconds}-{int(number) - 1}"
-        return f"{int(milliseconds) - 1}-{(1 << 64) - 1}"
+        self._position = self._read if first is None else just_before(first)
 
     def _expire(self) -> None:
         """Refuse what has waited too long."""

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import blake3
 import msgspec
+from msgspec import structs
 
 from kasmina.bus.claims import ClaimStore
-from kasmina.bus.client import Loss, MessageBusClient
+from kasmina.bus.client import FIRST, Loss, MessageBusClient, just_before
 from kasmina.bus.errors import BusError
 from kasmina.bus.outages import Outages
 from kasmina.bus.retry import DEFAULT_BACKOFF, Backoff
@@ -60,11 +61,12 @@ class _Line(msgspec.Struct):
 
 
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a log was published: the last line's place, and its digest, to know it again."""
+    """How far a log was published: the last line's place, and what it is known by again."""
 
     start: int = 0  # bytes before the last line
     end: int = 0  # and before the next one
     digest: str = ""
+    entry: str = ""  # its id on the bus
 
 
 class _Batch(NamedTuple):
@@ -77,16 +79,18 @@ class EventPublisher:
 
     A log that was cut back, by a run that resumed from a checkpoint, is sent again from its
     beginning: lines that are the same have the same id, and receivers know them. So is one whose
-    entries the server has lost.
+    entries the server has lost, or that goes to another bus than before. Of a long log those lines
+    are sent that the stream keeps.
 
     Args:
         client: the bus.
         stream: where events go.
         log: the event log; it need not exist yet.
-        cursor: where the cursor is kept; its folder exists.
+        cursor: file that the cursor is kept in; its folder exists. None begins anew each time.
         stamp: of this process, for claim-checks.
         batch: events in one call of the client.
         poll_s: how often the log is looked at where nobody calls `notify`, seconds.
+        gather_s: how long a new event waits for others, seconds.
         keep: entries that the stream keeps; None keeps all.
         backoff: waits while the bus is away.
         rng: draws them.
@@ -97,11 +101,12 @@ class EventPublisher:
         client: MessageBusClient,
         stream: str,
         log: Path,
-        cursor: Path,
+        cursor: Path | None,
         stamp: Stamp,
         *,
         batch: int = 512,
         poll_s: float = 0.5,
+        gather_s: float = 0.02,
         keep: int | None = None,
         backoff: Backoff = DEFAULT_BACKOFF,
         rng: Random | None = None,
@@ -110,8 +115,10 @@ class EventPublisher:
         self.outages = Outages(backoff, rng)
         self._client, self._stream, self._stamp = client, stream, stamp
         self._log, self._path, self._claims = log, cursor, ClaimStore(client)
-        self._batch, self._poll_s, self._keep = batch, poll_s, keep
+        self._batch, self._keep = batch, keep
+        self._poll_s, self._gather_s = poll_s, gather_s
         self._cursor = _load(cursor)
+        self._is_known = False  # whether the bus holds what the cursor says
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stopping = self._lost = False
@@ -132,17 +139,30 @@ class EventPublisher:
             BusError: the bus did not take them; the cursor stays.
             BadEventLog: the log holds what is no event.
         """
+        if not self._is_known:
+            self._lost |= not await self._is_on_the_bus()
+            self._is_known = True
         if self._lost:
             self._lost, self._cursor = False, Cursor()
             self.restarts += 1
         batch = await asyncio.to_thread(self._next)
         payloads = [await self._fit(payload) for payload in batch.payloads]
         if payloads:
-            await self._client.publish_many(self._stream, payloads, keep=self._keep)
-            await asyncio.to_thread(_save, self._path, batch.cursor)
-            self._cursor = batch.cursor
+            ids = await self._client.publish_many(self._stream, payloads, keep=self._keep)
+            self._cursor = structs.replace(batch.cursor, entry=ids[-1])
+            if self._path is not None:
+                await asyncio.to_thread(_save, self._path, self._cursor)
             self.sent += len(payloads)
         return len(payloads)
+
+    async def _is_on_the_bus(self) -> bool:
+        """Whether the bus holds the entry that was published last."""
+        entry = self._cursor.entry
+        if self._cursor == Cursor():
+            return True
+        after = just_before(entry) if entry else FIRST
+        found = await self._client.read(self._stream, after=after, count=1)
+        return [each.id for each in found] == [entry]
 
     async def run(self) -> None:
         """Publish until `stop`; then what the log still holds, if the bus takes it within `backoff`."""
@@ -156,6 +176,8 @@ class EventPublisher:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_s):
                     await self._wake.wait()
+                    if not self._stopping:
+                        await asyncio.sleep(self._gather_s)
             self._wake.clear()
 
     def _look_at(self, loss: Loss) -> None:
@@ -191,7 +213,10 @@ class EventPublisher:
             cursor = self._cursor if _is_there(number, self._cursor) else Cursor()
             if cursor != self._cursor:
                 self.restarts += 1
-                self._cursor = cursor
+            if cursor == Cursor() and self._keep is not None:
+                at = _last_lines(number, self._keep)
+                cursor = Cursor(at, at, _digest(b"")) if at else cursor
+            self._cursor = cursor
             payloads = list[bytes]()
             for line in _lines(number, cursor.end, self._batch):
                 end = cursor.end + len(line)
@@ -271,6 +296,21 @@ def _lines(number: int, at: int, count: int) -> list[bytes]:
         size *= 2
 
 
+def _last_lines(number: int, count: int) -> int:
+    """The byte at which the last `count` whole lines begin."""
+    at, left = os.fstat(number).st_size, count + 1
+    while at:
+        size = min(_READ, at)
+        chunk = os.pread(number, size, at - size)
+        found = chunk.count(b"\n")
+        if found >= left:
+            for _ in range(left):
+                size = chunk.rindex(b"\n", 0, size)
+            return at - len(chunk) + size + 1
+        at, left = at - size, left - found
+    return 0
+
+
 def _is_there(number: int, cursor: Cursor) -> bool:
     """Whether the log still holds the line that was published last, at its place."""
     return _digest(os.pread(number, cursor.end - cursor.start, cursor.start)) == cursor.digest or (
@@ -282,8 +322,10 @@ def _digest(line: bytes) -> str:
     return blake3.blake3(line).hexdigest(length=16)
 
 
-def _load(path: Path) -> Cursor:
+def _load(path: Path | None) -> Cursor:
     """A cursor that cannot be read begins anew: what it knew is published twice."""
+    if path is None:
+        return Cursor()
     try:
         cursor = msgspec.json.decode(path.read_bytes(), type=Cursor)
     except (OSError, ValueError):

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from kasmina.cli import resuming
 from kasmina.errors import UsageError
-from kasmina.observe.folder import FolderError, RunFolder, write_atomically
+from kasmina.observe.folder import PUBLISHED, FolderError, RunFolder, write_atomically
 
 if TYPE_CHECKING:
     from kasmina.checkpoint import CheckpointManager
@@ -254,7 +254,7 @@ class Reached(NamedTuple):
     key: Path | None
 
     def outside(self, run: str, log: EventLog, config: GrowConfig) -> Outside:
-        """The run on it; in the process it keeps less, as nobody else reads it."""
+        """The run on it; in the process it keeps less, as it takes the run's own memory."""
         from kasmina.bus.connecting import open_bus
         from kasmina.bus.in_process import InProcessBus
         from kasmina.bus.signing import Verifier, read_keys
@@ -263,8 +263,8 @@ class Reached(NamedTuple):
 
         verify = None if self.key is None else Verifier(read_keys(self.key))
         if self.url is None:
-            few = OutsideConfig(telemetry=TelemetryConfig(keep=16), events_keep=1000)
-            return Outside(run, InProcessBus().peer, verify=verify, config=few)
+            few = OutsideConfig(telemetry=TelemetryConfig(keep=16, key_every=8), events_keep=256)
+            return Outside(run, InProcessBus().peer, log=log, verify=verify, config=few)
         from kasmina.cli.limits import prover
 
         assert config.lifecycle is not None
@@ -272,6 +272,7 @@ class Reached(NamedTuple):
             run,
             partial(open_bus, self.url),
             log=log,
+            cursor=log.path.with_name(PUBLISHED),
             verify=verify,
             prove=prover(config.lifecycle.digest),
         )

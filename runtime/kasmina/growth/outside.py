@@ -60,7 +60,8 @@ class Outside:
         run: its name; one process at a time is the run of a name on a bus.
         bus: opens a client; called twice, so that commands never wait behind telemetry.
         log: whose events are published.
-        cursor: where is kept how far they are; beside the log by default.
+        cursor: file that keeps how far they are, so that a run that goes on sends what is new; None
+            sends all that the stream keeps.
         verify: takes signed commands only.
         prove: says what a change of limits would break; takes all limits by name, runs in a thread
             of its own. None lets every legal value pass.

@@ -75,7 +75,8 @@ class Serving:
         bus: opens a client; called twice, so that commands never wait behind telemetry.
         config: see `OutsideConfig`.
         log: whose events are published.
-        cursor: where is kept how far they are; beside the log by default.
+        cursor: file that keeps how far they are, so that a run that goes on sends what is new; None
+            sends all that the stream keeps.
         verify: takes signed commands only.
     """
 
@@ -127,7 +128,7 @@ class Serving:
             self._health,
             self._streams.events,
             log.path,
-            cursor or log.path.with_suffix(".published"),
+            cursor,
             self._stamp,
             keep=self.config.events_keep,
         )

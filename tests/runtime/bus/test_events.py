@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from kasmina.bus.client import Loss
 from kasmina.bus.errors import BusUnavailable
 from kasmina.bus.events import BadEventLog, EventPublisher
 from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.retry import Backoff
 from kasmina.bus.stamping import Stamp
 from kasmina.observe.log import EventLog, Position
@@ -264,6 +266,93 @@ def test_a_log_that_does_not_exist_yet_is_waited_for(tmp_path: Path) -> None:
         notes(EventLog(tmp_path / "events.jsonl", "r"), 4)
         while len(await published(bus)) < 4:
             await asyncio.sleep(0.01)
+        each.stop()
+        await task
+
+    asyncio.run(main())
+
+
+def test_another_bus_is_told_everything(tmp_path: Path) -> None:
+    """The cursor on the disk counts only where the bus holds the entry that it was saved for."""
+    log = EventLog(tmp_path / "events.jsonl", "r")
+    notes(log, 5)
+
+    async def main() -> None:
+        one, other = InProcessBus(), InProcessBus()
+        assert await drain(publisher(one, tmp_path)) == 5
+        again = publisher(one, tmp_path)
+        assert await drain(again) == 0
+        assert again.restarts == 0
+        assert await drain(publisher(other, tmp_path)) == 5
+        back = publisher(one, tmp_path)  # the cursor is of the other one
+        assert await drain(back) == 5
+        assert back.restarts == 1
+        assert len({each.id for each in await published(one)}) == 5
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("keep", [1, 3, 4, 5, 6])
+def test_of_a_long_log_what_the_stream_keeps_is_sent(tmp_path: Path, keep: int) -> None:
+    """A publisher that begins anew sends no more than that; a torn line is none."""
+    log = EventLog(tmp_path / "events.jsonl", "r")
+    notes(log, 1)
+    log.append("limit", epoch=0, step=0, name="x" * 2_000_000, value=1.0)  # several reads
+    notes(log, 3)
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'{"torn')
+
+    async def main() -> None:
+        bus = InProcessBus()
+        kept = EventPublisher(
+            bus, "events", tmp_path / "events.jsonl", None, Stamp("test"), keep=keep
+        )
+        assert await drain(kept) == min(keep, 5)
+        found = [await kept._claims.read(each.payload) for each in await bus.read("events")]
+        assert [each.sequence for each in found] == list(range(5))[-keep:]
+        assert not list(tmp_path.glob("*.cursor"))  # it was told to keep none
+
+    asyncio.run(main())
+
+
+def test_what_a_server_lost_is_sent_again(tmp_path: Path) -> None:
+    """By the client's word alone, without another look at the log; losses of others change nothing."""
+    notes(EventLog(tmp_path / "events.jsonl", "r"), 3)
+
+    async def main() -> None:
+        bus = InProcessBus()
+        each = publisher(bus, tmp_path)
+        assert await drain(each) == 3
+        for loss, again in (
+            (Loss("wiped", "others", None, None, "told"), 0),
+            (Loss("trimmed", "events", None, None, "told"), 0),
+            (Loss("rolled back", "events", None, None, "told"), 3),
+            (Loss("wiped", None, None, None, "told"), 3),
+        ):
+            bus._ledger.lost(loss)
+            assert await drain(each) == again
+        assert each.restarts == 2
+        assert {e.sequence for e in await published(bus)} == {0, 1, 2}
+
+    asyncio.run(main())
+
+
+def test_events_that_come_together_go_together(tmp_path: Path) -> None:
+    """Each wakes the publisher; a moment later all of them are one call of the client."""
+    log = EventLog(tmp_path / "events.jsonl", "r")
+
+    async def main() -> None:
+        bus = MockMessageBusClient()
+        each = publisher(bus, tmp_path, poll_s=60.0, gather_s=1.0)
+        log.subscribe(each.notify)
+        task = asyncio.create_task(each.run())
+        await asyncio.sleep(0.01)
+        for _ in range(10):
+            notes(log, 1)
+            await asyncio.sleep(0)
+        while len(await bus.published("events")) < 10:
+            await asyncio.sleep(0.01)
+        assert len([call for call in bus.calls if call.method == "publish_many"]) == 1
         each.stop()
         await task
 
