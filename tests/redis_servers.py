@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 def _of_the_system() -> str:
@@ -105,7 +107,8 @@ class RedisServer:
 
     def ask(self, *command: str | bytes | int) -> object:
         """Run a command on it, by a connection of its own."""
-        with redis.Redis(port=self.port, socket_timeout=5) as client:
+        retry = Retry(NoBackoff(), 0)  # its own waits up to 5 s until a server has started
+        with redis.Redis(port=self.port, socket_timeout=5, retry=retry) as client:
             return client.execute_command(*command)
 
     def stop(self) -> None:

@@ -2,118 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pytest
 
 from kasmina.bus.names import streams_of
-from kasmina.bus.operator import Answer, Operator
+from kasmina.bus.operator import Operator
 from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.observe.log import read_log
 from kasmina_generated.messages import types, wire
+from tests.faults.bus_runs import (
+    RUN,
+    SEED,
+    WITHIN_S,
+    alive,
+    ask,
+    growing,
+    kasmina,
+    on,
+    process,
+    resumed,
+    status,
+    until,
+)
 from tests.helpers import ROOT
 from tests.redis_servers import RedisServer
-
-T = TypeVar("T")
-RUN = "digits-3"
-SEED = types.Target(site=".", slot=0)
-WITHIN_S = 60.0
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server with an append-only file."""
-    (tmp_path / "redis").mkdir()
-    found = RedisServer(tmp_path / "redis", appendonly="yes", appendfsync="everysec").start()
-    yield found
-    found.stop()
-
-
-def on(server: RedisServer, work: Callable[[RedisStreamClient], Awaitable[T]]) -> T:
-    """Do something with a client of the server."""
-
-    async def run() -> T:
-        async with RedisStreamClient(server.url) as client:
-            return await work(client)
-
-    return asyncio.run(run())
-
-
-def ask(server: RedisServer, command: types.Command) -> Answer:
-    """What becomes of a command."""
-    return on(server, lambda client: Operator(client).ask(command, timeout_s=WITHIN_S))
-
-
-def kasmina(*arguments: str) -> list[str]:
-    """The command line."""
-    return [sys.executable, "-m", "kasmina", *arguments]
-
-
-@contextmanager
-def process(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A `kasmina` of its own, which is gone afterwards."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (folder / f"{arguments[0]}.txt").open("ab") as out:
-        running = subprocess.Popen(
-            kasmina(*arguments), cwd=ROOT, env=environment, stdout=out, stderr=out
-        )
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
-
-
-def growing(server: RedisServer, folder: Path, *more: str, seed: int = 3) -> Any:
-    """A run of `kasmina grow` on the server that does not end by itself."""
-    out = str(folder / f"run{seed}")
-    where = (*("--out", out), *("--task", "digits"), *("--epochs", "4000"), *("--seed", str(seed)))
-    every = () if "--checkpoint-every" in more else ("--checkpoint-every", "1000000")
-    return process(folder, "grow", "--bus", server.url, *where, *every, *more)
-
-
-def resumed(server: RedisServer, folder: Path) -> Any:
-    """The same run, gone on."""
-    return process(folder, "grow", "--bus", server.url, "--resume", str(folder / "run3"))
-
-
-def until(server: RedisServer, found: Callable[[RedisStreamClient], Awaitable[bool]]) -> None:
-    """Wait until something is so."""
-
-    async def wait(client: RedisStreamClient) -> None:
-        async with asyncio.timeout(WITHIN_S):
-            while not await found(client):
-                await asyncio.sleep(0.05)
-
-    on(server, wait)
-
-
-def alive(server: RedisServer, run: str = RUN, after: float = 0.0) -> None:
-    """Wait for a sign of life that was given after a time, by this process's clock."""
-
-    async def found(client: RedisStreamClient) -> bool:
-        runs = await Operator(client).runs()
-        return run in runs and time.time() - runs[run].age_s > after
-
-    until(server, found)
-
-
-def status(server: RedisServer, what: Any = "status", run: str = RUN) -> types.Status:
-    """How a run is."""
-    found = ask(server, types.Query(run=run, what=what))
-    assert isinstance(found, types.Status), found
-    return found
 
 
 def test_applied_commands_survive_a_kill(server: RedisServer, tmp_path: Path) -> None:

@@ -380,10 +380,12 @@ class CommandHandler:
     def _refuse_unreadable(self, entry: str, error: Exception) -> None:
         reason, named = getattr(error, "reason", ""), getattr(error, "message_id", None)
         kind = "version" if reason in ("newer", "older") else "malformed"
-        kind = error.reason if isinstance(error, SignatureRefused) else kind
+        detail = str(error)
+        if isinstance(error, SignatureRefused):
+            kind, detail = error.reason, error.detail
         self.unreadable += 1
         self.refused += 1
-        self._say(named and named[:128], self._refused(kind, str(error)))
+        self._say(named and named[:128], self._refused(kind, detail))
         self._close(entry)
 
     def _refused(self, reason: Any, detail: str) -> Refused:

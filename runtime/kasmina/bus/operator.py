@@ -65,21 +65,30 @@ class Operator:
                 found[envelope.body.run] = Alive(envelope.body, age)
         return found
 
-    async def find(self, run: str | None) -> str:
+    async def find(self, run: str | None, *, silent: bool = False) -> str:
         """The run of a name, or the only one that is alive.
+
+        Args:
+            run: its name.
+            silent: where none is alive, the only one that was heard of will do.
 
         Raises:
             NoSuchRun: there is none, or several; the message lists them.
         """
         runs = await self.runs()
-        listed = ", ".join(runs) or "none"
+        listed = ", ".join(runs)
+        if not runs:
+            raise NoSuchRun(
+                "no run was heard of on this bus; start one by `kasmina grow --bus URL`"
+            )
         if run is not None and run not in runs:
             near = get_close_matches(run, list(runs), n=1, cutoff=0.4)
             guess = f"did you mean {near[0]!r}?" if near else f"there are: {listed}"
             raise NoSuchRun(f"no run {run!r} was heard of on this bus; {guess}")
         alive = [name for name, each in runs.items() if not each.silent]
+        alive = alive or list(runs) * silent
         if run is None and len(alive) != 1:
-            which = f"several runs are alive: {', '.join(alive)}" if alive else (
+            which = f"there are several runs: {', '.join(alive)}" if alive else (
                 f"no run is alive on this bus; heard of: {listed}"
             )  # fmt: skip
             raise NoSuchRun(f"{which}; name one by --run")

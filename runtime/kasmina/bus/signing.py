@@ -168,6 +168,7 @@ class Verifier:
     def __init__(
         self, keys: tuple[Key, ...], *, window_s: float = 300.0, remembered: int = 200_000
     ) -> None:
+        self.since = 0.0  # what was made before is refused, seconds since 1970
         self._keys = {key.name: key for key in keys}
         self._window_s, self._remembered = window_s, remembered
         self._entries: OrderedDict[tuple[str, str], str] = OrderedDict()  # by producer and id
@@ -181,7 +182,7 @@ class Verifier:
 
         Raises:
             SignatureRefused: "unsigned"; "forged": no known key, or another proof; "expired": its
-                time is too far from the entry's.
+                time is too far from the entry's; "replayed": it was made before `since`.
             MessageRefused: what is signed is no message.
         """
         signed = envelope.body
@@ -219,3 +220,5 @@ class Verifier:
                 "that is wrong"
             )
             raise SignatureRefused("expired", detail, message.id)
+        if message.time < self.since:
+            raise SignatureRefused("replayed", "it was made before this run began", message.id)

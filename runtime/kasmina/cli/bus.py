@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from kasmina.bus.dead_letters import DeadLetterQueue
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import Operator
 from kasmina.cli.reaching import HERE, Reach, through
-from kasmina.cli.telling import say
+from kasmina.cli.telling import say, warn
 from kasmina.errors import UsageError
 from kasmina_generated.messages import wire
 
@@ -52,10 +53,13 @@ def tail(
         follow: go on with what comes, until Ctrl-C.
         reach: where the bus is.
     """
+    _check_id(after)
 
     async def work(client: MessageBusClient) -> int:
         name = stream or await _stream(client, what, run)
         last = await _last(client, name, after, count)
+        if last == NEWEST:
+            warn(f"{name!r} has no entries")
         while follow:
             for each in await client.read(name, after=last, wait_s=1.0):
                 say(_line(each.id, each.payload))
@@ -134,7 +138,10 @@ def list_(*, stream: Stream = DEAD_LETTERS, count: Count = 100, reach: Reach = H
     """
 
     async def work(client: MessageBusClient) -> int:
-        for entry in await DeadLetterQueue(client, stream).list(count=count):
+        entries = await DeadLetterQueue(client, stream).list(count=count)
+        if not entries:
+            warn("no dead letters")
+        for entry in entries:
             letter = entry.letter
             if letter is None:
                 say(f"{entry.id}: cannot be read as a dead letter")
@@ -217,10 +224,15 @@ def _check_which(ids: tuple[str, ...], everything: bool) -> None:
         raise UsageError("give the ids of letters, or --all")
 
 
+def _check_id(after: str) -> None:
+    if not re.fullmatch(r"\d{1,20}(-\d{1,20})?", after):
+        raise UsageError(f"--after is {after!r}; it must be the id of an entry, as 1700000000000-0")
+
+
 async def _stream(client: MessageBusClient, what: str, run: str | None) -> str:
     if what == "heartbeats":
         return HEARTBEATS
-    found: str = getattr(streams_of(await Operator(client).find(run)), what)
+    found: str = getattr(streams_of(await Operator(client).find(run, silent=True)), what)
     return found
 
 

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from kasmina.bus.operator import Answer, Operator
 from kasmina.cli.reaching import Reach, signer, through
-from kasmina.cli.telling import say
+from kasmina.cli.telling import say, warn
 from kasmina.errors import UsageError
 from kasmina_generated.messages import types
 
@@ -204,6 +204,8 @@ def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.C
     async def work(client: MessageBusClient) -> Answer:
         operator = Operator(client, sign=signer(how.key))
         run = await operator.find(how.run or named)
+        if how.run or named:
+            await _warn_of_silence(operator, run)
         known: dict[str, Any] = {"run": run, "reason": how.reason}
         if seeds is not None:
             known["target"] = seeds
@@ -212,6 +214,13 @@ def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.C
     answer = through(how.bus, work)
     _tell(answer, how.json)
     return int(isinstance(answer, types.Refused))
+
+
+async def _warn_of_silence(operator: Operator, run: str) -> None:
+    found = (await operator.runs()).get(run)
+    if found is not None and found.silent:
+        warn(f"run {run!r} was heard of {found.age_s:.0f} s ago for the last time; it is asked all "
+             "the same")  # fmt: skip
 
 
 def _tell_accepted(how: How) -> Callable[[types.Acknowledgement], None]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kasmina.growth.task import Task
     from kasmina.observe.log import EventLog
 
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+SIGNALLED = 128  # and the signal's number: what a shell reports of a program that a signal ended
 RUNS = Path("runs")
 DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 10, "controller": "tamiyo"}
 
@@ -69,8 +69,8 @@ def grow(
     """Train a network and let it grow meanwhile.
 
     Leaves a run directory with the event log, the result, the report and the grown network. Ctrl-C
-    ends in order after the current step; a second one ends at once. Whatever ended it, --resume
-    goes on from the last checkpoint, to the same result.
+    or SIGTERM ends in order after the current step; a second one ends at once. Whatever ended it,
+    --resume goes on from the last checkpoint, to the same result.
 
     Args:
         task: digits, mnist1d, chars, or your own as package.module:function.
@@ -94,7 +94,7 @@ def grow(
             `kasmina tamiyo` does.
 
     Returns:
-        0, or 130 where Ctrl-C ended the run in order.
+        0, or 130 where Ctrl-C and 143 where SIGTERM ended the run in order.
     """
     _check_numbers(width=width, budget=budget, epochs=epochs, seed=seed, every=checkpoint_every)
     given = {
@@ -131,7 +131,7 @@ def grow(
     if json:
         print(json_module.dumps(summary(result)))  # noqa: T201  one line, not wrapped
     _tell(console, result, folder)
-    return INTERRUPTED if asked else 0
+    return SIGNALLED + asked if asked else 0
 
 
 def summary(result: RunResult) -> dict[str, Any]:
@@ -286,11 +286,11 @@ def _run(
     options: dict[str, Any],
     reach: Reached,
     resume: bool,
-) -> tuple[RunResult, bool]:
+) -> tuple[RunResult, int]:
     """Grow, and leave log, result, report, network and checkpoints in the folder.
 
     Returns:
-        The result, and whether the user has asked for an early end.
+        The result, and the signal that has asked for an early end, 0 for none.
     """
     import torch
 
@@ -324,7 +324,7 @@ def _run(
                 config,
                 controller=BusController(outside) if left else TamiyoController(),
                 log=log,
-                stop=stop,
+                stop=lambda: stop() > 0,
                 saving=saving,
                 outside=outside,
             )
@@ -345,21 +345,27 @@ def _run(
 
 
 @contextmanager
-def _interrupt(console: Console) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C ask for an end in order, and the second one end at once."""
-    asked = False
+def _interrupt(console: Console) -> Iterator[Callable[[], int]]:
+    """Let the first Ctrl-C or SIGTERM ask for an end in order, and the second one end at once."""
+    asked = 0
+    at_once: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
 
-    def ask(_: int, __: FrameType | None) -> None:
+    def ask(number: int, _: FrameType | None) -> None:
         nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked = number
+        for each, handler in at_once.items():
+            signal.signal(each, handler)
         console.print("ending after this step; Ctrl-C again ends at once")
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {each: signal.signal(each, ask) for each in at_once}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _save(result: RunResult, folder: RunFolder) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 import kasmina_spec
 from kasmina.errors import KasminaError
 from kasmina.growth.outside import Broken
@@ -61,7 +63,7 @@ def broken(limits: Mapping[str, Any]) -> Broken | None:
     fixed = tuple(
         replace(each, default=value, low=value, high=value)
         for each in spec.limits
-        for value in [type(each.default)(limits[each.name])]
+        for value in [np.dtype(each.dtype).type(limits[each.name]).item()]  # as a run rounds it
     )
     findings = prove(replace(spec, limits=fixed)).findings
     if not findings:

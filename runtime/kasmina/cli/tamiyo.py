@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from kasmina.bus.errors import BusError
+from kasmina.bus.names import HEARTBEATS
 from kasmina.bus.retry import Backoff
 from kasmina.cli.reaching import HERE, Reach, signer, through
 from kasmina.cli.telling import say, warn
@@ -50,6 +51,7 @@ def tamiyo(
         loop = asyncio.get_running_loop()
         for each in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(each, steering.stop)
+        await client.info(HEARTBEATS)  # a bus that cannot be used is told at once
         say("waiting for what runs observe")
         await _through_outages(steering)
         return 0

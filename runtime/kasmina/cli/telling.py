@@ -45,5 +45,5 @@ def warn(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line for people and for pipes, not wrapped."""
-    print(text)  # noqa: T201
+    """Print a line for people and for pipes, not wrapped; who reads on sees it at once."""
+    print(text, flush=True)  # noqa: T201

@@ -41,6 +41,7 @@ __all__ = ["Broken", "Outside", "OutsideConfig", "Prove"]
 
 Prove = Callable[[Mapping[str, float]], "Broken | None"]
 PAUSED_S = 0.02  # between two looks for commands while the run is held
+SKEW_S = 1.0  # that the clock of who signs may be late behind that of a run that begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Outside:
         prove: Prove | None = None,
         config: OutsideConfig | None = None,
     ) -> None:
-        self.run, self.config = run, config or OutsideConfig()
+        self.run, self.config, self._verify = run, config or OutsideConfig(), verify
         self._serving = Serving(run, bus, self.config, log=log, cursor=cursor, verify=verify)
         self.handler, self.telemetry = self._serving.handler, self._serving.telemetry
         self._prove, self._provers = prove, ThreadPoolExecutor(1, "kasmina-proofs")
@@ -114,6 +115,8 @@ class Outside:
         if self._kept is not None:
             self._orders.load_state_dict(self._kept["orders"])
         self.handler.check = self._orders.check
+        if fresh and self._verify is not None:
+            self._verify.since = time.time() - SKEW_S
         self._serving.start(self._beat, self._saved, fresh=fresh)
 
     def after_step(self, stop: Callable[[], bool] = lambda: False) -> None:

@@ -1,0 +1,109 @@
+"""A run with `--bus-key`: who knows the key is obeyed, nobody else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from kasmina.bus import operator
+from kasmina.bus.names import streams_of
+from kasmina.bus.signing import Signer, make_key_file, read_keys
+from kasmina.bus.stamping import Stamp
+from kasmina_generated.messages import types, wire
+from tests.faults.bus_runs import RUN, Shell, alive, growing, on, sent
+from tests.redis_servers import RedisServer
+
+PAUSE = types.Pause(run=RUN)
+
+
+def old_stamp(name: str) -> Stamp:
+    """Of a clock that is 1,000 seconds late."""
+    return Stamp(name, clock=lambda: time.time() - 1000)
+
+
+def test_only_who_knows_the_key_is_obeyed(
+    server: RedisServer, tmp_path: Path, tell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsigned, forged and old commands are refused by name, and a copy has no second effect."""
+    file, others = tmp_path / "key", tmp_path / "others"
+    name = make_key_file(file).name
+    make_key_file(others)
+    key = ("--key", str(file))
+    with growing(server, tmp_path, "--bus-key", str(file)):
+        alive(server)
+
+        def refused(*arguments: str) -> str:
+            told = tell("ctl", "pause", *arguments)
+            assert (told.code, told.out) == (1, "")
+            return told.err
+
+        def outcome(envelope: types.Envelope) -> list[types.Acknowledgement]:
+            return sent(server, RUN, wire.encode(envelope), envelope.id)
+
+        assert refused() == (
+            "refused (unsigned): this run takes signed commands only; give the sender the key's "
+            "file\n"
+        )
+        assert refused("--key", str(others)) == (
+            f"refused (forged): it is signed by key {read_keys(others)[0].name!r}, which is not "
+            "known here\n"
+        )
+        signed = Signer(read_keys(file)[0])(Stamp("somebody")(PAUSE))
+        assert isinstance(signed.body, types.Signed)
+        fake = wire.encode(Stamp("somebody")(types.Resume(run=RUN)))  # by the name of the key
+        body = types.Signed(key=name, mac=signed.body.mac, payload=fake)
+        (forged,) = outcome(Stamp("somebody")(body))
+        assert isinstance(forged, types.Refused)
+        assert (forged.reason, forged.detail) == (
+            "forged",
+            f"its proof is not that of key {name!r}",
+        )
+
+        (old,) = outcome(Signer(read_keys(file)[0])(old_stamp("somebody")(PAUSE)))
+        assert isinstance(old, types.Refused)
+        assert old.reason == "expired"
+        assert "s before the bus took it, and at most 300 s are allowed" in old.detail
+        with monkeypatch.context() as late:
+            late.setattr(operator, "Stamp", old_stamp)
+            assert refused(*key).startswith("refused (expired): it was made 1000 s before the bus")
+
+        assert "held" not in tell("ctl", "status", *key).out  # none of them has done anything
+        told = tell("ctl", "pause", *key)
+        assert (told.code, told.err) == (0, "")
+        assert told.out.endswith(": the run is held\n")
+        (entry,) = [
+            each
+            for each in on(server, lambda client: client.read(streams_of(RUN).commands))
+            if isinstance(of_signed(each.payload), types.Pause)
+            and of_key(each.payload) == name
+            and wire.decode(each.payload).time > time.time() - 300
+        ]
+        assert tell("ctl", "resume", *key).code == 0
+        id = wire.decode(entry.payload).id
+        (again,) = sent(server, RUN, entry.payload, id)
+        assert isinstance(again, types.Applied)  # what became of it then, told once more
+        assert again.detail == "the run is held"
+        assert "held" not in tell("ctl", "status", *key).out
+    # another run of the name knows nothing of what became of it, and is told that it is old
+    begun = time.time()
+    with growing(server, tmp_path, "--bus-key", str(file), "--force"):
+        alive(server, after=begun)
+        (replayed,) = sent(server, RUN, entry.payload, id)
+        assert isinstance(replayed, types.Refused)
+        assert replayed.reason == "replayed"
+        assert replayed.detail == "it was made before this run began"
+        assert "held" not in tell("ctl", "status", *key).out
+
+
+def of_signed(payload: bytes) -> object:
+    """What is signed."""
+    body = wire.decode(payload).body
+    return wire.decode(body.payload).body if isinstance(body, types.Signed) else body
+
+
+def of_key(payload: bytes) -> str:
+    """By which key."""
+    body = wire.decode(payload).body
+    return body.key if isinstance(body, types.Signed) else ""
