@@ -191,7 +191,6 @@ def test_a_column_that_was_not_measured_leads_nowhere(left: float) -> None:
     assert not found[1].isnan().any()
 
 
-
 def test_no_kernel_asks_the_host() -> None:
     """A launch reads nothing back, so that a graph can be captured: no item, no sync, no branch on data."""
     folder = PACKAGES["kasmina_generated"] / "kernels"
