@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: d5a0ac8db9896fffaa2e340fcb3e8769956acd8db5711b175065e8c7ad371dab
 # template: source_map.py.jinja
-# body: 7ab18790a4e68ba23c393efbce37906a
+# body: 473d914e0fb59df582d60a9c2c262b83
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -734,18 +734,18 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
         (366, 373, "messages.yaml", 124, 3),
         (395, 402, "messages.yaml", 131, 3),
         (412, 419, "messages.yaml", 136, 3),
-        (438, 445, "messages.yaml", 144, 3),
-        (490, 497, "messages.yaml", 159, 3),
-        (519, 526, "messages.yaml", 169, 3),
-        (557, 564, "messages.yaml", 178, 3),
-        (595, 602, "messages.yaml", 187, 3),
-        (630, 637, "messages.yaml", 195, 3),
-        (659, 666, "messages.yaml", 202, 3),
-        (725, 732, "messages.yaml", 219, 3),
-        (763, 770, "messages.yaml", 229, 3),
-        (797, 804, "messages.yaml", 237, 3),
-        (838, 845, "messages.yaml", 251, 3),
-        (867, 874, "messages.yaml", 261, 3),
-        (887, 894, "messages.yaml", 268, 3),
+        (441, 448, "messages.yaml", 145, 3),
+        (493, 500, "messages.yaml", 160, 3),
+        (522, 529, "messages.yaml", 170, 3),
+        (560, 567, "messages.yaml", 179, 3),
+        (598, 605, "messages.yaml", 188, 3),
+        (633, 640, "messages.yaml", 196, 3),
+        (662, 669, "messages.yaml", 203, 3),
+        (728, 735, "messages.yaml", 220, 3),
+        (766, 773, "messages.yaml", 230, 3),
+        (800, 807, "messages.yaml", 238, 3),
+        (841, 848, "messages.yaml", 252, 3),
+        (870, 877, "messages.yaml", 262, 3),
+        (890, 897, "messages.yaml", 269, 3),
     ),
 }

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kasmina.bus.again import Again, Moment, answers_since
 from kasmina.bus.claims import BadClaim, ClaimStore
 from kasmina.bus.client import FIRST, Delivery, MessageBusClient, just_before, position
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
@@ -37,8 +38,10 @@ from kasmina_generated.messages.types import (
     Accepted,
     Acknowledgement,
     Applied,
+    Checkpoint,
     Command,
     Envelope,
+    Query,
     Refused,
     Status,
 )
@@ -46,6 +49,7 @@ from kasmina_generated.messages.types import (
 Outcome = Applied | Refused | Status
 Check = Callable[[Command], Refused | None]
 
+_ROOM_S = 0.005  # between two looks whether there is room again
 PRIORITIES = {  # 0 goes first; what stops harm before what asks before what grows
     "Rollback": 0,
     "Cancel": 1,
@@ -67,6 +71,7 @@ class Request(NamedTuple):
     arrived: float  # when it was accepted, by the handler's clock
     entry: str  # its place in the stream
     life: int  # of the handler; another one begins when a checkpoint is restored
+    told: Applied | None = None  # it is done again: what was answered the first time
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class CommandConfig:
     Attributes:
         window: commands whose outcome is remembered; a copy that comes later is done again.
         capacity: commands that wait at most; more are refused as overloaded.
+        earlier: of those that had come before the run went on; more wait in their stream.
         stride: see `FairQueue`.
         timeout_s: after which a command that still waits is refused as expired, seconds.
         batch: entries that are read at a time.
@@ -85,6 +91,7 @@ class CommandConfig:
 
     window: int = 65_536
     capacity: int = 4096
+    earlier: int = 65_536
     stride: int = 64
     timeout_s: float = 3600.0
     batch: int = 256
@@ -147,6 +154,8 @@ class CommandHandler:
         # entries that are not done, in order, and whether they are in the stream
         self._open: OrderedDict[str, bool] = OrderedDict()
         self._keys: dict[MessageKey, float] = {}  # accepted and not done: when they were made
+        self._again = Again()
+        self._earlier = (0, 0)  # up to where entries had come before the run went on
         self._position = self._read = FIRST
         self._life = 0
         self._answers: deque[bytes] = deque()
@@ -157,22 +166,29 @@ class CommandHandler:
 
     # ------------------------------------------------------------------ the training thread
 
-    def take(self, count: int = 1 << 30) -> list[Request]:
+    def take(self, count: int = 1 << 30, *, moment: Moment | None = None) -> list[Request]:
         """Take the next commands; never waits. None while the handler is held.
 
         `handler.held = True` while a checkpoint restores: what comes then is accepted and applied
         after it.
+
+        Args:
+            count: of new ones, at most.
+            moment: milestones and steps of the run; what is done again is taken at the moments of
+                the first time. None takes all of it.
         """
         with self._lock:
             if self.held:
                 return []
-            return [self._queue.pop() for _ in range(min(count, len(self._queue)))]
+            new = [self._queue.pop() for _ in range(min(count, len(self._queue)))]
+            return [*self._again.take(moment), *new]
 
     def settle(self, request: Request, outcome: Outcome) -> None:
         """Say what became of a command; its second acknowledgement is on its way then."""
         with self._lock:
             if request.life == self._life:  # else it is read, and taken, again
-                self._settle(request.key, request.entry, outcome)
+                known = request.told is not None and isinstance(outcome, Applied)
+                self._settle(request.key, request.entry, outcome, known=known)
         self._wake_up()
 
     def state_dict(self) -> dict[str, Any]:
@@ -192,6 +208,7 @@ class CommandHandler:
             self._life += 1
             self._done.load_state_dict(done)
             self._queue = FairQueue(self._config.stride)
+            self._again.clear()
             self._open.clear()
             self._keys.clear()
             self._position = self._read = str(state["position"])
@@ -204,9 +221,27 @@ class CommandHandler:
     @property
     def waiting(self) -> int:
         """Commands that were accepted and not taken."""
-        return len(self._queue)
+        return len(self._queue) + len(self._again)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all was read, or as much as may wait, that had come before the run went on."""
+        return position(self._read) >= self._earlier or self.waiting >= self._config.earlier
 
     # ------------------------------------------------------------------ the event loop
+
+    async def look_at_earlier(self) -> None:
+        """Learn what was asked, and answered, behind the position that was loaded; before `run`.
+
+        What was answered as applied is done again, at the moment of the first time; what was refused stays so. Where commands are signed answers
+        are not, and everything is decided anew.
+
+        Raises:
+            BusError: the bus is away.
+        """
+        self._earlier = position((await self._client.info(self._stream)).last)
+        if self._verify is None and not self.caught_up:
+            self._again.know(await answers_since(self._client, self._replies, self._position))
 
     async def run(self) -> None:
         """Read and answer until `stop`; then send the answers there are.
@@ -224,7 +259,10 @@ class CommandHandler:
                 for delivery in deliveries:
                     await self._handle(delivery, life)
                 if not deliveries and not self._stopping:
+                    self._earlier = (0, 0)  # the rest of it was trimmed
                     await self.outages.through(self._look_back)
+                if self._earlier <= position(self._read):
+                    self._again.know({})
                 self._expire()
         finally:
             self.stop()
@@ -259,7 +297,10 @@ class CommandHandler:
     async def _handle(self, delivery: Delivery, life: int) -> None:
         """Take one entry of the stream, if no checkpoint was restored since it was read."""
         found: Envelope | Exception
-        if self._limiter is not None:
+        if self._is_earlier(delivery.id):
+            while self.waiting >= self._config.earlier and not self._stopping:
+                await asyncio.sleep(_ROOM_S)
+        elif self._limiter is not None:
             await self._limiter.acquire()
         try:
             read = await self.outages.through(lambda: self._claims.read(delivery.payload))
@@ -282,8 +323,11 @@ class CommandHandler:
             self._stream,
             after=self._read,
             count=self._config.batch,
-            wait_s=self._config.wait_s,
+            wait_s=self._config.wait_s if position(self._read) >= self._earlier else 0.0,
         )
+
+    def _is_earlier(self, entry: str) -> bool:
+        return position(entry) <= self._earlier
 
     async def _look_back(self) -> None:
         """Where the stream ends before what was read of it, it was lost: read from its beginning.
@@ -316,15 +360,30 @@ class CommandHandler:
         elif not isinstance(command, Command):
             detail = f"{type(command).__name__} is no command"
             self._settle(key, entry, self._refused("malformed", detail))
-        elif (refused := self._refusal(command)) is not None:
+        elif (told := self._again.told(key.id)) is not None:
+            self._do_again(key, entry, command, envelope.time, told)
+        elif (refused := self._refusal(command, entry)) is not None:
             self._settle(key, entry, refused)
         else:
             self._accept(key, entry, command, envelope.time)
 
-    def _refusal(self, command: Command) -> Refused | None:
+    def _do_again(
+        self, key: MessageKey, entry: str, command: Command, made: float, told: Outcome
+    ) -> None:
+        if isinstance(told, Applied) and not isinstance(command, Query | Checkpoint):
+            self._keys[key] = made
+            request = Request(key, command, self._clock(), entry, self._life, told)
+            self._again.put(request, (told.milestone, told.step))
+        else:
+            self._done.remember(key, told)
+            self._close(entry)
+
+    def _refusal(self, command: Command, entry: str) -> Refused | None:
         if command.expires is not None and command.expires < self._clock():
             return self._refused("expired", "it came after its time")
-        if len(self._queue) >= self._config.capacity:
+        if self._is_earlier(entry) and len(self._again):
+            return None  # what is legal then is not known yet
+        if len(self._queue) >= self._config.capacity and not self._is_earlier(entry):
             return self._refused("overloaded", f"{len(self._queue)} commands wait: send it later")
         try:
             return self.check(command)
@@ -335,14 +394,20 @@ class CommandHandler:
         given = command.priority
         priority = PRIORITIES[type(command).__name__] if given is None else given
         now = self._clock()
-        before = self._queue.put(Request(key, command, now, entry, self._life), priority)
+        request = Request(key, command, now, entry, self._life)
+        if self._is_earlier(entry) and len(self._again):
+            before = self._again.put(request, None)
+        else:
+            before = self._queue.put(request, priority)
         self._keys[key] = made
         self.accepted += 1
         self._observe("accepted", max(0.0, now - made))
         self._say(key.id, Accepted(run=self._run, waiting=before))
 
-    def _settle(self, key: MessageKey, entry: str, outcome: Outcome) -> None:
-        """Remember and answer; the lock is held."""
+    def _settle(
+        self, key: MessageKey, entry: str, outcome: Outcome, *, known: bool = False
+    ) -> None:
+        """Remember, and answer what is not known; the lock is held."""
         if entry not in self._open:  # the state was loaded meanwhile: it is read again
             return
         made = self._keys.pop(key, None)
@@ -352,7 +417,8 @@ class CommandHandler:
         else:
             self.applied += 1
             self._observe("applied", max(0.0, self._clock() - (made or self._clock())))
-        self._say(key.id, outcome)
+        if not known:
+            self._say(key.id, outcome)
         self._close(entry)
 
     def _close(self, entry: str) -> None:

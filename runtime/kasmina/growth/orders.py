@@ -51,6 +51,7 @@ class Orders:
             for path, site in self._garden.sites.items()
         }
         self._noted = -1
+        self._moment = self.moment()
         self.look()
 
     # ------------------------------------------------------------------ any thread
@@ -103,6 +104,7 @@ class Orders:
     def carry_out(self, command: types.Command) -> Applied | Refused | Status:
         """Do what a command asks, wholly or not at all, and say what became of it."""
         self.look()
+        self._moment = self.moment()  # before it, as it may take the run back itself
         if (refused := self.check(command)) is not None:
             return refused
         match command:
@@ -119,13 +121,18 @@ class Orders:
                 return self._status(what, None if target is None else self._rows(target))
         return self._no("failed", f"nothing here carries out {type(command).__name__}")
 
-    def done(self, rows: Sequence[int] = (), detail: str = "") -> Applied:
+    def done(
+        self, rows: Sequence[int] = (), detail: str = "", moment: Mapping[str, int] | None = None
+    ) -> Applied:
         """The answer that a command was carried out, for some rows."""
-        clock = self._gardener.clock
         seeds = tuple(self._address(row) for row in rows[:MOST_SEEDS])
-        return Applied(
-            run=self._run, epoch=clock.epoch, step=clock.step, seeds=seeds, detail=detail[:4096]
-        )
+        at = self._moment if moment is None else moment
+        return Applied(run=self._run, **at, seeds=seeds, detail=detail[:4096])
+
+    def moment(self) -> dict[str, int]:
+        """Where the run is, as an `Applied` tells it; from any thread."""
+        clock, milestone = self._gardener.clock, self._gardener.milestones
+        return {"epoch": clock.epoch, "step": clock.step, "milestone": milestone}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""

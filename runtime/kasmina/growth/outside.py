@@ -195,11 +195,11 @@ class Outside:
 
     def _saved(self, checkpoint: str) -> Outcome:
         assert self._orders is not None
-        return self._orders.done(detail=f"checkpoint {checkpoint}")
+        return self._orders.done((), f"checkpoint {checkpoint}", self._orders.moment())
 
     def _obey(self) -> None:
         """One by one, so that a checkpoint never holds half of what was asked."""
-        assert self._orders is not None
+        assert self._gardener is not None and self._orders is not None
         if not self._serving.lease.held:
             return  # somebody else may be the run by now; what waits is looked at when it is sure
         while self._proved:
@@ -208,8 +208,10 @@ class Outside:
                 self.handler.settle(request, self._carried_out(request.command))
             else:
                 self._refuse(request, "property", broken.what, witness=broken.witness[:256])
-        for request in self.handler.take():
-            if isinstance(request.command, types.SetLimit) and self._prove is not None:
+        gardener = self._gardener
+        for request in self.handler.take(moment=(gardener.milestones, gardener.clock.step)):
+            proved = self._prove is None or request.told is not None
+            if isinstance(request.command, types.SetLimit) and not proved:
                 self._ask_for_proof(request, request.command)
             elif isinstance(request.command, types.Checkpoint) and self._serving.durable.keeps:
                 self._serving.durable.save(request)

@@ -37,6 +37,7 @@ from kasmina_generated.messages import types, wire
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1  # between two looks for a checkpoint that somebody waits for
+CATCH_UP_S = 0.002  # between two looks whether all that came before was read
 IDLE_S = 1.0  # and between two where nobody does
 OBSERVATIONS = 64  # that the stream keeps
 AT_ONCE = 16  # observations that wait to be sent; the newest count
@@ -206,15 +207,15 @@ class Serving:
             async with asyncio.timeout(self.config.start_s):
                 await self._commands.info(self._streams.commands)  # somebody answers
             await self.lease.take(self._beat)
-            if fresh:
-                await self._forget_earlier()
+            await (self._forget_earlier() if fresh else self.handler.look_at_earlier())
             self._loop = asyncio.get_running_loop()
-            ready.set_result(None)
             beside = [asyncio.create_task(work) for work in (self._live(), self._look_after())]
             serving = [self.handler.run(), self.telemetry.run()]
             if self.events is not None:
                 serving.append(self.events.run())
             tasks = [asyncio.create_task(work) for work in serving]
+            await self._catch_up()
+            ready.set_result(None)
             try:
                 await self._until_stopped(tasks, beside)
             finally:
@@ -248,6 +249,12 @@ class Serving:
             milliseconds, number = position(info.last)
             await self._commands.trim(self._streams.commands, before=f"{milliseconds}-{number + 1}")
             self.handler.load_state_dict({"position": info.last, "done": []})
+
+    async def _catch_up(self) -> None:
+        """Let no step be made before it is known what is done again at which."""
+        end = asyncio.get_running_loop().time() + self.config.start_s
+        while not self.handler.caught_up and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(CATCH_UP_S)
 
     def _beat(self, lease: float | None = None) -> types.Heartbeat:
         lease = self.config.lease_s if lease is None else lease

@@ -14,6 +14,7 @@ from kasmina.bus.commands import CommandConfig, CommandHandler, Request
 from kasmina.bus.errors import BusRejected, BusUnavailable
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.retry import Backoff
+from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
 from kasmina_generated.messages.types import (
@@ -21,6 +22,7 @@ from kasmina_generated.messages.types import (
     Applied,
     Body,
     Cancel,
+    Checkpoint,
     Command,
     Germinate,
     Heartbeat,
@@ -32,6 +34,7 @@ from kasmina_generated.messages.types import (
 from tests.runtime.bus.virtual import now, run
 
 RUN = "digits-7"
+KEY = Key("key", bytes(range(32)))
 
 
 def clock() -> float:
@@ -527,6 +530,176 @@ def test_fuzzed_commands_are_each_answered_and_stop_nobody() -> None:
         await asyncio.sleep(1)
         assert len(await desk.replies(id_)) == 1
         handler.stop()
+        await task
+
+    run(main())
+
+
+async def resumed(desk: Desk, state: dict[str, Any], **settings: Any) -> asyncio.Task[None]:
+    """Another life of the handler, from a checkpoint."""
+    desk.handler = desk.another(**settings)
+    desk.handler.load_state_dict(state)
+    await desk.handler.look_at_earlier()
+    task = await started(desk)
+    assert desk.handler.caught_up
+    return task
+
+
+async def killed(task: asyncio.Task[None]) -> None:
+    """As by kill -9: nothing is drained."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_what_was_answered_is_done_again_at_its_moment_and_nothing_else() -> None:
+    """Applied: again, at the step of the first time, unasked and unanswered; refused: not at all."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        state = desk.handler.state_dict()
+        late = germinate(1, expires=clock() + 5)  # is over when it is done again
+        some: list[Body] = [late, germinate(99), germinate(2), Checkpoint(run=RUN)]
+        for number, body in enumerate([*some, germinate(3), germinate(4)]):
+            await desk.send(body, f"id {number}")
+        await asyncio.sleep(0.1)
+        first, second, third, last, _ = desk.handler.take()
+        assert isinstance(first.command, Checkpoint)  # it is more urgent
+        assert (slot(second), slot(third), slot(last)) == (1, 2, 3)
+        desk.handler.settle(second, applied(300, milestone=1))
+        desk.handler.settle(third, applied(260, milestone=2))  # after a rewind
+        desk.handler.settle(first, applied(260, milestone=2, detail="checkpoint 7"))
+        desk.handler.settle(last, Refused(run=RUN, reason="guard", detail="no room"))
+        await asyncio.sleep(1)
+        before = await desk.replies()
+        await killed(task)
+        await asyncio.sleep(10)
+
+        task = await resumed(desk, state)
+        await desk.send(germinate(5), "id 6")
+        await asyncio.sleep(0.1)
+        assert desk.handler.waiting == 4
+        assert [slot(each) for each in desk.handler.take(moment=(0, 900))] == [5]  # is new
+        assert desk.handler.take(moment=(1, 299)) == []
+        (again,) = desk.handler.take(moment=(1, 300))
+        assert slot(again) == 1
+        assert desk.handler.take(moment=(1, 900)) == []
+        then, unanswered = desk.handler.take(moment=(2, 260))
+        assert (slot(then), slot(unanswered)) == (2, 4)
+        assert again.told == applied(300, milestone=1)
+        assert unanswered.told is None
+        for each in (again, then, unanswered):
+            desk.handler.settle(each, applied(1))
+        await asyncio.sleep(1)
+        after = (await desk.replies())[len(before) :]
+        assert after == [
+            Accepted(run=RUN, waiting=2),  # the unanswered one, behind two
+            Accepted(run=RUN, waiting=0),  # the new one
+            applied(1),
+        ]
+        assert position(desk.handler.position) < position((await desk.bus.info("commands")).last)
+        await desk.send(germinate(99), "id 1")  # a copy of what was refused
+        await asyncio.sleep(1)
+        assert (await desk.replies())[-1] == legal(germinate(99))
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_an_outcome_that_differs_the_second_time_is_told() -> None:
+    """Whoever was told that it is applied hears that it is not any more."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        state = desk.handler.state_dict()
+        await desk.send(germinate(1), "id")
+        await asyncio.sleep(0.1)
+        (request,) = desk.handler.take()
+        desk.handler.settle(request, applied(3))
+        await asyncio.sleep(0.1)
+        await killed(task)
+        task = await resumed(desk, state)
+        refused = Refused(run=RUN, reason="guard", detail="another machine")
+        desk.handler.settle(desk.handler.take(moment=(0, 3))[0], refused)
+        await asyncio.sleep(0.1)
+        assert (await desk.replies("id"))[-2:] == [applied(3), refused]
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_more_than_may_wait_is_read_again_without_a_refusal() -> None:
+    """What had come before the run went on is never too much; of what is new the rest is refused."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        state = desk.handler.state_dict()
+        for number in range(50):
+            await desk.send(germinate(number), f"id {number}")
+        await asyncio.sleep(0.1)
+        for request in desk.handler.take():
+            desk.handler.settle(request, applied(slot(request)))
+        for number in range(50, 60):  # not answered: killed before
+            await desk.send(germinate(number), f"id {number}")
+        await killed(task)
+
+        task = await resumed(desk, state, capacity=4, earlier=20, batch=7)
+        assert 20 <= desk.handler.waiting < 50  # the others wait in the stream
+        done: list[int] = []
+        while len(done) < 60:
+            for request in desk.handler.take(moment=(0, 1000)):
+                done.append(slot(request))
+                desk.handler.settle(request, applied(slot(request)))
+            await asyncio.sleep(0.01)
+        assert done == list(range(60))
+        assert desk.handler.refused == 0
+        for number in range(6):
+            await desk.send(germinate(number), f"new {number}")
+        await asyncio.sleep(0.1)
+        assert (desk.handler.waiting, desk.handler.refused) == (4, 2)
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_a_stream_that_was_trimmed_keeps_nobody_waiting() -> None:
+    """Nothing of what had come is there: the run has caught up at once."""
+
+    async def main() -> None:
+        desk = Desk()
+        state = desk.handler.state_dict()
+        await desk.send(germinate(1), "id")
+        await desk.bus.trim("commands", before="9" * 15)
+        desk.handler.load_state_dict(state)
+        await desk.handler.look_at_earlier()
+        assert not desk.handler.caught_up
+        task = await started(desk)
+        assert desk.handler.caught_up
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_where_commands_are_signed_answers_prove_nothing() -> None:
+    """Whoever can write to the bus could forge them: everything is decided anew."""
+
+    async def main() -> None:
+        desk, signer = Desk(), Signer(KEY)
+        sign = signer(desk.sender(germinate(1), id="id"))
+        await desk.bus.publish("commands", wire.encode(sign))
+        forged = Refused(run=RUN, reason="guard", detail="forged")
+        await desk.bus.publish("replies", wire.encode(desk.sender(forged, correlation="id")))
+        desk.handler._verify = Verifier((KEY,))
+        await desk.handler.look_at_earlier()
+        task = await started(desk)
+        assert [slot(each) for each in desk.handler.take()] == [1]
+        desk.handler.stop()
         await task
 
     run(main())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from kasmina.bus.in_process import InProcessBus
@@ -19,11 +20,12 @@ from kasmina.bus.names import streams_of
 from kasmina.bus.operator import Answer, Operator
 from kasmina.bus.stamping import Stamp
 from kasmina.growth import Observation, Proposal
-from kasmina.growth.outside import Outside, OutsideConfig
+from kasmina.growth.outside import Broken, Outside, OutsideConfig
+from kasmina.growth.saving import Keeper
 from kasmina.growth.telling import observed_of, seen_of
 from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types, wire
-from tests.runtime.growth.gardens import Bed
+from tests.runtime.growth.gardens import Bed, assert_same
 
 SEED = types.Target(site=".", slot=1)
 
@@ -200,3 +202,62 @@ def test_commands_wait_while_it_is_not_sure_whose_the_name_is(here: Here) -> Non
     assert not asked.done()
     here.until(asked.done)  # after the next sign of life
     assert isinstance(asked.result(), types.Applied)
+
+
+def keeper() -> Keeper:
+    """One whose checkpoints are not on the disk yet, so that no command leaves its stream."""
+    found = Keeper.__new__(Keeper)
+    found._steps = 1
+    found.names = list  # type: ignore[method-assign]
+    return found
+
+
+def test_a_run_that_goes_on_comes_to_where_it_had_been() -> None:
+    """Commands that were applied after its checkpoint are applied at the same steps as before.
+
+    The seed that was cancelled in TRAINING was dormant at the checkpoint, where no cancel is legal;
+    the germination that was refused then would be legal at the checkpoint.
+    """
+    bus, beds = InProcessBus(), (Bed(), Bed())
+    told: list[list[tuple[int, list[str]]]] = []
+
+    def life(bed: Bed, outside: Outside, until: int, asks: Mapping[int, types.Command]) -> None:
+        seen = []
+        torch.manual_seed(0)  # of the host's dropout
+        with ThreadPoolExecutor(1) as asking:
+            while bed.gardener.clock.step < until:
+                bed.batch()
+                if bed.gardener.clock.step % 4 == 0:
+                    bed.gardener.tick()
+                command = asks.get(bed.gardener.clock.step)
+                if command is not None:
+                    work = Operator(bus.peer()).ask(command, timeout_s=20)
+                    asked = asking.submit(asyncio.run, work)
+                    while not asked.done():
+                        outside.after_step()
+                        time.sleep(0.001)
+                outside.after_step()
+                seen.append((bed.gardener.clock.step, bed.states))
+        told.append(seen)
+
+    first = Outside("test", bus.peer)
+    first.start(beds[0].gardener, keeper(), fresh=True)
+    state = first.state_dict()
+    germinating = types.Germinate(run="test", target=SEED)
+    asks: dict[int, types.Command] = {
+        2: types.SetLimit(run="test", name="max_training", value=7),
+        5: germinating,
+        13: germinating,  # refused: it trains
+        18: types.Cancel(run="test", target=SEED),
+    }
+    life(beds[0], first, 20, asks)
+    assert "TRAINING" in {states[1] for _, states in told[0]}
+    first.close()  # nothing of it is lost by a kill, either: answers were published
+    second = Outside("test", bus.peer, prove=lambda limits: Broken("it was proved the first time"))
+    second.load_state_dict(state)
+    second.start(beds[1].gardener, keeper(), fresh=False)
+    life(beds[1], second, 20, {})
+    assert told[1] == told[0]
+    assert beds[1].gardener.limits["max_training"] == 7
+    assert_same(beds[0].model.state_dict(), beds[1].model.state_dict())
+    second.close()
