@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SIGNALLED = 128  # and the signal's number: what a shell reports of a program that a signal ended
 RUNS = Path("runs")
-DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 10, "controller": "tamiyo"}
+DEFAULTS = {"seed": 0, "compare": False, "limits": {}, "every": 10, **resuming.SINCE}
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -65,6 +65,7 @@ def grow(
     bus: Annotated[str | None, Parameter(env_var="KASMINA_BUS")] = None,
     bus_key: Path | None = None,
     controller: Literal["tamiyo", "bus"] | None = None,
+    strategy: str | None = None,
 ) -> int:
     """Train a network and let it grow meanwhile.
 
@@ -92,6 +93,9 @@ def grow(
         bus_key: file of keys (`kasmina bus key FILE`): take commands only from who knows one.
         controller: who decides: tamiyo in the process, or bus for who listens there, as
             `kasmina tamiyo` does.
+        strategy: how a graft's factor rises from 0 to 1: linear, cosine, drift_controlled, momentum,
+            adaptive, performance_linked, one of your own, or learned: the run finds out which
+            serves it best.
 
     Returns:
         0, or 130 where Ctrl-C and 143 where SIGTERM ended the run in order.
@@ -108,6 +112,7 @@ def grow(
         "limits": _limits(set_) or None,
         "every": checkpoint_every,
         "controller": controller,
+        "strategy": strategy,
     }
     reach = Reached(bus, bus_key)
     console = Console(stderr=json, highlight=False)
@@ -149,6 +154,7 @@ def summary(result: RunResult) -> dict[str, Any]:
 def _job(options: dict[str, Any]) -> tuple[Task, GrowConfig]:
     """What to train and how, from the options of a run."""
     job = _task(options["task"], options["width"])
+    _check_strategy(options["strategy"])  # after the task, whose module may register some
     return job, _config(
         options["width"],
         options["budget"],
@@ -158,6 +164,15 @@ def _job(options: dict[str, Any]) -> tuple[Task, GrowConfig]:
         None if options["lifecycle"] is None else Path(options["lifecycle"]),
         options["limits"],
     )
+
+
+def _check_strategy(name: str) -> None:
+    from kasmina.grafting import StrategyError, strategy_number
+
+    try:
+        strategy_number(name)
+    except StrategyError as error:
+        raise UsageError(f"--strategy: {error}") from None
 
 
 def _known(value: Any) -> Any:
@@ -325,6 +340,7 @@ def _run(
                 controller=BusController(outside) if left else TamiyoController(),
                 log=log,
                 stop=lambda: stop() > 0,
+                gardening={"strategy": options["strategy"]},
                 saving=saving,
                 outside=outside,
             )

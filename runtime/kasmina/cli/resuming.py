@@ -27,8 +27,9 @@ OPTIONS = {  # of a run, in its marker: how each is typed
     "lifecycle": "--lifecycle",
     "limits": "--set",
     "controller": "--controller",
+    "strategy": "--strategy",
 }
-SINCE = {"controller": "tamiyo"}  # options that runs of earlier versions do not have
+SINCE = {"controller": "tamiyo", "strategy": "linear"}  # options that runs of earlier versions do not have
 COMPARISONS = 2  # of a run with --compare
 
 

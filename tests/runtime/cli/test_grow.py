@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from kasmina import cli
+from kasmina.grafting import GraftingStrategyRegistry
 from kasmina.observe.folder import CHECKPOINTS, FILES
 from kasmina.observe.log import read_log
 from tests.helpers import ROOT, run_cli
@@ -130,6 +131,19 @@ def test_limits_and_size_reach_the_run(here: Path) -> None:
     assert start["config"]["limits"]["max_cohort"] == 3
 
 
+def test_a_learned_strategy_reaches_the_run(here: Path) -> None:
+    """The first graft has one of the registered ones, which the log tells."""
+    words = "--task digits --epochs 28 --strategy learned --set training_patience=1 --out r"
+    assert cli.main(["grow", *words.split()]) == 0
+    chosen = [
+        event["strategy"]
+        for event in read_log(here / "r" / "events.jsonl")
+        if event.kind == "strategy"
+    ]
+    assert chosen
+    assert set(chosen) <= set(GraftingStrategyRegistry.names())
+
+
 def test_another_lifecycle_reaches_the_run(here: Path) -> None:
     """--lifecycle takes a generated package from anywhere; replay needs it again."""
     shutil.copytree(ROOT / "generated" / "kasmina_generated", here / "mine")
@@ -207,6 +221,17 @@ def test_what_cannot_be_is_told(
     assert captured.err == f"{message}\n"
     assert captured.out == ""
     assert not list((here / "runs").glob("*"))
+
+
+def test_a_strategy_that_is_not_there_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With those that are and the near one, before any run begins."""
+    assert cli.main(["grow", "--task", "digits", "--strategy", "cosin"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("--strategy: unknown grafting strategy 'cosin'; known: linear, cosine, ")
+    assert told.endswith(", or 'learned'; did you mean 'cosine'?\n")
+    assert not (here / "runs").exists()
 
 
 def test_a_limit_that_is_not_there_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

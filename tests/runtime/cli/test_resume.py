@@ -86,6 +86,7 @@ def test_options_that_differ_are_told(here: Path, kasmina: Kasmina) -> None:
         "--epochs 5": f"--epochs is 5, but the run in r was started with 4{end}",
         "--budget 900": f"--budget is 900, but the run in r was started with none{end}",
         "--task digits": f"--task is digits, but the run in r was started with resumetask:line{end}",
+        "--strategy cosine": f"--strategy is cosine, but the run in r was started with linear{end}",
         "--compare": f"--compare is True, but the run in r was started with False{end}",
         "--out q": "--resume goes on in the run's own directory: leave --out and --force out\n",
     }.items():
