@@ -82,9 +82,11 @@ class Fixed(Tuning):
             direction: tiles[0] for direction, tiles in CANDIDATES.items()
         }
 
-    def tiles(self, direction: Direction, y: Tensor, chunks: int, rows: int | None = None) -> Tiles:
+    def tiles(
+        self, direction: Direction, y: Tensor, chunks: int, rows: int | None = None
+    ) -> tuple[Tiles, Tiles]:
         """See `Tuning`; the shape is of no account."""
-        return self.chosen[direction]
+        return self.chosen[direction], self.chosen["carry"]
 
 
 class Bench:

@@ -6,16 +6,19 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kasmina_generated.kernels import tiling
 from kasmina_generated.kernels.catalogue import DTYPES, MODES, TEXTS
-from kasmina_generated.kernels.sample import gather, new_measures, sample
-from kasmina_generated.kernels.tiling import Tiles
+from kasmina_generated.kernels.sample import gather, sample
+from kasmina_generated.kernels.tiling import Tiles, new_measures
 from tests.generated.chunks import (
     SMALL,
     UNTOUCHED,
@@ -189,6 +192,52 @@ def test_a_column_that_was_not_measured_leads_nowhere(left: float) -> None:
     gather(x, reached[: measures.numel()].view_as(measures), found)
     assert found[0].tolist() == found[2].tolist() == [24.0, 24.0, 2.0, 0.0]
     assert not found[1].isnan().any()
+
+
+class _At(NamedTuple):
+    """What a launch asks of a tensor."""
+
+    address: int
+    device: int = 0
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def get_device(self) -> int:
+        return self.device
+
+
+def test_a_launch_hands_on_addresses_where_triton_need_not_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it compiled runs again on aligned memory of the same device, and on nothing else."""
+    looked: list[tuple[object, ...]] = []
+    ran: list[tuple[object, ...]] = []
+
+    class Compiled:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *given: ran.append(given)
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Compiled]:
+            def run(*given: object, **constants: object) -> Compiled:
+                looked.append(given)
+                return Compiled()
+
+            return run
+
+    monkeypatch.setattr(tiling, "INTERPRETED", False)
+    launch: Any = tiling.Launch(Kernel(), (3,), (7,), {"C": 8}, {"num_warps": 4})
+    odd, even, foreign = _At(24), _At(32), _At(64, device=-1)
+    launch(odd, None)
+    launch(even, None)
+    assert looked == [(odd, None, 7), (even, None, 7)] and not ran
+    launch(_At(48), None)
+    assert ran == [(48, None, 7, 8)]
+    launch(odd, None)
+    launch(even, foreign)
+    assert looked[2:] == [(odd, None, 7), (even, foreign, 7)]
+    assert len(ran) == 1
 
 
 def test_no_kernel_asks_the_host() -> None:

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 016fc62ea7d9ec7293e79519fca3473a
+# body: f2beb9285d163c40ebfade5a4b181ade
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -145,8 +145,8 @@ class Launch:
     """A kernel with all that is not a tensor: `launch(*tensors)` runs it.
 
     Triton looks at each argument of each call to find what was compiled for such arguments; for
-    tensors of the same dtypes and addresses that are multiples of 16 it is what the first call
-    found. It then costs the host a third.
+    tensors of the same dtypes, on the same device, at addresses that are multiples of 16 it is what
+    the first call found. It then costs the host a third.
 
     Args:
         kernel: Takes tensors, then numbers, then constants.
@@ -168,17 +168,30 @@ class Launch:
         self._grid, self._constants = (*grid, 1, 1)[:3], constants
         self._tail = (*numbers, *constants.values())
         self._run: Any = None
+        self._device: int | None = None
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """Launch it on the current stream."""
-        aligned = not any(t is not None and t.data_ptr() & 15 for t in tensors)
-        if aligned and self._run is not None:
-            self._run(*tensors, *self._tail)
+        bits, device = 0, self._device
+        addresses: list[int | None] = []
+        for tensor in tensors:
+            if tensor is None:
+                addresses.append(None)
+                continue
+            address = tensor.data_ptr()
+            addresses.append(address)
+            bits |= address
+            if tensor.get_device() != device:
+                device = None  # let Triton look, and refuse what no kernel can reach
+        aligned = not bits & 15
+        if aligned and device is not None:
+            self._run(*addresses, *self._tail)
             return
         run = self._kernel[self._grid]
         compiled = run(*tensors, *self._numbers, **self._constants, **self._options)
         if aligned and not INTERPRETED:
             self._run = compiled[self._grid]
+            self._device = next(t.get_device() for t in tensors if t is not None)
 
 
 def new_measures(x: Tensor) -> Tensor:

@@ -127,11 +127,18 @@ def _launching() -> Any:
     return launch
 
 
+@cache
+def _several_devices() -> bool:
+    return torch.cuda.device_count() > 1
+
+
 def on_its_device(function: Callable[P, R]) -> Callable[P, R]:
     """Launch what a function launches on the device of its first tensor, whichever is current."""
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not _several_devices():  # to enter and leave one costs a small pass a tenth of its time
+            return function(*args, **kwargs)
         first = next(each for each in args if isinstance(each, Tensor))
         with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
             return function(*args, **kwargs)

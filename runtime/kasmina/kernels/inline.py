@@ -195,7 +195,7 @@ class Launches:
             )
             for number in kernels
         }
-        self._tuning = Tuning(device)
+        self._tuning, self._seeds = Tuning(device), seeds
         self._rows: int | None = None
 
     def select(self, slots: Mapping[int, Tensor]) -> None:
@@ -207,8 +207,8 @@ class Launches:
             if chosen is not None:
                 order[: len(chosen)] = chosen
 
-    def _tiles(self, direction: Direction, y: Tensor, chunks: int) -> Tiles:
-        return self._tuning.tiles(direction, y, chunks, self._rows)
+    def _tiles(self, direction: Direction, y: Tensor) -> tuple[Tiles, Tiles]:
+        return self._tuning.tiles(direction, y, self._seeds, self._rows)
 
     def trial(self, columns: Columns, slots: Mapping[int, Tensor], rows: int) -> Launches:
         """The same kernels on other seeds, with the tiles of so many rows, whatever comes."""
@@ -246,7 +246,7 @@ class Launches:
     @on_its_device
     def measure(self, y: Tensor, sample: Tensor) -> None:
         """Write the sample of `y` `[N, F]`, as `forward` does; nothing else is written."""
-        self._sampler.sample(y, sample, tiles=self._tiles("carry", y, len(sample)))
+        self._sampler.sample(y, sample, tiles=self._tiles("carry", y)[0])
 
     @on_its_device
     def forward(
@@ -269,16 +269,13 @@ class Launches:
             sample: float32 `[S, 4]` for sum, sum of squares, maximum (NaN where there is one) and
                 number of non-finite elements of each chunk of `out`; None for no telemetry.
         """
-        tiles = self._tiles("forward" if sample is None else "sampled", y, len(alpha))
-        carried = self._tiles("carry", y, len(alpha))
-        if not self.numbers and out is not y:
-            out.copy_(y)
-        if not self.numbers and sample is not None:
-            self.measure(y, sample)
-        measured = sample is not None and bool(self.numbers)
-        measures = self._sampler.new_measures(y) if measured else None
+        if not self.numbers:
+            self._idle(y, out, sample)
+            return
+        tiles, others = self._tiles("forward" if sample is None else "sampled", y)
+        measures = None if sample is None else self._sampler.new_measures(y)
+        carried = others if out is not y or measures is not None else None
         for number in self.numbers:
-            first = number == self.numbers[0] and (out is not y or measured)
             self._kernels[number].forward(
                 y,
                 out,
@@ -291,10 +288,18 @@ class Launches:
                 *self._lists[number],
                 replace=self._replace,
                 tiles=tiles,
-                carried=carried if first else None,
+                carried=carried,
             )
+            carried = None  # the first one has done it
         if measures is not None:
             self._sampler.gather(out, measures, sample)
+
+    def _idle(self, y: Tensor, out: Tensor, sample: Tensor | None) -> None:
+        """`forward` where nothing is mixed in."""
+        if out is not y:
+            out.copy_(y)
+        if sample is not None:
+            self.measure(y, sample)
 
     def again(self, y: Tensor, alpha: Tensor, stacks: Stacks) -> None:
         """See `Way`; the kernels keep nothing."""
@@ -302,8 +307,7 @@ class Launches:
     @on_its_device
     def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
         """See `Way`."""
-        tiles = self._tiles("backward", y, len(alpha))
-        carried = self._tiles("carry", y, len(alpha))
+        tiles, carried = self._tiles("backward", y)
         to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device) if self.numbers else g.clone()
         to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers})
         for number in self.numbers:
@@ -460,7 +464,7 @@ class _Pass(Function):
         sample: Tensor | None,
         *parameters: Tensor,
     ) -> Tensor:
-        out = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+        out = torch.empty_like(y, memory_format=torch.contiguous_format)
         ctx.kept = way.forward(y, out, alpha, stacks, True, sample)
         ctx.save_for_backward(*way.reads(y, alpha, *parameters))  # torch tells if one changes
         ctx.way, ctx.alpha, ctx.stacks = way, alpha, stacks

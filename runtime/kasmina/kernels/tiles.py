@@ -156,20 +156,28 @@ class Tuning:
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._known: dict[tuple[Direction, int, int, int], Tiles] = {}
+        self._known: dict[tuple[Direction, int, int, torch.dtype], tuple[Tiles, Tiles]] = {}
 
-    def tiles(self, direction: Direction, y: Tensor, chunks: int, rows: int | None = None) -> Tiles:
+    def tiles(
+        self, direction: Direction, y: Tensor, chunks: int, rows: int | None = None
+    ) -> tuple[Tiles, Tiles]:
         """For a tensor `[N, F]` that is cut into `chunks`, as if it had so many rows.
 
         All row counts of one doubling have the same tiles, whichever comes first: so the same
         inputs give the same bits.
+
+        Returns:
+            The tiles of the direction, and those of what a launch of it carries over.
         """
-        doubling = (len(y) if rows is None else rows).bit_length()
-        features, size = y.shape[1], y.element_size()
-        key = (direction, doubling, features, size)
-        if key not in self._known:
-            width = -(-features // chunks)
-            self._known[key] = nearest(
-                self._gpu, direction, (1 << doubling) >> 1, chunks, width, size
-            )
-        return self._known[key]
+        height, features = y.shape
+        doubling = (height if rows is None else rows).bit_length()
+        key = (direction, doubling, features, y.dtype)
+        found = self._known.get(key)
+        if found is None:
+            shape = ((1 << doubling) >> 1, chunks, -(-features // chunks), y.element_size())
+            ours, carried = (nearest(self._gpu, each, *shape) for each in (direction, _CARRY))
+            self._known[key] = found = ours, carried
+        return found
+
+
+_CARRY: Direction = "carry"

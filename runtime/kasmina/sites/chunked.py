@@ -162,16 +162,22 @@ class InlineSite(SiteLayer):
 
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
         columns, stacks = seed_rows(y, self.shape), self.stacks()
+        way = self._way(columns, captured)
+        measured = self._measured if due and way.samples else None
         if torch.is_grad_enabled():
-            way = self._way(columns, captured)
-            measured = self._measured if due and way.samples else None
-            out = passed(columns, self.alpha, way, stacks, measured).view(y.shape)
-            self._told(out, measured, due)
-            return out
-        mine = self._fresh and not captured and self._recorder is None and y.is_contiguous()
-        out = y if mine else torch.empty(y.shape, dtype=y.dtype, device=y.device)
-        self._write(y, x, self.alpha, stacks, out, captured, due)
+            out = passed(columns, self.alpha, way, stacks, measured)
+        else:
+            out = columns if self._is_mine(y, captured) else _like(columns)
+            way.forward(columns, out, self.alpha, stacks, False, measured)
+        if columns is not y:
+            out = y if out is columns else out.view(y.shape)
+        if due:
+            self._told(out, measured)
         return out
+
+    def _is_mine(self, y: Tensor, captured: bool) -> bool:
+        """Whether nobody else can hold what the host returned."""
+        return self._fresh and not captured and self._recorder is None and y.is_contiguous()
 
     def _write(
         self,
@@ -188,7 +194,8 @@ class InlineSite(SiteLayer):
         way = self._way(columns, captured)
         measured = self._measured if due and way.samples else None
         way.forward(columns, to, alpha, stacks, grad=False, sample=measured)
-        self._told(out, measured, due)
+        if due:
+            self._told(out, measured)
 
     def _gradients(
         self,
@@ -205,11 +212,11 @@ class InlineSite(SiteLayer):
         pulled = way.backward(g, columns, kept, alpha, stacks)
         return Gradients(pulled.y.view(y.shape), None, pulled.alpha, every_gradient(pulled, stacks))
 
-    def _told(self, out: Tensor, measured: Tensor | None, due: bool) -> None:
+    def _told(self, out: Tensor, measured: Tensor | None) -> None:
         """Keep the sample that a pass has written, or take one where it has not."""
         if measured is not None:
             self._sample = ChunkSample(measured, out.numel() // self.shape.d_out)
-        elif due:
+        else:
             self._measure(out)
 
     def _measure(self, y: Tensor) -> None:
@@ -236,3 +243,7 @@ class InlineSite(SiteLayer):
         if isinstance(self._sample, ChunkSample):
             return self._sample.telemetry(self.valid.sum(1))
         return by_chunk(self._sample, self.columns, self.valid)
+
+
+def _like(y: Tensor) -> Tensor:
+    return torch.empty_like(y, memory_format=torch.contiguous_format)

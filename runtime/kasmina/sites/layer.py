@@ -98,7 +98,7 @@ class SiteLayer(Traced):
 
     def _arrive(self, device: torch.device) -> None:
         """Begin on a device, without a plan."""
-        self._fingerprint = b""
+        self._fingerprint, self._device = b"", self.alpha.device
         self._forget(device)
         own = slice(self.first_row, self.first_row + self.n_seeds)
         names = ("blueprint_id", "blueprint_slot")
@@ -227,10 +227,10 @@ class SiteLayer(Traced):
         if self._quiet and not captured:
             self._measure(y)
             return output
-        if y.device != self.alpha.device:
+        if y.device != self._device:
             raise SiteError(
                 f"site {self.path!r}: the host's output is on {y.device}, its seeds are on "
-                f"{self.alpha.device}; move the whole model, as model.to(device) does"
+                f"{self._device}; move the whole model, as model.to(device) does"
             )
         due = self._sampler.due() or (captured and self.sample_every > 0)
         grown = y
@@ -238,12 +238,22 @@ class SiteLayer(Traced):
             grown = self._grown(x, y, captured, due)
         elif due:
             self._measure(y)
-        grown, grad = self._rooted(grown), torch.is_grad_enabled()
-        again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
-        if not again or self._blind:
-            self._observe(y if x is None else x, grown, grad)
-        self._blind = not again and not grad  # as the first pass of a reentrant checkpoint is
+        if self._watched:
+            grown = self._shown(y if x is None else x, grown)
         return output if grown is y else with_first(output, grown)
+
+    def _shown(self, read: Tensor, grown: Tensor) -> Tensor:
+        """What the site gives, as it goes on; whoever waits for it has seen it."""
+        grad = torch.is_grad_enabled()
+        again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
+        if grad:
+            grown = self._rooted(grown)
+            if not again or self._blind:
+                self._observe(read, grown, grad)
+        blind = not again and not grad  # as the first pass of a reentrant checkpoint is
+        if blind is not self._blind:  # a module's attributes are slow to write
+            self._blind = blind
+        return grown
 
     @abstractmethod
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:

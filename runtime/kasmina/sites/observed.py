@@ -29,7 +29,7 @@ class Observed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.plan = Plan()
-        self._quiet = True
+        self._quiet, self._watched = True, False
         self._sampler = Sampler(50)
         self._sample: Sample | ChunkSample
         self._capture = Capture()
@@ -41,7 +41,9 @@ class Observed(nn.Module):
         self._capture.clear()
 
     def _settle(self) -> None:
-        self._quiet = self.plan.is_dormant and self._recorder is None and not self.rootless
+        waited = self.rootless or bool(self.plan.shadow) or self._recorder is not None
+        self._watched = waited  # whether a pass must be shown to somebody
+        self._quiet = self.plan.is_dormant and not waited
         if not self.plan.shadow:
             self._capture.clear()
 
@@ -69,8 +71,7 @@ class Observed(nn.Module):
 
         Beside a frozen module, or one without parameters, seeds can learn all the same.
         """
-        wanted = self.rootless or bool(self.plan.shadow) or self._recorder is not None
-        if not wanted or y.requires_grad or not torch.is_grad_enabled():
+        if not self._watched or y.requires_grad or not torch.is_grad_enabled():
             return y
         if not y.is_floating_point():
             return y
