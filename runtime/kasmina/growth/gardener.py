@@ -178,12 +178,12 @@ class Gardener:
             StaleOptimizer: the optimizer does not hold a grown parameter any more.
         """
         value = float(loss.detach())
-        on_trial = self._effects.rewindable() and len(self._on_trial()) > 0
-        diverged = self._detector.batch(value, on_trial, self._loss_at_graft() if on_trial else 0.0)
+        before = self._before_graft
+        diverged = self._detector.batch(value, before is not None, before or 0.0)
         if diverged:
             self._diverged(value, diverged)
             return False
-        before = self.clock.step
+        step = self.clock.step
         gradient = self.garden.alpha_gradient() if "blend" in self._planes else None
         self._holdings.check(self.optimizer)
         self.optimizer.step()
@@ -199,7 +199,7 @@ class Gardener:
                 self.judge.measure()
         if not self._planes.isdisjoint(TOUCHING):
             self._stop_broken(self._broken())
-        return self.clock.step > before
+        return self.clock.step > step
 
     def tick(self) -> Validation:
         """Call at an epoch's end; returns the epoch's validation.
@@ -418,6 +418,8 @@ class Gardener:
         """Let the sites, and this loop, know what there is to do until the next step."""
         self.garden.refresh()
         self._planes = planes_in_use(self.garden.state)
+        on_trial = self._effects.rewindable() and len(self._on_trial()) > 0
+        self._before_graft = self._loss_at_graft() if on_trial else None
 
     def _broken(self) -> Tensor:
         """Rows that touch the host and have put out something that is not finite."""

@@ -61,7 +61,7 @@ class Judge:
         leaves = self._held_out.leaves(rows)
         if leaves:
             key = ("held out", gardener.garden.signature())
-            with gardener.meter.forward(key, FlopMeter.TRAIN):
+            with gardener.meter.forward(key, FlopMeter.EVALUATE):  # the backward pass is in it
                 gradients = gardener.validator.gradients(leaves)
             self._held_out.add(rows, gradients)
 

@@ -39,14 +39,6 @@ ADAMS = (torch.optim.Adam, torch.optim.AdamW)
 AGELESS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adadelta)
 
 
-class Split(NamedTuple):
-    """Rows of a pool between two steps of the lifecycle, and the masks that they come from."""
-
-    masks: tuple[tuple[Tensor, int], ...]  # with their versions then
-    training: NDArray[np.bool_]  # [capacity]
-    held: NDArray[np.int64]  # rows that stay as they are
-
-
 class Apart(NamedTuple):
     """Rows of a pool at one step."""
 
@@ -54,6 +46,15 @@ class Apart(NamedTuple):
     held: Tensor | slice  # rows that stay as they are; a slice is twice as quick as indices
     late: Tensor  # int64, rows that train and are younger than the stack
     late_at: Tensor | slice  # the same
+
+
+class Split(NamedTuple):
+    """Rows of a pool between two steps of the lifecycle, and the masks that they come from."""
+
+    masks: tuple[tuple[Tensor, int], ...]  # with their versions then
+    training: NDArray[np.bool_]  # [capacity]
+    held: NDArray[np.int64]  # rows that stay as they are
+    whole: Apart  # where none is late and none is held
 
 
 class Values(NamedTuple):
@@ -106,7 +107,7 @@ class RowGuard:
         self._before: list[Before] = []
         self._handles = (
             optimizer.register_step_pre_hook(lambda *_: self._remember()),
-            optimizer.register_step_post_hook(lambda *_: self._restore()),
+            optimizer.register_step_post_hook(lambda *_: self._finish()),
         )
 
     def close(self) -> None:
@@ -176,6 +177,9 @@ class RowGuard:
             self._hide(stepped)
             return
         late = split.training & (self._age < self._stack_steps(stepped[0]))
+        if not len(split.held) and not late.any():
+            self._apart = split.whole
+            return
         if self._is_ageless(stepped[0]):
             late = np.zeros_like(late)
         held, late_rows = split.held, np.flatnonzero(late)
@@ -202,7 +206,9 @@ class RowGuard:
         if seen is None or not _same(found, seen.masks):
             training, *used = (mask.cpu().numpy().copy() for mask in masks)
             stays = ~training & used[0] if used else ~training
-            self._split = seen = Split(tuple(found), training, np.flatnonzero(stays))
+            nobody = torch.zeros(0, dtype=torch.int64)
+            whole = Apart(training, slice(0), nobody, slice(0))
+            self._split = seen = Split(tuple(found), training, np.flatnonzero(stays), whole)
         return seen
 
     def _hide(self, stepped: list[nn.Parameter]) -> None:
@@ -219,17 +225,23 @@ class RowGuard:
         first, *rest = (v[rows].clone() if isinstance(rows, slice) else v[rows] for v in values)
         return Values(first, dict(zip(found, rest, strict=True)))
 
+    def _finish(self) -> None:
+        """Count the step, and mend it where it was not the right one."""
+        if self._unseen:
+            for parameter, gradient in self._unseen:
+                parameter.grad = gradient
+            self._unseen = []
+        if self._apart is not None:
+            self._age[self._apart.training] += 1
+            self._steps += 1
+            if self._before:
+                self._restore()
+            self._before, self._apart = [], None
+
     @torch.no_grad()
     def _restore(self) -> None:
         """Put back the rows that stay, and give those of their own age their own step."""
-        for parameter, gradient in self._unseen:
-            parameter.grad = gradient
-        self._unseen = []
-        if self._apart is None:
-            return
-        self._age[self._apart.training] += 1
-        self._steps += 1
-        if self._before and isinstance(self._optimizer, ADAMS):
+        if isinstance(self._optimizer, ADAMS):
             share = self._own_share(self._before[0])
         for before in self._before:
             if before.held is not None:
@@ -238,7 +250,6 @@ class RowGuard:
                 self._correct(before, before.late, share)
             elif before.late is not None:
                 self._step_again(before, before.late)
-        self._before, self._apart = [], None
 
     def _put_back(self, before: Before, kept: Values) -> None:
         parameter, held = before.parameter, before.rows.held

@@ -219,6 +219,7 @@ class _Run:
             outside.start(self.gardener, self.keeper, fresh=saving is None or not saving.resumes)
         if found is None:
             self._start()
+        self.model.train()
 
     def train(self, stop: Stop) -> str:
         """Train to the end, or until `stop`; a rewind sets the clock back, so this may repeat."""
@@ -329,7 +330,8 @@ class _Run:
 def train_batch(task: Task, data: Data, gardener: Gardener, scheduler: LRScheduler) -> None:
     """One step of the training loop."""
     x, y = data.train.next_batch()
-    gardener.model.train()
+    if not gardener.model.training:  # a walk over all modules
+        gardener.model.train()
     gardener.optimizer.zero_grad(set_to_none=True)
     key = ("train", x.shape, gardener.garden.signature())
     with gardener.meter.forward(key, FlopMeter.TRAIN):
@@ -344,7 +346,7 @@ class _Control:
     """A `twin.Trainee`: the same training loop over a copy of a run's model, without a log."""
 
     def __init__(self, run: _Run, model: nn.Module) -> None:
-        self.model, self._task = model, run.task
+        self.model, self._task = model.train(), run.task
         self._data = run.task.build_data(run.config.seed)
         self.optimizer, self._scheduler = run.task.optimizer(model.parameters(), run.steps)
         self._gardener = Gardener(

@@ -12,6 +12,7 @@ These are the twins of the kernels: the same result, by torch. Legend: A active 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,8 +86,57 @@ class _Add(Function):
     def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         safe, bad, alpha = ctx.saved_tensors
         through = torch.where(bad, 0, broadcast(alpha, safe) * g)
-        to_alpha = torch.mv(safe.flatten(1).to(alpha.dtype), g.flatten().to(alpha.dtype))
-        return g, through, to_alpha
+        return g, through, _to_alpha(safe, g, alpha)
+
+
+class _AddOne(Function):
+    """The same for one seed that is finite, on a CPU, where a look at alpha costs nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(b, alpha)
+        factor = float(alpha)
+        return torch.add(y, b.squeeze(0), alpha=factor) if factor else y.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b, alpha = ctx.saved_tensors
+        factor = float(alpha)
+        through = g if factor == 1 else factor * g
+        return g, through.unsqueeze(0), _to_alpha(b, g, alpha)
+
+
+def _to_alpha(b: Tensor, g: Tensor, alpha: Tensor) -> Tensor:
+    return torch.mv(b.flatten(1).to(alpha.dtype), g.flatten().to(alpha.dtype))
+
+
+class _Taken(Function):
+    """Rows of stacks; backwards they get what is finite, and those that train alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, trains: Tensor | None, dtype: torch.dtype, *stacks: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(rows, trains)
+        ctx.stacks = [(stack.shape, stack.dtype) for stack in stacks]
+        ctx.whole = len(rows) == 1 == len(stacks[0])
+        if ctx.whole:
+            return tuple(stack.view_as(stack).to(dtype) for stack in stacks)
+        return tuple(stack.index_select(0, rows).to(dtype) for stack in stacks)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *pulled: Tensor) -> tuple[Tensor | None, ...]:
+        rows, trains = ctx.saved_tensors
+        found = []
+        for g, (shape, dtype) in zip(pulled, ctx.stacks, strict=True):
+            g = finite_only(g)
+            if trains is not None:
+                g = torch.where(trains.view(-1, *[1] * (g.dim() - 1)), g, 0)
+            g = g.to(dtype)
+            found.append(g if ctx.whole else g.new_zeros(shape).index_add_(0, rows, g))
+        return None, None, None, *found
 
 
 class _Guard(Function):
@@ -129,13 +179,34 @@ def add(y: Tensor, b: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The new output, and the number of elements of `b` that are not finite, int64 `[A]`.
     """
-    total, counts = _Add.apply(y, b.to(y.dtype), alpha)  # type: ignore[no-untyped-call]
+    b = b.to(y.dtype)
+    if len(b) == 1 and b.device.type == "cpu" and b.sum().isfinite():
+        one: Tensor = _AddOne.apply(y, b, alpha)  # type: ignore[no-untyped-call]
+        return one, torch.zeros(1, dtype=torch.int64)
+    total, counts = _Add.apply(y, b, alpha)  # type: ignore[no-untyped-call]
     return total, counts
 
 
 def guard(x: Tensor) -> Tensor:
     """`x`, through which only finite gradients pass."""
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or not x.requires_grad:
         return x
     guarded: Tensor = _Guard.apply(x)  # type: ignore[no-untyped-call]
     return guarded
+
+
+def taken(
+    stacks: Sequence[Tensor], rows: Tensor, trains: Tensor | None, dtype: torch.dtype
+) -> Sequence[Tensor]:
+    """The rows int64 `[A]` of each stack `[capacity, ...]`, `[A, ...]` in `dtype`.
+
+    Args:
+        stacks: the parameters of a pool.
+        rows: what to take.
+        trains: bool `[A]`, through which of them a gradient passes, if it is finite; None for all.
+        dtype: of what is returned.
+    """
+    if not torch.is_grad_enabled():
+        return [stack.index_select(0, rows).to(dtype) for stack in stacks]
+    found: Sequence[Tensor] = _Taken.apply(rows, trains, dtype, *stacks)  # type: ignore[no-untyped-call]
+    return found

@@ -172,8 +172,10 @@ class Garden(Census):
 
     def any_nonfinite(self) -> bool:
         """Whether a seed that is mixed in may have put out what is not finite; cheap to ask."""
-        active = any(site.plan.active for site in self.sites.values())
-        return active and bool(self.nonfinite().any())
+        active = [site for site in self.sites.values() if site.plan.active]
+        return any(bool(site.nonfinite.any()) for site in active) or (
+            bool(active) and bool(self.state["alpha"].isnan().any())
+        )
 
     def telemetry(self) -> Telemetry:
         """The last sample of every seed."""

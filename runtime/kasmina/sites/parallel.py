@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from kasmina.blueprints import Placement
 from kasmina.kernels import parallel, together
 from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
-from kasmina.kernels.mixing import add, guard
+from kasmina.kernels.mixing import add, guard, taken
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Kind, Stacks
 from kasmina.lifecycle import StateTensor
@@ -27,6 +28,8 @@ from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling, unprove
 from kasmina.sites.place import Place
 from kasmina.sites.plan import Part, Planes, everyone
 from kasmina.sites.telemetry import Sample, Telemetry, shared
+
+IN_FULL = nullcontext()  # to make an autocast that does nothing takes as long as some maps
 
 
 class ParallelSite(SiteLayer):
@@ -187,18 +190,21 @@ class ParallelSite(SiteLayer):
     ) -> tuple[Tensor, Tensor]:
         """`y` with the seeds of a part, and their elements that are not finite, by torch."""
         kind = self.pool(part.kind).kind
-        params = {}
-        for name, stacked in zip(kind.shapes(), stack, strict=True):
-            rows = stacked.index_select(0, part.rows)
-            params[name] = rows if part.trains is None else _partly(rows, part.trains)
+        if part.mixed is None and not part.training:
+            stack = [each.detach() for each in stack]
+        rows = taken(stack, part.rows, part.trains, y.dtype)
+        params = dict(zip(kind.shapes(), rows, strict=True))
         units = kind.together()
         large = len(part.slots) * y.numel() >= together.WORTH
         if units is not None and large and y.device.type == "cpu":
             self._check((len(x), self.shape.d_out), y)
             return together.add(y, x, alpha, units, params)
-        guarded = {name: guard(rows.to(y.dtype)) for name, rows in params.items()}
-        with torch.autocast(x.device.type, enabled=False):
-            made = kind.forward(guarded, guard(x.to(y.dtype)))
+        device = x.device.type
+        off = (
+            torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else IN_FULL
+        )
+        with off:
+            made = kind.forward(params, guard(x.to(y.dtype)))
         self._check(tuple(made.shape[1:]), y)
         return add(y, made, alpha)
 
@@ -272,9 +278,3 @@ class ParallelSite(SiteLayer):
         """The last sample; all seeds write all of the output, so they share it."""
         assert isinstance(self._sample, Sample)
         return shared(self._sample, self.n_seeds)
-
-
-def _partly(parameter: Tensor, trains: Tensor) -> Tensor:
-    """`parameter` `[A, ...]`, through which a gradient passes for the seeds that train only."""
-    mask = trains.view(-1, *[1] * (parameter.dim() - 1))
-    return torch.where(mask, parameter, parameter.detach())
