@@ -63,13 +63,14 @@ class Detector:
         self._triggers, self._parameters = triggers, list(parameters)
         self._loss = self._norm = math.nan
 
-    def batch(self, loss: float, on_trial: bool, before: float) -> str:
+    def batch(self, loss: float, on_trial: bool, before: float, overflows: bool = False) -> str:
         """Why this batch must not be learned from, or "".
 
         Args:
             loss: of the batch, nats, before the optimizer's step.
             on_trial: whether a cohort is there to be taken back.
             before: validation loss when it began to graft, nats; NaN where there is none.
+            overflows: whether a gradient that is not finite is but a scaler's search for its scale.
         """
         if not math.isfinite(loss):
             return f"the training loss is {loss}"
@@ -77,17 +78,17 @@ class Detector:
             usual = max(each for each in (self._loss, before, 0.0) if math.isfinite(each))
             if usual > 0 and loss > self._triggers.loss * usual:
                 return f"the training loss is {loss:.4g}, where {usual:.4g} is usual"
-            found = self._gradient()
+            found = self._gradient(overflows)
             if found:
                 return found
         self._loss = _mean(self._loss, loss, self.KEPT)
         return ""
 
-    def _gradient(self) -> str:
+    def _gradient(self, overflows: bool) -> str:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = float(get_total_norm(gradients)) if gradients else 0.0
         if not math.isfinite(norm):
-            return f"the gradient's norm is {norm}"
+            return "" if overflows else f"the gradient's norm is {norm}"
         if self._norm > 0 and norm > self._triggers.gradient * self._norm:
             return f"the gradient's norm is {norm:.4g}, where {self._norm:.4g} is usual"
         self._norm = _mean(self._norm, norm, self.KEPT)

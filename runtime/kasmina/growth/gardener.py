@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from kasmina.errors import KasminaError
 from kasmina.growth.aside import AsideTrainer
@@ -37,6 +38,7 @@ from kasmina.growth.optimizer import check_holds
 from kasmina.growth.planes import mask_in, planes_in_use
 from kasmina.growth.ramp import Ramps
 from kasmina.growth.rewind import Snapshot, Stateful
+from kasmina.growth.stepping import Stepper
 from kasmina.growth.twin import Twin
 from kasmina.growth.validation import Validate, Validation, Validator
 from kasmina.lifecycle import ContextTable, LimitTable, StepResult, step
@@ -93,7 +95,9 @@ class Gardener:
         config: see `GardenerConfig`.
         limits: overrides of the spec's limits by name.
         log: where everything is written; None keeps no log.
-        stateful: what else a rewind must bring back, by name: data cursor, scheduler, scaler.
+        stateful: what else a rewind must bring back, by name: data cursor, scheduler.
+        scaler: the gradient scaler by which `loss` was scaled before its backward pass. `step` then
+            unscales (also dL/dalpha), steps and updates it, and a rewind brings it back.
         meter: adds up what growing costs.
         twin: trains the true control of a cohort; without it only integrals judge.
         reduce_context: called on the context before each step, so that many ranks can agree on
@@ -117,6 +121,7 @@ class Gardener:
         stateful: Mapping[str, Stateful] | None = None,
         meter: FlopMeter | None = None,
         twin: Twin | None = None,
+        scaler: GradScaler | None = None,
         reduce_context: Callable[[ContextTable], ContextTable] | None = None,
     ) -> None:
         self.garden = Garden.of(model)
@@ -145,7 +150,9 @@ class Gardener:
         self.judge = Judge(self, twin)
         self.moves = 0  # steps of the lifecycle: where it is the same, no seed has moved
         self._detector = Detector(config.triggers, model.parameters())
-        self._effects = Effects(self, stateful or {})
+        self._stepper = Stepper(optimizer, scaler)
+        held = {} if scaler is None else {"kasmina.scaler": scaler}
+        self._effects = Effects(self, {**held, **(stateful or {})})
         self._refresh()
 
     def request(self, command: Command) -> None:
@@ -167,28 +174,32 @@ class Gardener:
         every ramp by one step, and rewinds at once where a cohort's graft diverges.
 
         Args:
-            loss: the batch's loss, 0-d; only its value is read.
+            loss: the batch's loss, 0-d, before any scaling; only its value is read.
 
         Returns:
-            Whether the step counts; False where it was rewound, so that a scheduler which the
-            rewind has set back must not be stepped: `if gardener.step(loss): scheduler.step()`.
+            Whether the step counts; False where it was rewound, or skipped by the scaler, so that a
+            scheduler must not be stepped: `if gardener.step(loss): scheduler.step()`.
 
         Raises:
             NonFiniteLoss: the loss is not finite and there is no cohort to take back.
             StaleOptimizer: the optimizer does not hold a grown parameter any more.
         """
-        value = float(loss.detach())
-        before = self._before_graft
-        diverged = self._detector.batch(value, before is not None, before or 0.0)
+        value, scale = float(loss.detach()), self._stepper.prepare()
+        before, overflows = self._before_graft, self._stepper.may_overflow
+        diverged = self._detector.batch(value, before is not None, before or 0.0, overflows)
         if diverged:
             self._diverged(value, diverged)
+            self._stepper.abandon()
             return False
         step = self.clock.step
-        gradient = self.garden.alpha_gradient() if "blend" in self._planes else None
+        gradient = self.garden.alpha_gradient() / scale if "blend" in self._planes else None
         self._holdings.check(self.optimizer)
-        self.optimizer.step()
+        moved = self._stepper.step()
         self.clock.step += 1
         self.ledger.add_loss(value)
+        if not moved:
+            self._refresh()  # forgets the gradient that overflowed
+            return False
         if "shadow" in self._planes:
             self._aside.step()
         if gradient is not None or "withdraw" in self._planes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.functional import cross_entropy
 
 from kasmina.growth import Command, Controller, Gardener, GardenerConfig, Scripted
@@ -51,6 +52,7 @@ class Bed:
         limits: Mapping[str, float] = QUICK,
         clip: float | None = None,
         together: int | None = None,
+        scaler: GradScaler | None = None,
         **config: Any,
     ) -> None:
         self.x, self.y = data()
@@ -60,7 +62,7 @@ class Bed:
         self.run: Callable[[Tensor], Tensor] = self.model  # a compiled one may take its place
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
         self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.999)
-        self.clip, self.together = clip, together
+        self.clip, self.together, self.scaler = clip, together, scaler
         self.gardener = Gardener(
             self.model,
             self.optimizer,
@@ -70,6 +72,7 @@ class Bed:
             limits=limits,
             log=log,
             stateful={"scheduler": self.scheduler},
+            scaler=scaler,
             reduce_context=self._together,
         )
 
@@ -85,15 +88,21 @@ class Bed:
         state = self.gardener.garden.state
         return [state.state(row).name for row in range(len(state))]
 
-    def batch(self) -> Tensor:
-        """One training step; returns its loss."""
+    def batch(self, spoil: bool = False) -> Tensor:
+        """One training step; returns its loss. `spoil` makes one gradient of the host infinite."""
         at = 48 * (self.gardener.clock.step % 4)
         self.model.train()
         self.optimizer.zero_grad()
         loss = cross_entropy(self.run(self.x[at : at + 48]), self.y[at : at + 48])
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
         if self.clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if spoil:
+            gradient = self.model.get_parameter("0.weight").grad
+            assert gradient is not None
+            gradient[0, 0] = torch.inf
         if self.gardener.step(loss):
             self.scheduler.step()
         return loss.detach()
