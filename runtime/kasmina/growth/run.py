@@ -232,6 +232,10 @@ class _Run:
 
     def _train(self, stop: Stop, after_step: Callable[[], None]) -> str:
         clock, per_epoch = self.gardener.clock, self.data.train.batches_per_epoch
+        if self.outside is not None:
+            self.outside.after_step(
+                stop
+            )  # a run that goes on may have been asked at this very step
         while clock.step < self.steps:
             if stop():
                 return "interrupted"
