@@ -39,6 +39,7 @@ from kasmina_generated.messages.types import (
     Acknowledgement,
     Applied,
     Checkpoint,
+    ClaimCheck,
     Command,
     Envelope,
     Query,
@@ -141,7 +142,7 @@ class CommandHandler:
         self._limiter = limiter
         self.check, self.held = check, False
         self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
-        self.rewound = 0
+        self.rewound = self.waiting = 0  # the latter: commands that were accepted and not taken
         self.outages = Outages(backoff, rng)
         self._verify = verify
         self._client, self._stream, self._replies, self._stamp = client, stream, replies, stamp
@@ -162,7 +163,7 @@ class CommandHandler:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader: asyncio.Task[None] | None = None  # while it waits for entries
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._waking = self._stopping = False
 
     # ------------------------------------------------------------------ the training thread
 
@@ -181,7 +182,9 @@ class CommandHandler:
             if self.held:
                 return []
             new = [self._queue.pop() for _ in range(min(count, len(self._queue)))]
-            return [*self._again.take(moment), *new]
+            found = [*self._again.take(moment), *new]
+            self._count()
+            return found
 
     def settle(self, request: Request, outcome: Outcome) -> None:
         """Say what became of a command; its second acknowledgement is on its way then."""
@@ -212,16 +215,12 @@ class CommandHandler:
             self._open.clear()
             self._keys.clear()
             self._position = self._read = str(state["position"])
+            self._count()
 
     @property
     def position(self) -> str:
         """Id of the last entry before which, itself included, all commands are done."""
         return self._position
-
-    @property
-    def waiting(self) -> int:
-        """Commands that were accepted and not taken."""
-        return len(self._queue) + len(self._again)
 
     @property
     def caught_up(self) -> bool:
@@ -300,10 +299,12 @@ class CommandHandler:
         if self._is_earlier(delivery.id):
             while self.waiting >= self._config.earlier and not self._stopping:
                 await asyncio.sleep(_ROOM_S)
-        elif self._limiter is not None:
+        elif self._limiter is not None and not self._limiter.try_acquire():
             await self._limiter.acquire()
         try:
-            read = await self.outages.through(lambda: self._claims.read(delivery.payload))
+            read = wire.decode(delivery.payload)
+            if isinstance(read.body, ClaimCheck):
+                read = await self.outages.through(lambda: self._claims.read(delivery.payload))
             found = self._verify(read, delivery.id) if self._verify else unsealed(read)
         except (wire.MessageRefused, BadClaim, SignatureRefused) as error:
             found = error
@@ -316,7 +317,7 @@ class CommandHandler:
                 self._consider(delivery.id, found)
             else:
                 self._refuse_unreadable(delivery.id, found)
-        self._wake_up()
+        self._wake.set()
 
     async def _next(self) -> list[Delivery]:
         return await self._client.read(
@@ -374,6 +375,7 @@ class CommandHandler:
             self._keys[key] = made
             request = Request(key, command, self._clock(), entry, self._life, told)
             self._again.put(request, (told.milestone, told.step))
+            self._count()
         else:
             self._done.remember(key, told)
             self._close(entry)
@@ -399,6 +401,7 @@ class CommandHandler:
             before = self._again.put(request, None)
         else:
             before = self._queue.put(request, priority)
+        self._count()
         self._keys[key] = made
         self.accepted += 1
         self._observe("accepted", max(0.0, now - made))
@@ -421,6 +424,10 @@ class CommandHandler:
             self._say(key.id, outcome)
         self._close(entry)
 
+    def _count(self) -> None:
+        """The training thread looks at a number after each step, which costs least."""
+        self.waiting = len(self._queue) + len(self._again)
+
     def _close(self, entry: str) -> None:
         """An entry is done: the position moves up to the first one that is not."""
         self._open.pop(entry, None)
@@ -436,7 +443,8 @@ class CommandHandler:
             for request in self._queue.remove(lambda each: self._is_late(each, now)):
                 detail = f"nobody took it for {now - request.arrived:.3g} s"
                 self._settle(request.key, request.entry, self._refused("expired", detail))
-        self._wake_up()
+            self._count()
+        self._wake.set()
 
     def _is_late(self, request: Request, now: float) -> bool:
         expires = request.command.expires
@@ -481,6 +489,12 @@ class CommandHandler:
         await self._client.publish_many(self._replies, answers, keep=self._config.keep)
 
     def _wake_up(self) -> None:
-        if self._loop is not None:
+        """Let answers be sent; from any thread, which pays for the first of several calls only."""
+        if self._loop is not None and not self._waking:
+            self._waking = True
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._wake.set)
+                self._loop.call_soon_threadsafe(self._woken)
+
+    def _woken(self) -> None:
+        self._waking = False  # first, so that what is added from here on wakes again
+        self._wake.set()

@@ -125,14 +125,21 @@ class Outside:
         Args:
             stop: asked while the run is held; True goes on.
         """
+        due = time.monotonic() >= self._due
+        if due or self.handler.waiting or self._proved or self._is_held():
+            self._attend(stop, due)
+
+    def _attend(self, stop: Callable[[], bool], due: bool) -> None:
         if self.handler.waiting or self._proved:
             self._obey()
-        if time.monotonic() >= self._due:
+        if due:
             self._tell()
-        orders = self._orders
-        while orders is not None and orders.paused and not stop() and self.fault is None:
+        while self._is_held() and not stop() and self.fault is None:
             time.sleep(PAUSED_S)
             self._obey()
+
+    def _is_held(self) -> bool:
+        return self._orders is not None and self._orders.paused
 
     def observed(self, seen: Observation, mask: NDArray[np.bool_]) -> None:
         """Hand over what a controller outside decides by; neither may change any more."""

@@ -58,7 +58,7 @@ class OutsideConfig:
         drain_s: how long the end waits for what was not sent yet, seconds.
     """
 
-    telemetry_s: float = 2.0
+    telemetry_s: float = 1.0
     heartbeat_s: float = 1.0
     lease_s: float = 10.0
     telemetry: TelemetryConfig = field(default_factory=lambda: TelemetryConfig(keep=600))
