@@ -16,7 +16,8 @@ class RandomController:
 
     Args:
         seed: of the draws.
-        warm_up: epochs before the first one.
+        warm_up: epochs before the first one at least.
+        first: share of the planned epochs before it, as Tamiyo's.
         last: share of the planned epochs after which nothing germinates.
         chance: of a draw at an epoch in which nothing is under way.
         germinate: the spec's command that asks for a seed.
@@ -29,11 +30,12 @@ class RandomController:
         seed: int,
         *,
         warm_up: int = 2,
+        first: float = 0.3,
         last: float = 0.5,
         chance: float = 0.5,
         germinate: str = "request_germination",
     ) -> None:
-        self._seed, self._warm_up, self._last = seed, warm_up, last
+        self._seed, self._warm_up, self._first, self._last = seed, warm_up, first, last
         self._chance, self._germinate = chance, germinate
 
     def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
@@ -41,7 +43,8 @@ class RandomController:
         late = observation.epochs is not None and (
             observation.epoch > self._last * observation.epochs
         )
-        if observation.epoch < self._warm_up or late or observation.busy:
+        begins = max(self._warm_up, int(self._first * (observation.epochs or 0)))
+        if observation.epoch < begins or late or observation.busy:
             return Proposal((), "not now")
         draw = generator(self._seed, "control", 0, observation.epoch, "random growth")
         numbers = np.random.default_rng(draw.initial_seed())

@@ -3,10 +3,10 @@
 Tamiyo germinates a wave of seeds when the network has stopped getting better on validation data,
 and no wave is under way. A wave spends a share of what is left of the parameter budget, at the
 sites that are the narrowest for what the loss asks of them (`rank`). Waves that add nothing make it
-patient, and after some in a row no site is worth its price. Where a parallel site grows
-several kinds, one candidate of each germinates: they compete, and one of them will graft, so the
-dearest is what the wave sets aside for them. It never proposes what the mask forbids, nor what the budget cannot
-hold.
+patient, and after some in a row no site is worth its price. Where a parallel site grows several
+kinds, candidates of each germinate: they compete, and one kind will graft, so the dearest is what the
+wave sets aside for them. Of a kind that costs few FLOPs for its parameters several germinate at once,
+and graft together. It never proposes what the mask forbids, nor what the budget cannot hold.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kasmina.growth.controller import Command, Observation, Proposal, SiteObservation
+from kasmina.growth.controller import (
+    Command,
+    KindOffer,
+    Observation,
+    Proposal,
+    SiteObservation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,9 @@ class TamiyoConfig:
     """Settings of the heuristic.
 
     Attributes:
-        warm_up: epochs before the first wave, so that gradients mean something.
+        warm_up: epochs before the first wave at least, so that gradients mean something.
+        first: share of the planned epochs before the first wave: until then the small host's steps
+            are cheap, and what it can learn by itself needs no seed; in [0, 1).
         patience: epochs without a better validation loss or metric that count as a plateau.
         tolerance: fall of the validation loss (relative) or rise of the metric (absolute) that
             counts as better.
@@ -35,6 +43,8 @@ class TamiyoConfig:
             network that has nothing to gain is left alone; 1 or more.
         last: share of the planned epochs after which nothing germinates, so that every seed has
             time to be judged; in (0, 1].
+        breadth: of one kind several seeds germinate together while they cost at most so many FLOPs
+            an example for each parameter of the budget.
         failures: waves in a row that have added nothing, after which no site is worth its price.
         dearest: a kind that costs more FLOPs than so many times the site's cheapest is not tried.
         rank: which sites come first: by `bottleneck` (see `growth.bottleneck`), `gradient_ratio`,
@@ -43,11 +53,13 @@ class TamiyoConfig:
     """
 
     warm_up: int = 2
+    first: float = 0.3
     patience: int = 2
     tolerance: float = 0.01
-    wave: float = 0.5
+    wave: float = 1.0
     back_off: int = 4
     last: float = 0.5
+    breadth: float = 4.0
     failures: int = 3
     dearest: float = 20.0
     rank: Literal["bottleneck", "gradient_ratio", "deviation", "random"] = "bottleneck"
@@ -74,6 +86,21 @@ class TamiyoController:
         if refusal:
             return Proposal((), refusal)
         return self._wave(observation, mask)
+
+    def wants_scores(self, epoch: int, epochs: int | None) -> bool:
+        """See `Controller`: not where no wave can begin, whatever this epoch's validation says."""
+        config, first = self.config, self._first(epochs)
+        late = epochs is not None and epoch > config.last * epochs
+        if epoch < first or late or self._failures >= config.failures:
+            return False
+        return epoch == first or self._since + 1 >= self._patience()
+
+    def _first(self, epochs: int | None) -> int:
+        """The epoch of the first wave."""
+        return max(self.config.warm_up, int(self.config.first * (epochs or 0)))
+
+    def _patience(self) -> int:
+        return self.config.patience * self.config.back_off**self._failures
 
     def state_dict(self) -> dict[str, Any]:
         """Plateau and waves so far."""
@@ -102,17 +129,17 @@ class TamiyoController:
     def _why_not(self, seen: Observation) -> str:
         """Why nothing germinates now, or an empty string."""
         config = self.config
-        if seen.epoch < config.warm_up:
-            return f"warming up: epoch {seen.epoch} of {config.warm_up}"
+        begins = self._first(seen.epochs)
+        if seen.epoch < begins:
+            return f"warming up: epoch {seen.epoch} of {begins}"
         if seen.epochs is not None and seen.epoch > config.last * seen.epochs:
             return f"too late to judge a new seed: epoch {seen.epoch} of {seen.epochs}"
         if seen.busy:
             return f"{_seeds(seen.busy)} under way"
         if self._failures >= config.failures:
             return f"no site is worth its price: {self._failures} waves in a row have added nothing"
-        patience = config.patience * config.back_off**self._failures
-        first = seen.epoch == config.warm_up
-        if not first and self._since < patience:
+        patience = self._patience()
+        if seen.epoch != begins and self._since < patience:
             return f"no better validation for {self._since} epochs; a plateau is {patience}"
         return ""
 
@@ -125,33 +152,56 @@ class TamiyoController:
 
     def _wave(self, seen: Observation, mask: NDArray[np.bool_]) -> Proposal:
         left = math.inf if seen.budget is None else seen.budget - seen.parameters
-        allowance = left if seen.budget is None else left * self.config.wave
         ready = {site.path: self._ready(site, seen, mask) for site in seen.sites}
-        commands: list[Command] = []
-        for site in sorted(seen.sites, key=lambda site: (-self._score(site, seen), site.first_row)):
-            rows = ready[site.path]
-            least = min(kind.flops for kind in site.kinds)
-            worth = [kind for kind in site.kinds if kind.flops <= self.config.dearest * least]
-            rivals = [kind for kind in worth if kind.parameters <= left][: len(rows)]
-            each = [kind.parameters for kind in rivals] or [0]
-            price = max(each) if site.placement == "parallel" else sum(each)
-            while (
-                rivals and len(rivals) <= len(rows) and price <= (allowance if commands else left)
-            ):
-                commands += [
-                    self._germinate(row, site, kind.name, self._score(site, seen))
-                    for row, kind in zip(rows, rivals, strict=False)
-                ]
-                rows = rows[len(rivals) :]
-                allowance -= price
-                left -= price
+        sites = sorted(
+            (site for site in seen.sites if ready[site.path]),
+            key=lambda site: (-self._score(site, seen), site.first_row),
+        )
+        room, spent, commands = left * self.config.wave, 0.0, list[Command]()
+        for place, site in enumerate(sites):
+            share = (room - spent) / (len(sites) - place)
+            if not commands:  # what is left of the budget may hold one seed
+                share = max(share, min(left, min(kind.parameters for kind in site.kinds)))
+            chosen, price = self._crowd(site, seen, len(ready[site.path]), share)
+            commands += [
+                self._germinate(row, site, kind.name, self._score(site, seen))
+                for row, kind in zip(ready[site.path], chosen, strict=False)
+            ]
+            spent += price
         if not commands:
-            return Proposal((), self._empty(seen, left, any(ready.values())))
+            return Proposal((), self._empty(seen, left, bool(sites)))
         self._before = seen.parameters
-        first = seen.epoch == self.config.warm_up
+        first = seen.epoch == self._first(seen.epochs)
         cause = "the first wave" if first else f"no better validation for {self._since} epochs"
-        room = "" if seen.budget is None else f"; {left:g} of {seen.budget} parameters left"
-        return Proposal(tuple(commands), f"{cause}: {_seeds(len(commands))}{room}")
+        rest = "" if seen.budget is None else f"; {left - spent:g} of {seen.budget} parameters left"
+        return Proposal(tuple(commands), f"{cause}: {_seeds(len(commands))}{rest}")
+
+    def _crowd(
+        self, site: SiteObservation, seen: Observation, rows: int, share: float
+    ) -> tuple[list[KindOffer], float]:
+        """The kind of each seed that germinates at a site, and the parameters that they may cost.
+
+        Args:
+            site: where.
+            seen: the whole observation.
+            rows: seeds that are free, 1 or more.
+            share: parameters that they may cost.
+        """
+        least = min(kind.flops for kind in site.kinds)
+        worth = [k for k in site.kinds if k.flops <= self.config.dearest * least]
+        rivals = [kind for kind in worth if kind.parameters <= share][:rows]
+        most = math.inf if seen.budget is None else self.config.breadth * seen.budget
+        compete = site.placement == "parallel"
+        chosen: list[KindOffer] = []
+        price = 0.0
+        for turn in range(1, rows + 1):  # every round one more of each kind
+            more = [k for k in rivals if turn == 1 or turn * k.flops <= most]
+            costs = [turn * kind.parameters for kind in more]
+            after = max([price, *costs]) if compete else price + sum(k.parameters for k in more)
+            if not more or after > share or len(chosen) + len(more) > rows:
+                break
+            chosen, price = chosen + more, after
+        return chosen, price
 
     def _score(self, site: SiteObservation, seen: Observation) -> float:
         """How much the site is in need, by the ranking that was asked for; -inf if not known."""

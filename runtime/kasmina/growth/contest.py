@@ -75,6 +75,19 @@ class Contest:
             self._tell(site, rivals, winner)
         return found
 
+    def in_step(self, learned: Learned, standing: Tensor) -> Learned:
+        """Seeds that may graft do so together: stale only since the last of them has got better.
+
+        Else the first one's cohort would let the others wait until their time is out. A seed that
+        gains nothing holds nobody up.
+        """
+        shadow = rows_in(self._garden.state, "plane", "shadow").cpu()
+        free = shadow[(standing[shadow] == FREE) & (learned.peak[shadow] > 0)]
+        stale = learned.stale_epochs.clone()
+        if len(free):
+            stale[free] = stale[free].min()
+        return learned._replace(stale_epochs=stale)
+
     def _rivals(self, rows: Tensor, learned: Learned) -> Iterator[Candidates]:
         for bed in beds(self._garden, rows):
             cost = bed.pool.kind.cost()

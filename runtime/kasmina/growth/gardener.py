@@ -350,14 +350,15 @@ class Gardener:
 
     def _context(self) -> ContextTable:
         learned = self._aside.judge(self.validation)
+        standing = self._contest.standing(learned, len(self._on_trial()))
         readings = Readings(
             state=self.garden.state,
             validation_loss=self.validation.loss,
             stability=self.ledger.stability(),
-            learned=learned,
+            learned=self._contest.in_step(learned, standing),
             score=self.judge.score(),
             improvement=self.judge.improvement(),
-            standing=self._contest.standing(learned, len(self._on_trial())),
+            standing=standing,
         )
         context = ContextTable(len(self.garden.state), lifecycle=self.garden.state.lifecycle)
         for name, measure in self._gates.items():

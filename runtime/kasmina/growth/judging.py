@@ -115,8 +115,13 @@ class Judge:
         self._at_graft = {row: parts.clone() for row, parts in state["at_graft"].items()}
 
     def _judge(self, number: int, fresh: list[int]) -> None:
-        """Reach the verdicts of a cohort's seeds."""
-        estimates = {row: self._estimates(row) for row in fresh}
+        """Reach the verdicts of a cohort's seeds.
+
+        What the sample leaves open of the joint gain of k seeds is that of k parts: an error of its
+        k-th root each, were they independent.
+        """
+        part = len(fresh) ** -0.5
+        estimates = {row: self._estimates(row, part) for row in fresh}
         joint = None
         if self._is_in_doubt(number, [found[0] for found in estimates.values()]):
             joint = self._control(number)
@@ -125,15 +130,15 @@ class Judge:
             rest = (joint.value - sum(found[0].value for found in estimates.values())) / len(fresh)
         for row, found in estimates.items():
             if joint is not None:
-                found.insert(0, _shifted(joint, found[0].value + rest))
+                found.insert(0, _share(joint, found[0].value + rest, part))
             if len(fresh) <= MOST_REMOVALS:
                 found.append(self._removal(row))
             self._verdicts[row] = found
 
-    def _estimates(self, row: int) -> list[Judgement]:
+    def _estimates(self, row: int, part: float) -> list[Judgement]:
         training = self._gardener.ledger.integral.judgement(row)
         loss = float(self._gardener.ledger.loss_at_graft[row])
-        held_out = self._held_out.judgement(row, self.sampling(row), loss)
+        held_out = self._held_out.judgement(row, part * self.sampling(row), loss)
         return [held_out, training] if held_out.terms else [training]
 
     def sampling(self, row: int) -> float:
@@ -172,7 +177,7 @@ class Judge:
         return Judgement(rise, rise, rise, 1, "removal_cost")
 
 
-def _shifted(joint: Judgement, value: float) -> Judgement:
-    """The joint judgement's interval around one seed's share of it."""
-    by = value - joint.value
-    return Judgement(value, joint.low + by, joint.high + by, joint.terms, joint.measure)
+def _share(joint: Judgement, value: float, part: float) -> Judgement:
+    """One seed's share of a joint judgement, and its part of the error."""
+    low, high = (value + part * (end - joint.value) for end in (joint.low, joint.high))
+    return Judgement(value, low, high, joint.terms, joint.measure)

@@ -114,7 +114,7 @@ def adam_cosine(params: Parameters, steps: int) -> tuple[Optimizer, LRScheduler]
 
 
 def adamw_cosine(
-    params: Parameters, steps: int, decay: float = 0.1
+    params: Parameters, steps: int, decay: float = 0.3
 ) -> tuple[Optimizer, LRScheduler]:
     """AdamW at 1e-2 with the same cosine, and `decay` of all weights."""
     optimizer = AdamW(params, lr=1e-2, weight_decay=decay)

@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "separable": {"hidden": 16},
     "attention": {"hidden": 8},
 }
-SEEDS = 8
+SEEDS = 24
 
 
 def any_kind(pattern: str, layout: tuple[int | str, ...] | None = None) -> Site:

@@ -13,6 +13,7 @@ from kasmina.control import TamiyoController
 from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.growth import KindOffer, Observation, Proposal, SeedTable, SiteObservation
 
+AT_ONCE = TamiyoConfig(first=0)
 COMMANDS = ("emergency", "cancel", "request_germination")
 
 
@@ -78,18 +79,18 @@ def _propose(tamiyo: TamiyoController, seen: Observation) -> Proposal:
 
 
 def test_the_first_wave_comes_after_the_warm_up() -> None:
-    """It goes where the gradient ratio is highest and spends its share of the budget."""
-    tamiyo = TamiyoController(TamiyoConfig(warm_up=2, wave=0.5))
+    """The narrowest site comes first, and each has its share of what the wave may spend."""
+    tamiyo = TamiyoController(TamiyoConfig(first=0, warm_up=2, wave=0.5))
     assert _propose(tamiyo, _observe(1)).reason == "warming up: epoch 1 of 2"
     proposal = _propose(tamiyo, _observe(2))
-    assert [command.row for command in proposal.commands] == [2, 3]
+    assert [command.row for command in proposal.commands] == [2, 0]
     assert {command.event for command in proposal.commands} == {"request_germination"}
     assert "room to grow at b, bottleneck 3" in proposal.commands[0].reason
 
 
 def test_a_network_that_gets_better_is_left_alone() -> None:
     """A later wave needs a plateau."""
-    tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=2))
+    tamiyo = TamiyoController(TamiyoConfig(first=0, warm_up=0, patience=2))
     _propose(tamiyo, _observe(0, 1.0))
     for epoch, loss in enumerate((0.9, 0.8, 0.7), start=1):
         proposal = _propose(tamiyo, _observe(epoch, loss))
@@ -99,7 +100,7 @@ def test_a_network_that_gets_better_is_left_alone() -> None:
 
 def test_a_plateau_starts_a_wave() -> None:
     """`patience` epochs without a clearly better loss."""
-    tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=2))
+    tamiyo = TamiyoController(TamiyoConfig(first=0, warm_up=0, patience=2))
     _propose(tamiyo, _observe(0, 1.0))
     found = [bool(_propose(tamiyo, _observe(e, 1.0, parameters=1100)).commands) for e in (1, 2, 3)]
     assert found == [False, False, True]
@@ -107,7 +108,7 @@ def test_a_plateau_starts_a_wave() -> None:
 
 def test_waves_that_add_nothing_make_it_patient() -> None:
     """After a failure the next plateau must last `back_off` times as long."""
-    tamiyo = TamiyoController(TamiyoConfig(warm_up=0, patience=1, back_off=3))
+    tamiyo = TamiyoController(TamiyoConfig(first=0, warm_up=0, patience=1, back_off=3))
     assert _propose(tamiyo, _observe(0)).commands
     found = [e for e in range(1, 60) if _propose(tamiyo, _observe(e)).commands]
     assert found == [4, 14]
@@ -118,18 +119,18 @@ def test_waves_that_add_nothing_make_it_patient() -> None:
 
 def test_nothing_germinates_while_a_wave_is_under_way() -> None:
     """One wave, one cohort."""
-    assert _propose(TamiyoController(), _observe(2, busy=3)).reason == "3 seeds under way"
+    assert _propose(TamiyoController(AT_ONCE), _observe(2, busy=3)).reason == "3 seeds under way"
 
 
 def test_late_seeds_could_not_be_judged() -> None:
     """After the last share of the run nothing starts."""
-    proposal = _propose(TamiyoController(TamiyoConfig(last=0.6)), _observe(61))
+    proposal = _propose(TamiyoController(TamiyoConfig(first=0, last=0.6)), _observe(61))
     assert proposal.reason == "too late to judge a new seed: epoch 61 of 100"
 
 
 def test_the_budget_holds() -> None:
     """A seed that would exceed it is not asked for, and the reason says what is left."""
-    proposal = _propose(TamiyoController(), _observe(2, budget=1099))
+    proposal = _propose(TamiyoController(AT_ONCE), _observe(2, budget=1099))
     assert proposal.commands == ()
     assert proposal.reason == "budget: 99 parameters left, the cheapest seed costs 100"
 
@@ -137,12 +138,12 @@ def test_the_budget_holds() -> None:
 @pytest.mark.parametrize("budget", [1100, 1150, 1199])
 def test_a_wave_may_spend_the_last_of_the_budget_on_one_seed(budget: int) -> None:
     """The share rounds up to one seed where there is room for one."""
-    assert len(_propose(TamiyoController(), _observe(2, budget=budget)).commands) == 1
+    assert len(_propose(TamiyoController(AT_ONCE), _observe(2, budget=budget)).commands) == 1
 
 
 def test_without_a_budget_every_free_seed_may_grow() -> None:
     """No bound means no bound."""
-    assert len(_propose(TamiyoController(), _observe(2, budget=None)).commands) == 4
+    assert len(_propose(TamiyoController(AT_ONCE), _observe(2, budget=None)).commands) == 4
 
 
 def test_sites_without_permission_are_passed_over() -> None:
@@ -150,20 +151,20 @@ def test_sites_without_permission_are_passed_over() -> None:
     seen = _observe(2, budget=None, sites=(_site("a", 0), _site("b", 2, embargoed=True)))
     mask = _mask(seen)
     mask[0] = False
-    proposal = TamiyoController().propose(seen, mask)
+    proposal = TamiyoController(AT_ONCE).propose(seen, mask)
     assert [command.row for command in proposal.commands] == [1]
 
 
 def test_when_no_seed_is_free_the_reason_says_so() -> None:
     """The mask forbids all."""
     seen = _observe(2)
-    proposal = TamiyoController().propose(seen, np.zeros_like(_mask(seen)))
+    proposal = TamiyoController(AT_ONCE).propose(seen, np.zeros_like(_mask(seen)))
     assert proposal.reason == "no seed is free to germinate"
 
 
 def test_its_memory_comes_back() -> None:
     """After a rewind it decides as it did before."""
-    first, second = TamiyoController(), TamiyoController()
+    first, second = TamiyoController(AT_ONCE), TamiyoController(AT_ONCE)
     for epoch in range(5):
         _propose(first, _observe(epoch))
     second.load_state_dict(first.state_dict())
@@ -177,7 +178,8 @@ def test_of_kinds_that_compete_one_candidate_each_germinates() -> None:
     seen = _observe(2, sites=(site,), budget=2400)
     more = {f.name: np.repeat(getattr(seen.seeds, f.name)[:1], 8) for f in fields(SeedTable)}
     seen = replace(seen, seeds=SeedTable(**more))
-    proposal = TamiyoController().propose(seen, np.ones((8, len(COMMANDS)), np.bool_))
+    tamiyo = TamiyoController(TamiyoConfig(first=0, wave=0.5))
+    proposal = tamiyo.propose(seen, np.ones((8, len(COMMANDS)), np.bool_))
     assert [(c.row, c.blueprint) for c in proposal.commands] == [
         (0, "a"),
         (1, "b"),
@@ -191,7 +193,7 @@ def test_inline_seeds_of_several_kinds_all_count() -> None:
     """Each has a chunk of its own, so they do not compete and all of them may stay."""
     kinds = (KindOffer("a", 100, 1), KindOffer("b", 300, 1))
     site = replace(_site(".", 0), placement="inline", kinds=kinds)
-    proposal = TamiyoController().propose(
+    proposal = TamiyoController(AT_ONCE).propose(
         _observe(2, sites=(site,), budget=1800), np.ones((2, len(COMMANDS)), np.bool_)
     )
     assert proposal.reason.endswith("; 400 of 1800 parameters left")
@@ -204,12 +206,15 @@ def test_sites_are_ranked_as_asked() -> None:
     unknown = _site("c", 4, ratio=9.0, bottleneck=math.nan)
     seen = _observe(2, sites=(wide, narrow, unknown), budget=1100)
     first = {
-        rank: _propose(TamiyoController(TamiyoConfig(rank=rank)), seen).commands[0].row
+        rank: _propose(TamiyoController(TamiyoConfig(first=0, rank=rank)), seen).commands[0].row
         for rank in ("bottleneck", "gradient_ratio")
     }
     assert first == {"bottleneck": 2, "gradient_ratio": 4}
     drawn = {
-        _propose(TamiyoController(TamiyoConfig(rank="random", warm_up=e)), replace(seen, epoch=e))
+        _propose(
+            TamiyoController(TamiyoConfig(first=0, rank="random", warm_up=e)),
+            replace(seen, epoch=e),
+        )
         .commands[0]
         .row
         for e in range(20)
@@ -221,5 +226,43 @@ def test_a_kind_that_is_far_dearer_than_others_is_not_tried() -> None:
     """More than `dearest` times the FLOPs of the cheapest kind of the site."""
     kinds = (KindOffer("a", 100, 10), KindOffer("b", 100, 200), KindOffer("c", 100, 201))
     site = replace(_site(".", 0), seeds=2, kinds=kinds)
-    proposal = _propose(TamiyoController(TamiyoConfig(dearest=20)), _observe(2, sites=(site,)))
+    proposal = _propose(
+        TamiyoController(TamiyoConfig(first=0, dearest=20)), _observe(2, sites=(site,))
+    )
     assert [command.blueprint for command in proposal.commands] == ["a", "b"]
+
+
+def test_a_share_of_the_run_goes_by_before_the_first_wave() -> None:
+    """Of the planned epochs; where none are planned, the warm-up alone."""
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, warm_up=2))
+    assert _propose(tamiyo, _observe(29)).reason == "warming up: epoch 29 of 30"
+    assert _propose(tamiyo, _observe(30)).commands
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, warm_up=2))
+    assert _propose(tamiyo, _observe(2, epochs=None)).commands
+
+
+def test_cheap_kinds_come_in_crowds() -> None:
+    """As many of a kind as its FLOPs allow, one of a dear one; the dearest crowd is set aside."""
+    kinds = (KindOffer("thin", 100, 200), KindOffer("dear", 100, 3000))
+    site = replace(_site(".", 0), seeds=8, kinds=kinds)
+    seen = _observe(2, sites=(site,), budget=1310)
+    more = {f.name: np.repeat(getattr(seen.seeds, f.name)[:1], 8) for f in fields(SeedTable)}
+    seen = replace(seen, seeds=SeedTable(**more))
+    tamiyo = TamiyoController(TamiyoConfig(first=0, breadth=4.0))
+    proposal = tamiyo.propose(seen, np.ones((8, len(COMMANDS)), np.bool_))
+    assert [c.blueprint for c in proposal.commands] == ["thin", "dear", "thin", "thin"]
+
+
+def test_scores_are_asked_for_only_where_a_wave_may_begin() -> None:
+    """At the first wave, on what may become a plateau, and never too late."""
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, patience=2, last=0.5))
+    for epoch in range(30):
+        assert not tamiyo.wants_scores(epoch, 100)
+        _propose(tamiyo, _observe(epoch, 1 / (1 + epoch)))
+    assert tamiyo.wants_scores(30, 100)
+    assert _propose(tamiyo, _observe(30, 0.01)).commands
+    for epoch in range(31, 60):
+        wanted = tamiyo.wants_scores(epoch, 100)
+        proposal = _propose(tamiyo, _observe(epoch, 0.01, parameters=1100, budget=1400))
+        assert wanted or not proposal.commands
+        assert not wanted or epoch <= 50

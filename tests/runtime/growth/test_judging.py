@@ -77,7 +77,7 @@ def _graft(path: Path, *, twin_sample: int, twin_parameters: int = 10**6) -> dic
     with EventLog(path, "test") as log:
         grow(
             _task(),
-            GrowConfig(seed=3, epochs=16, limits=EARLY),
+            GrowConfig(seed=3, epochs=24, limits=EARLY),
             controller=Scripted({2: [command]}),
             log=log,
             gardening={"twin_sample": twin_sample, "twin_parameters": twin_parameters},
@@ -105,7 +105,7 @@ def test_without_a_control_the_integral_on_held_out_data_decides(tmp_path: Path)
 def test_the_control_is_the_run_that_never_grafted() -> None:
     """Its weights, optimizer and data order equal those of a run whose seed was never asked for."""
     plain, grafted = (
-        _Run(_task(), GrowConfig(seed=3, epochs=16, limits=EARLY), controller, None, {}, None)
+        _Run(_task(), GrowConfig(seed=3, epochs=24, limits=EARLY), controller, None, {}, None)
         for controller in (Scripted({}), Scripted({2: [Command("request_germination", 0, "test")]}))
     )
     state = grafted.gardener.garden.state
