@@ -8,16 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from kasmina.bench.where import planted
+from kasmina.bench import single_thread
+from kasmina.bench.where import SIGNALS, planted
 from kasmina.growth.bottleneck import bottleneck, explained
 from kasmina.sites import Garden, Passage, Recorder, Site, morph
 
 
 def test_a_planted_narrow_layer_comes_first() -> None:
-    """In at least 5 of 6 networks; by lot it would be 1.2, and by the gradient it is hardly more."""
-    found = [planted(seed) for seed in range(200, 206)]
-    assert sum(each["bottleneck"] for each in found) >= 5
-    assert sum(each["gradient ratio"] for each in found) <= 4
+    """In 5 of 8 networks or more, and more often than by the gradient.
+
+    Its share is 90%, so that less than 5 have a chance of 0.5% on a machine that rounds otherwise;
+    by lot 5 or more have one of 1%. Threads would round differently from run to run.
+    """
+    with single_thread():
+        found = [planted(seed) for seed in range(200, 208)]
+    first = {name: sum(each[name] for each in found) for name in SIGNALS}
+    assert first["bottleneck"] >= 5
+    assert first["bottleneck"] > first["gradient ratio"]
 
 
 def test_what_units_can_explain_is_found_and_noise_is_not() -> None:
