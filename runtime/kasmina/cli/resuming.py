@@ -29,7 +29,10 @@ OPTIONS = {  # of a run, in its marker: how each is typed
     "controller": "--controller",
     "strategy": "--strategy",
 }
-SINCE = {"controller": "tamiyo", "strategy": "linear"}  # options that runs of earlier versions do not have
+SINCE = {
+    "controller": "tamiyo",
+    "strategy": "linear",
+}  # options that runs of earlier versions do not have
 COMPARISONS = 2  # of a run with --compare
 
 

@@ -345,6 +345,7 @@ def forward(
     module: ModuleType,
     known: Known | None = None,
     keep: bool = False,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Saved]:
     """`y + sum over the active seeds of one kind of alpha B(x)`.
 
@@ -364,6 +365,7 @@ def forward(
         known: from the plan of the same step; one that is too small would drop seeds. None where
             the pass must follow the device's state, as in a captured graph.
         keep: keep what the inner maps give, N * U elements each, which saves a product backwards.
+        out: where the new output goes, contiguous, `[N, d_out]`; None for a tensor of its own.
 
     Returns:
         The new output, contiguous, bit-equal to y where no alpha is set, and what `backward` needs.
@@ -371,7 +373,7 @@ def forward(
     x = x.to(y.dtype)
     work = _Pass(module, parameters, x, y.shape[1], known)
     saved = select(codes, kinds, rows, alpha, kind, work)
-    out = _new(y, y.shape)
+    out = _new(y, y.shape) if out is None else out
     if y.numel() == 0:
         return out, saved
     if module.ELEMENTWISE:
@@ -445,6 +447,7 @@ def backward(
     known: Known | None = None,
     needs_x: bool = True,
     needs_parameters: bool = True,
+    to_x: Tensor | None = None,
 ) -> tuple[Tensor | None, tuple[Tensor, ...] | None, Tensor]:
     """The gradients of `forward`; that of y is `g` itself.
 
@@ -458,6 +461,7 @@ def backward(
         known: as in `forward`.
         needs_x: whether the gradient of x is wanted.
         needs_parameters: whether those of the parameters are.
+        to_x: where the gradient of x goes, contiguous, `[N, d_in]`; None for a tensor of its own.
 
     Returns:
         Gradients of x `[N, d_in]`, of the parameters `[C, ...]` (0 but for the seeds that train
@@ -468,12 +472,16 @@ def backward(
     work = _Pass(module, parameters, x, g.shape[1], known)
     gradients = tuple(torch.zeros_like(p) for p in parameters) if needs_parameters else None
     to_alpha = torch.zeros(seeds, dtype=torch.float32, device=x.device)
-    gx = _new(x, x.shape) if needs_x else None
+    gx = None
+    if needs_x:
+        gx = to_x if to_x is not None and to_x.dtype == x.dtype else _new(x, x.shape)
     if g.numel() == 0:
         return gx, gradients, to_alpha
     pull = _pull_elements if module.ELEMENTWISE else _pull
     pull(work, g, saved, gx, gradients, to_alpha)
-    return None if gx is None else gx.to(given.dtype), gradients, to_alpha
+    if gx is None or to_x is None or gx is to_x:
+        return None if gx is None else gx.to(given.dtype), gradients, to_alpha
+    return to_x.copy_(gx), gradients, to_alpha
 
 
 def _pull(
@@ -572,16 +580,23 @@ def _pull_elements(
 
 
 class Seeds(NamedTuple):
-    """The seeds of one kind at a site; the fields are arguments of `forward`."""
+    """The seeds of one kind at a site; the fields are arguments of `forward`, and d_in."""
 
     columns: Columns
     kind: int
     nonfinite: Tensor
     module: ModuleType
     known: Known | None
+    d_in: int
 
 
 class _Added(Function):
+    """The node of a pass; what goes in and out has any number of axes.
+
+    They are made one here and not by views outside: a view holds on to what it is a view of, so
+    autograd would add what else reaches x to a third tensor instead of to the gradient made here.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, y: Tensor, x: Tensor, alpha: Tensor, seeds: Seeds, *parameters: Tensor
@@ -589,9 +604,10 @@ class _Added(Function):
         ctx.seeds, keep = seeds, any(ctx.needs_input_grad)
         if seeds.known is not None:
             _buckets[min(bucket(seeds.known.active), len(parameters[0]))] += 1
-        out, saved = forward(
-            x, y, *seeds.columns, alpha, parameters, seeds.kind, seeds.nonfinite,
-            module=seeds.module, known=seeds.known, keep=keep,
+        out = _new(y, y.shape)
+        _, saved = forward(
+            x.reshape(-1, seeds.d_in), _rows_of(y), *seeds.columns, alpha, parameters, seeds.kind,
+            seeds.nonfinite, module=seeds.module, known=seeds.known, keep=keep, out=_rows_of(out),
         )  # fmt: skip
         if keep:
             ctx.save_for_backward(x, *saved, *parameters)
@@ -601,22 +617,28 @@ class _Added(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
-        count, seeds = len(Saved._fields), ctx.seeds
+        count, seeds, parameters = len(Saved._fields), ctx.seeds, len(ctx.needs_input_grad) - 4
+        to_x = _new(x, x.shape) if ctx.needs_input_grad[1] else None
         with torch.autocast(g.device.type, enabled=False):
-            to_x, to_parameters, to_alpha = backward(
-                g, x, Saved(*rest[:count]), rest[count:], len(seeds.columns.codes),
-                module=seeds.module, known=seeds.known, needs_x=ctx.needs_input_grad[1],
-                needs_parameters=any(ctx.needs_input_grad[4:]),
+            _, to_parameters, to_alpha = backward(
+                _rows_of(g), x.reshape(-1, seeds.d_in), Saved(*rest[:count]), rest[count:],
+                len(seeds.columns.codes), module=seeds.module, known=seeds.known,
+                needs_x=to_x is not None, needs_parameters=any(ctx.needs_input_grad[4:]),
+                to_x=None if to_x is None else to_x.view(-1, seeds.d_in),
             )  # fmt: skip
-        return g, to_x, to_alpha, None, *(to_parameters or (None,) * len(rest[count:]))
+        return g, to_x, to_alpha, None, *(to_parameters or (None,) * parameters)
+
+
+def _rows_of(y: Tensor) -> Tensor:
+    return y.reshape(-1, y.shape[-1])
 
 
 def add(y: Tensor, x: Tensor, alpha: Tensor, parameters: Sequence[Tensor], seeds: Seeds) -> Tensor:
     """`forward` with its gradients; autocast has no say in it.
 
     Args:
-        y: the host's output, `[N, d_out]`.
-        x: the site's input, `[N, d_in]`.
+        y: the host's output, `[..., d_out]`.
+        x: the site's input, `[N, d_in]` or what can be reshaped to that.
         alpha: float32 `[S]`.
         parameters: of the kind's pool, `[C, ...]` each.
         seeds: whose.

@@ -127,25 +127,31 @@ class ParallelSite(SiteLayer):
         captured: bool,
         nonfinite: Tensor,
     ) -> Tensor:
-        grown, read = self._as_written(y), self._as_read(x)
-        kernels = self._kernels_for(grown, read, captured)
+        written, read = self._as_written(y), self._as_read(x)
+        kernels = self._kernels_for(written, read, captured)
+        grown = y
         for seeds in self._launched(kernels, captured, nonfinite):
-            self._check((len(read), self.shape.d_out), grown)
-            grown = parallel.add(grown, read, alpha, stacks[seeds.kind], seeds)
-        parts = self.plan.active
-        if captured:
-            rest = len(kernels) < len(self.kinds)
-            parts = everyone(self.live, self.kinds, self._state.lifecycle) if rest else ()
+            self._check((len(read), self.shape.d_out), written)
+            grown = parallel.add(grown, x, alpha, stacks[seeds.kind], seeds)
+        parts = [part for part in self._parts(captured, kernels) if part.number not in kernels]
+        if not parts:
+            return grown
+        grown = self._as_written(grown)
         for part in parts:
-            if part.number not in kernels:
-                own = alpha.index_select(0, part.slots)
-                if part.mixed is not None:
-                    own = torch.where(part.mixed, own, 0)
-                grown, found = self._mixed(part, read, grown, own, stacks[part.number])
-                if part.mixed is not None:
-                    found = torch.where(part.mixed, found, 0)
-                nonfinite.index_add_(0, part.slots, found)
+            own = alpha.index_select(0, part.slots)
+            if part.mixed is not None:
+                own = torch.where(part.mixed, own, 0)
+            grown, found = self._mixed(part, read, grown, own, stacks[part.number])
+            if part.mixed is not None:
+                found = torch.where(part.mixed, found, 0)
+            nonfinite.index_add_(0, part.slots, found)
         return grown.reshape(y.shape)
+
+    def _parts(self, captured: bool, kernels: dict[int, ModuleType]) -> Sequence[Part]:
+        if not captured:
+            return self.plan.active
+        rest = len(kernels) < len(self.kinds)
+        return everyone(self.live, self.kinds, self._state.lifecycle) if rest else ()
 
     def _kernels_for(self, y: Tensor, x: Tensor, captured: bool) -> dict[int, ModuleType]:
         """The kernels that can compute `y`, by kind; held before their first number is used."""
@@ -177,13 +183,15 @@ class ParallelSite(SiteLayer):
         """The seeds that kernels compute, by kind; a captured graph finds out itself how many."""
         if captured:
             for number, module in kernels.items():
-                yield parallel.Seeds(self.live, number, nonfinite, module, None)
+                yield parallel.Seeds(self.live, number, nonfinite, module, None, self.shape.d_in)
             return
         for part in self.plan.active:
             if part.number in kernels:
                 known = parallel.Known(len(part.slots), part.training)
                 module = kernels[part.number]
-                yield parallel.Seeds(self.live, part.number, nonfinite, module, known)
+                yield parallel.Seeds(
+                    self.live, part.number, nonfinite, module, known, self.shape.d_in
+                )
 
     def _mixed(
         self, part: Part, x: Tensor, y: Tensor, alpha: Tensor, stack: Sequence[Tensor]

@@ -387,7 +387,7 @@ def test_buckets_are_counted() -> None:
     columns = Columns(made.codes, made.kinds, made.column)
     nonfinite = torch.zeros(9, dtype=torch.int64)
     for known in (Known(3, 2), Known(3, 2), None):
-        seeds = parallel.Seeds(columns, KIND, nonfinite, made.module, known)
+        seeds = parallel.Seeds(columns, KIND, nonfinite, made.module, known, made.x.shape[1])
         parallel.add(made.y, made.x, made.alpha, tuple(made.params.values()), seeds)
     assert parallel.buckets_used() == {3: 2}
 

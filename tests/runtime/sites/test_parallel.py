@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -138,3 +140,39 @@ def test_a_users_kind_runs_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> N
         results.append(passed(model, garden, torch.float32))
     for name, value in results[1].items():
         assert torch.allclose(results[0][name], value, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3)], ids=["examples", "sequences"])
+def test_the_hosts_gradient_is_added_to_the_sites_where_it_lies(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third tensor for the sum, as large as an activation, would cost a tenth of a step."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    host = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6))
+    model = morph(host, [Site("2", seeds=3, hidden=2)])
+    garden = Garden.of(model)
+    garden.allocate(0)
+    code = int(garden.state.lifecycle.State["GRAFTING"])
+    garden.state.update([0], {"lifecycle_state": code, "alpha": 0.5})
+    garden.refresh()
+    made: list[int] = []
+    right = parallel.backward
+
+    def noting(*given: Any, **options: Any) -> Any:
+        found: Any = right(*given, **options)
+        assert found[0] is not None
+        made.append(found[0].data_ptr())
+        return found
+
+    monkeypatch.setattr(parallel, "backward", noting)
+    model(torch.randn(*shape, 5))  # is held first, which pulls as well
+    made.clear()
+    arrived: list[int] = []
+
+    def seen(module: nn.Module, given: Any, y: Tensor) -> None:
+        assert y.grad_fn is not None
+        y.grad_fn.register_prehook(lambda grads: arrived.append(grads[0].data_ptr()))
+
+    host[1].register_forward_hook(seen)
+    backward(model(torch.randn(*shape, 5)).square().sum())
+    assert made == arrived
