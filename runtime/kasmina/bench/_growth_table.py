@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from kasmina.bench import Row
 from kasmina.bench._growth_arms import Outcome
 
 Z975 = 1.959964
@@ -101,6 +102,18 @@ def table(results: Results, base: str) -> str:
                 "" if gap is None else f"{gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})",
             ]
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def targets(rows: Iterable[Row]) -> str:
+    """Markdown: every figure, its target and whether it was met."""
+    lines = ["| what | figure | target | met | beside it |", "|---|---|---|---|---|"]
+    for row in rows:
+        target = "" if row.target is None else f"{row.op} {row.target:g} {row.unit}".strip()
+        met = {None: "", True: "yes", False: "**no**"}[row.met]
+        beside = "; ".join(f"{name} {value:.4g}" for name, value in row.baselines.items())
+        figure = f"{row.value:.4g} {row.unit}".strip()
+        lines.append(f"| {row.name} | {figure} | {target} | {met} | {beside} |")
     return "\n".join(lines) + "\n"
 
 

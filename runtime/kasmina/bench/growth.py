@@ -7,11 +7,8 @@ training aside, controls, discarded candidates and rewound steps.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +17,8 @@ import msgspec
 from kasmina.bench import Row, benchmark
 from kasmina.bench import _growth_arms as arms
 from kasmina.bench._growth_arms import GROWN, SUBJECTS, Outcome
-from kasmina.bench._growth_table import Interval, Results, interval, picture, table
+from kasmina.bench._growth_table import Interval, Results, interval, picture, table, targets
+from kasmina.bench._units import measured
 
 Unit = tuple[str, int, int | None, bool]  # subject, seed, epochs, whether Kasmina alone
 REPORTING_SEEDS = tuple(range(1000, 1010))
@@ -38,11 +36,15 @@ DRAWN = (GROWN, arms.SAME_FLOPS, arms.FINAL, arms.START, arms.RANDOM, arms.WIDEN
 def run(*, quick: bool = False, jobs: int = 1, out: Path | None = None) -> list[Row]:
     """Growing beside static networks and other ways to grow: accuracy at what cost, by seed."""
     units = list(QUICK) if quick else _units()
-    results = Results(_measured(units, jobs, out))
-    if out is not None:
-        _write(results, out)
+    file = None if out is None else out / "outcomes.jsonl"
+    done = measured(units, _one, list[Outcome], jobs=jobs, file=file)
+    results = Results(outcome for outcomes in done.values() for outcome in outcomes)
     found = list(rows(results))
-    return [replace(row, target=None) for row in found] if quick else found
+    if quick:
+        found = [replace(row, target=None) for row in found]
+    if out is not None:
+        _write(results, found, out)
+    return found
 
 
 def rows(results: Results) -> Iterator[Row]:
@@ -59,38 +61,6 @@ def _units() -> list[Unit]:
     return [*every, *(("digits", seed, None, True) for seed in MORE_SPLITS)]
 
 
-def _measured(units: list[Unit], jobs: int, out: Path | None) -> list[Outcome]:
-    """What `out` holds already of the units, and the rest measured; each is kept once it is done."""
-    kept: dict[str, list[Outcome]] = {}
-    file = None if out is None else out / "outcomes.jsonl"
-    if file is not None and file.exists():
-        for line in file.read_bytes().splitlines():
-            entry = msgspec.json.decode(line)
-            kept[str(entry["unit"])] = msgspec.convert(entry["outcomes"], list[Outcome])
-    names = {str(list(unit)): unit for unit in units}
-    left = [unit for name, unit in names.items() if name not in kept]
-    for unit, outcomes in _spread(left, jobs):
-        name = str(list(unit))
-        kept[name] = outcomes
-        print(f"{unit[0]}, seed {unit[1]}: done", file=sys.stderr)  # noqa: T201
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("ab") as lines:
-                entry = {"unit": name, "outcomes": outcomes}
-                lines.write(msgspec.json.encode(entry) + b"\n")
-    return [outcome for name in names for outcome in kept[name]]
-
-
-def _spread(units: list[Unit], jobs: int) -> Iterator[tuple[Unit, list[Outcome]]]:
-    if jobs == 1:
-        yield from ((unit, _one(unit)) for unit in units)
-        return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = {pool.submit(_one, unit): unit for unit in units}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
 def _one(unit: Unit) -> list[Outcome]:
     """All arms of one task and seed, on one thread."""
     import torch
@@ -102,9 +72,9 @@ def _one(unit: Unit) -> list[Outcome]:
     return [replace(outcome, task=name) for outcome in found]
 
 
-def _write(results: Results, out: Path) -> None:
+def _write(results: Results, found: list[Row], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "growth.md").write_text(table(results, GROWN))
+    (out / "growth.md").write_text(f"{targets(found)}\n{table(results, GROWN)}")
     (out / "growth.svg").write_text(picture(results, {arm: arm for arm in DRAWN}))
     figures = [outcome.as_dict() for outcome in results.outcomes]
     (out / "growth.json").write_bytes(msgspec.json.format(msgspec.json.encode(figures)))
@@ -118,6 +88,7 @@ def _gflop(outcomes: Iterable[Outcome]) -> float:
     return fmean(outcome.flops for outcome in outcomes) / 1e9
 
 
+SAVED = 35.0  # percent of the FLOPs of its own architecture
 TARGETS = {"digits": 98.0, "mnist1d": 87.0, "mnist1d-cnn": 92.0}
 
 
@@ -145,6 +116,7 @@ def _task_rows(results: Results, task: str) -> Iterator[Row]:
                 ">=",
                 {"mean": gap.mean, "upper end": gap.high},
             )
+    yield from _earned(results, task)
     if (loss := results.paired(task, arms.FINAL_SAME_FLOPS, GROWN, "loss")) is not None:
         yield Row(
             f"{task}: validation loss below {arms.FINAL_SAME_FLOPS}, lower end",
@@ -168,20 +140,46 @@ def _mnist1d_rows(results: Results) -> Iterator[Row]:
             yield Row(f"mnist1d: {arm}, training", _gflop(outcomes.values()), "GFLOP", cost, "<=")
 
 
-def _life_rows(results: Results) -> Iterator[Row]:
-    """What became of all seeds that germinated, over all runs of the default configuration."""
-    facts = [o.facts for o in results.outcomes if o.arm == GROWN]
-    if not facts:
+def _earned(results: Results, task: str) -> Iterator[Row]:
+    """Whether growing paid: surely better at equal FLOPs, or as good for `SAVED` of them."""
+    better = results.paired(task, GROWN, arms.SAME_FLOPS)
+    as_good = results.paired(task, GROWN, arms.SAME_STEPS)
+    if better is None or as_good is None:
         return
-    born = sum(each["germinated"] for each in facts)
-    ended: dict[str, int] = {}
-    for each in facts:
-        for state, number in each["ended"].items():
-            ended[state] = ended.get(state, 0) + number
-    shares = {state: 100 * number / max(born, 1) for state, number in sorted(ended.items())}
-    yield Row("seeds that ended", sum(shares.values()), "%", 100.0, ">=", shares)
-    timed_out = sum(each["timed_out"] for each in facts)
-    yield Row("seeds that timed out", 100 * timed_out / max(born, 1), "%", 20.0, "<=")
-    yield Row("grafts in a run, fewest", min(each["grafted"] for each in facts), "", 1, ">=")
-    fossils = min(each["ended"].get("FOSSILIZED", 0) for each in facts)
-    yield Row("fossils in a run, fewest", fossils, "", 1, ">=")
+    whole = _gflop(results.of(task, arms.SAME_STEPS).values())
+    saved = 100 * (1 - _gflop(results.of(task, GROWN).values()) / whole)
+    yield Row(f"{task}: FLOPs saved against {arms.SAME_STEPS}", saved, "%")
+    earned = better.low > 0 or (as_good.mean >= 0 and saved >= SAVED)
+    figures = {"better by": better.mean, "as good by": as_good.mean, "FLOPs saved, %": saved}
+    name = f"{task}: surely better at equal FLOPs, or as good with {SAVED:g}% fewer"
+    yield Row(name, float(earned), "", 1.0, ">=", figures)
+
+
+ENDS = ("FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK")
+
+
+def _life_rows(results: Results) -> Iterator[Row]:
+    """What became of all seeds that germinated: of the default configuration, then of each arm."""
+    growing = [o for o in results.outcomes if o.facts]
+    for arm in dict.fromkeys([GROWN, *(o.arm for o in growing)]):
+        lives = [o for o in growing if o.arm == arm]
+        if lives:
+            yield from _lives_of(arm, lives)
+
+
+def _lives_of(arm: str, runs: list[Outcome]) -> Iterator[Row]:
+    facts = [run.facts for run in runs]
+    born = max(sum(each["germinated"] for each in facts), 1)
+    ended = {state: sum(each["ended"].get(state, 0) for each in facts) for state in ENDS}
+    shares = {state: 100 * number / born for state, number in ended.items() if number}
+    yield Row(f"{arm}: seeds that ended", sum(shares.values()), "%", 100.0, ">=", shares)
+    late = 100 * sum(each["timed_out"] for each in facts) / born
+    yield Row(f"{arm}: seeds that timed out", late, "%", 20.0, "<=")
+    for what, numbers in (
+        ("grafts", [each["grafted"] for each in facts]),
+        ("fossils", [each["ended"].get("FOSSILIZED", 0) for each in facts]),
+    ):
+        none = {f"{run.task}, runs without": 0.0 for run in runs}
+        for run, number in zip(runs, numbers, strict=True):
+            none[f"{run.task}, runs without"] += number == 0
+        yield Row(f"{arm}: {what} in a run, fewest", min(numbers), "", 1, ">=", none)

@@ -8,13 +8,13 @@ is wrong. Permuted features keep the declared layout, so that it lies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from pathlib import Path
 from statistics import fmean, stdev
 
 from kasmina.bench import Row, benchmark
 from kasmina.bench._growth_arms import forced, grow_seen
+from kasmina.bench._units import measured
 from kasmina.control import TamiyoController
 from kasmina.growth import Task
 from kasmina.tasks import digits, mnist1d
@@ -25,29 +25,24 @@ SEEDS = tuple(range(1000, 1010))
 TASKS: dict[str, Callable[[int], Task]] = {
     "mnist1d": lambda _: mnist1d.task(),
     "mnist1d-permuted": lambda _: mnist1d.task(permuted=True),
+    "mnist1d-7": lambda _: mnist1d.task(dataset=7),
     "digits": lambda seed: digits.task(split=seed),
     "digits-permuted": lambda seed: digits.task(split=seed, permuted=True),
-    "mnist1d-7": lambda _: mnist1d.task(dataset=7),
 }
 
 Unit = tuple[str, int, str | None, int | None]  # task, seed, forced kind, epochs
 
 
 @benchmark("kinds")
-def run(*, quick: bool = False, jobs: int = 1) -> list[Row]:
+def run(*, quick: bool = False, jobs: int = 1, out: Path | None = None) -> list[Row]:
     """How often the kind that wins the contest is one that no other kind beats when it is forced."""
     tasks = ("digits",) if quick else tuple(TASKS)
     seeds, epochs = ((1, 2), 30) if quick else (SEEDS, None)
     units: list[Unit] = [(t, s, k, epochs) for t in tasks for s in seeds for k in (None, *KINDS)]
-    rows = list(_rows(dict(zip(units, _spread(units, jobs), strict=True)), tasks, seeds))
+    file = None if out is None else out / "kinds.jsonl"
+    done = measured(units, _one, tuple[float, str | None], jobs=jobs, file=file)
+    rows = list(_rows(done, tasks, seeds))
     return [replace(row, target=None) for row in rows] if quick else rows
-
-
-def _spread(units: list[Unit], jobs: int) -> list[tuple[float, str | None]]:
-    if jobs == 1:
-        return [_one(unit) for unit in units]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        return list(pool.map(_one, units))
 
 
 def _one(unit: Unit) -> tuple[float, str | None]:

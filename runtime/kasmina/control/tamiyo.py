@@ -100,7 +100,7 @@ class TamiyoController:
         return max(self.config.warm_up, int(self.config.first * (epochs or 0)))
 
     def _patience(self) -> int:
-        return self.config.patience * self.config.back_off**self._failures
+        return int(self.config.patience * self.config.back_off**self._failures)
 
     def state_dict(self) -> dict[str, Any]:
         """Plateau and waves so far."""

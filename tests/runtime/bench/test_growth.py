@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from xml.etree import ElementTree
@@ -10,10 +11,10 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from kasmina.bench import Row, growth, load
 from kasmina.bench import _growth_arms as arms
-from kasmina.bench import growth, load
 from kasmina.bench._growth_arms import GROWN, SUBJECTS, Outcome
-from kasmina.bench._growth_table import Results, interval, picture, student, table
+from kasmina.bench._growth_table import Results, interval, picture, student, table, targets
 from kasmina.cli.bench import bench
 from kasmina.errors import UsageError
 from kasmina.growth.task import evaluate
@@ -76,8 +77,42 @@ def test_rows_hold_the_targets() -> None:
     rows = {row.name: row for row in growth.rows(Results(found))}
     assert rows["digits: test, mean of 10"].met is False
     assert rows[f"digits: better than {arms.SAME_FLOPS}, lower end"].met is True
-    assert rows["seeds that ended"].met is True
-    assert rows["seeds that ended"].baselines == {"CULLED": 50.0, "FOSSILIZED": 50.0}
+    assert rows[f"{GROWN}: seeds that ended"].met is True
+    assert rows[f"{GROWN}: seeds that ended"].baselines == {"CULLED": 50.0, "FOSSILIZED": 50.0}
+    assert rows[f"{GROWN}: fossils in a run, fewest"].met is True
+    assert rows[f"{GROWN}: fossils in a run, fewest"].baselines == {"digits, runs without": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("same_flops", "same_steps", "flops", "earned"),
+    [
+        (0.90, 0.99, 10, True),  # surely better
+        (0.99, 0.97, 5, True),  # as good, and cheap
+        (0.99, 0.97, 4, False),  # not cheap enough
+        (0.99, 0.98, 9, False),  # worse
+    ],
+)
+def test_growing_has_paid_where_it_is_better_or_cheaper(
+    same_flops: float, same_steps: float, flops: int, earned: bool
+) -> None:
+    """Either is enough; three GFLOP of 4.6 or more are 35% fewer."""
+    found = [outcome(GROWN, seed, 0.975) for seed in (1, 2, 3)]
+    found += [outcome(arms.SAME_FLOPS, seed, same_flops) for seed in (1, 2, 3)]
+    steps = [outcome(arms.SAME_STEPS, seed, same_steps) for seed in (1, 2, 3)]
+    found += [replace(each, flops=int(flops * 1e9)) for each in steps]
+    rows = {row.name: row for row in growth.rows(Results(found))}
+    row = rows["digits: surely better at equal FLOPs, or as good with 35% fewer"]
+    assert row.met is earned
+
+
+def test_the_table_of_targets_says_what_was_met() -> None:
+    """Figure, target, whether it was met, and what stands beside it."""
+    rows = [Row("a", 97.0, "%", 98.0, ">=", {"b": 1.0}), Row("c", 2.0, "s"), Row("d", 1, "", 1)]
+    assert targets(rows).splitlines()[2:] == [
+        "| a | 97 % | >= 98 % | **no** | b 1 |",
+        "| c | 2 s |  |  |  |",
+        "| d | 1 | <= 1 | yes |  |",
+    ]
 
 
 def test_the_arms_of_a_seed_share_start_and_batches() -> None:
