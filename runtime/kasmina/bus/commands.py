@@ -276,8 +276,9 @@ class CommandHandler:
                 self._loop.call_soon_threadsafe(self._interrupt)
 
     def _interrupt(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
+        reader, self._reader = self._reader, None  # once: a second one would be another's
+        if reader is not None:
+            reader.cancel()
 
     async def _wait_for_more(self) -> list[Delivery]:
         """Read, until `stop` interrupts it."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kasmina.bus.client import position
+from kasmina.bus.client import Delivery, position
 from kasmina.bus.commands import CommandConfig, CommandHandler, Request
 from kasmina.bus.errors import BusRejected, BusUnavailable
 from kasmina.bus.in_process import InProcessBus
@@ -701,5 +701,36 @@ def test_where_commands_are_signed_answers_prove_nothing() -> None:
         assert [slot(each) for each in desk.handler.take()] == [1]
         desk.handler.stop()
         await task
+
+    run(main())
+
+
+def test_stopping_interrupts_a_read_once_however_often_it_is_asked() -> None:
+    """Letting go of a connection takes a moment, in which a second cancel would be an error."""
+
+    class Slow(InProcessBus):
+        reading = False
+
+        async def read(self, stream: str, **options: Any) -> list[Delivery]:
+            """See `MessageBusClient`."""
+            self.reading = True
+            try:
+                return await super().read(stream, **options)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.5)
+                raise
+
+    async def main() -> None:
+        desk = Desk()
+        desk.bus = Slow(clock=clock)
+        desk.handler = desk.another(wait_s=1000.0)
+        task = await started(desk)
+        assert desk.bus.reading
+        began = now()
+        desk.handler.stop()
+        await asyncio.sleep(0.1)
+        desk.handler.stop()
+        await task
+        assert now() - began < 1
 
     run(main())

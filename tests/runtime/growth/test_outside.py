@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from kasmina.bus.breaker import BreakerState
+from kasmina.bus.errors import BusUnavailable
 from kasmina.bus.in_process import InProcessBus
-from kasmina.bus.lease import LeaseLost, RunIsTaken
+from kasmina.bus.lease import Lease, LeaseLost, RunIsTaken
 from kasmina.bus.names import streams_of
 from kasmina.bus.operator import Answer, Operator
 from kasmina.bus.stamping import Stamp
+from kasmina.bus.telemetry import TelemetryConfig
 from kasmina.growth import Observation, Proposal
 from kasmina.growth.outside import Broken, Outside, OutsideConfig
 from kasmina.growth.saving import Keeper
@@ -187,20 +190,18 @@ def test_who_stood_still_for_too_long_obeys_no_more(tmp_path: Path) -> None:
         first.close()
 
 
-def test_commands_wait_while_it_is_not_sure_whose_the_name_is(here: Here) -> None:
+def test_commands_wait_while_it_is_not_sure_whose_the_name_is(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bus that is away for longer than the lease may have given the name to another run."""
-    asked = here.ask(types.Cancel(run="test", target=SEED))
-    lease = here.outside._serving.lease
-    here.until(lambda: lease.held)
-    lease._until = 0.0
-    end = time.monotonic() + 20
-    while not here.outside.handler.waiting:
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    lease._until = 0.0
-    here.outside._obey()
-    assert not asked.done()
-    here.until(asked.done)  # after the next sign of life
+    with monkeypatch.context() as unsure:
+        unsure.setattr(Lease, "held", False)
+        asked = here.ask(types.Cancel(run="test", target=SEED))
+        here.until(lambda: here.outside.handler.waiting > 0)
+        here.outside.after_step()
+        assert here.outside.handler.waiting == 1
+        assert not asked.done()
+    here.until(asked.done)
     assert isinstance(asked.result(), types.Applied)
 
 
@@ -261,3 +262,62 @@ def test_a_run_that_goes_on_comes_to_where_it_had_been() -> None:
     assert beds[1].gardener.limits["max_training"] == 7
     assert_same(beds[0].model.state_dict(), beds[1].model.state_dict())
     second.close()
+
+
+def test_a_flood_of_commands_waits_in_its_stream() -> None:
+    """So many a second are read, after the first ones, however many are there."""
+    bus, bed = InProcessBus(), Bed()
+    few = OutsideConfig(commands_a_second=2)
+    with Outside("test", bus.peer, config=few) as outside:
+        outside.start(bed.gardener, fresh=True)
+        began = time.monotonic()
+        query = Stamp("test")(types.Query(run="test", what="status"))
+        stamp = Stamp("somebody")
+        payloads = [wire.encode(stamp(query.body)) for _ in range(6)]
+        asyncio.run(bus.publish_many(streams_of("test").commands, payloads))
+        end = began + 60
+        while outside.handler.accepted < 6:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert time.monotonic() - began >= 1.9  # two at once, then one each half second
+
+
+class Ailing(InProcessBus):
+    """A bus that takes no health for as long as it is told."""
+
+    calls = 0
+    away = True
+
+    async def publish_many(
+        self, stream: str, payloads: Sequence[bytes], *, keep: int | None = None
+    ) -> list[str]:
+        """See `MessageBusClient`."""
+        if stream.endswith(":health"):
+            type(self).calls += 1
+            if type(self).away:
+                raise BusUnavailable("told by the test")
+        return await super().publish_many(stream, payloads, keep=keep)
+
+
+def test_a_bus_that_takes_no_health_is_left_alone_for_a_while() -> None:
+    """After five failures in a row it is not asked; when it takes some again, all goes on."""
+    bus, bed = Ailing(), Bed()
+    config = OutsideConfig(telemetry_s=0.01, telemetry=TelemetryConfig(batch_s=0.01))
+    with Outside("test", bus.peer, config=config) as outside:
+        outside.start(bed.gardener, fresh=True)
+        breaker = outside.telemetry.outages._breaker
+        assert breaker is not None
+
+        def until(so: Callable[[], bool]) -> None:
+            end = time.monotonic() + 60
+            while not so():
+                assert time.monotonic() < end
+                outside.after_step()
+                time.sleep(0.002)
+
+        until(lambda: breaker._state is BreakerState.OPEN)
+        assert Ailing.calls >= 5
+        until(lambda: outside.telemetry.outages.count > Ailing.calls)  # refused by the breaker
+        Ailing.away = False
+        until(lambda: outside.telemetry.sent > 0)
+        assert breaker.state is BreakerState.CLOSED
