@@ -60,7 +60,7 @@ class Orders:
         """Why a command cannot be accepted, by what was noted last; None where it can."""
         mask, saved = self._mask, self._saved
         if (refused := mask(command)) is not None:
-            return refused
+            return self._closed(command) or refused
         match command:
             case types.Germinate(target=target, blueprint=blueprint, strategy=strategy):
                 rows = mask.rows(target)
@@ -290,6 +290,20 @@ class Orders:
         return types.Address(site=found.site or ".", slot=found.slot, generation=found.generation)
 
     # ------------------------------------------------------------------ refusals
+
+    def _closed(self, command: types.Command) -> Refused | None:
+        """Where nothing germinates any more, this is why, and not the seed's state."""
+        rows = self._mask.rows(command.target) if isinstance(command, types.Germinate) else []
+        if isinstance(rows, Refused):
+            return None
+        initial = self._lifecycle.initial.name
+        for row in (row for row in rows if self._mask.states[row] == initial):
+            path = self._garden.address(row).site
+            if self._gardener.embargoed(path):
+                times = self._gardener.config.max_rewinds
+                return self._no("guard", f"site {path or '.'!r} was rewound {times} times, so "
+                                "nothing germinates there any more", state=initial)  # fmt: skip
+        return None
 
     def _blueprint(self, rows: Iterable[int], name: str | None) -> Refused | None:
         if name is None:
