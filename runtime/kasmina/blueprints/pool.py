@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from kasmina.blueprints.registry import Blueprint
 from kasmina.errors import KasminaError
 
-Grown = Callable[[nn.Parameter, int, int], None]  # parameter, old capacity, new capacity
+# Of parameter, old capacity, new capacity: makes ready what must grow as well, and gives what puts
+# it into its place.
+Grown = Callable[[nn.Parameter, int, int], Callable[[], None]]
 
 
 class PoolFull(KasminaError):
@@ -23,8 +25,9 @@ class BlueprintPool(nn.Module):
     """Stacked parameters `[capacity, ...]` of one kind; a seed holds one row of each.
 
     A full pool doubles. Its Parameters stay the same objects, so an optimizer's references hold;
-    each callable in `grown` is told (parameter, old capacity, new capacity) so that an optimizer's
-    state can be padded. Free rows are zero. A copy of a pool has no callables in `grown`: they
+    each callable in `grown` is told (parameter, old capacity, new capacity) beforehand so that an
+    optimizer's state can be padded: what needs memory comes first, and where there is none nothing
+    is changed; what it returns is called after the parameter has its new rows. Free rows are zero. A copy of a pool has no callables in `grown`: they
     belong to whoever trains the original.
 
     Args:
@@ -86,14 +89,20 @@ class BlueprintPool(nn.Module):
         """Take the lowest free row and initialise it.
 
         Raises:
-            PoolFull: the pool would have to double and there is no memory for it.
+            PoolFull: there is no memory for the row, or to double the pool; nothing was changed.
         """
+        try:
+            fresh = self.kind.init(generator)
+        except (RuntimeError, MemoryError) as error:
+            if not _tells_of_memory(error):
+                raise
+            raise self._full(f"make a row for blueprint {self.kind.name!r}") from error
         free = (~self.occupied).nonzero()
         if len(free) == 0:
             self._resize(2 * self.capacity)
             free = (~self.occupied).nonzero()
         row = int(free[0])
-        for name, value in self.kind.init(generator).items():
+        for name, value in fresh.items():
             self.get_parameter(name)[row].copy_(value)
         self.occupied[row] = True
         return row
@@ -121,11 +130,12 @@ class BlueprintPool(nn.Module):
                 name: _padded(p.grad, capacity) for name, p in stacked.items() if p.grad is not None
             }
             occupied = _padded(self.occupied, capacity)
-        except (RuntimeError, MemoryError) as error:  # torch's allocators raise RuntimeErrors
-            raise PoolFull(
-                f"no memory to double the pool of blueprint {self.kind.name!r} from {old} to "
-                f"{capacity} rows on {self.occupied.device}; nothing was changed. Free a seed, or "
-                "use fewer or smaller ones"
+            follow = [grow(p, old, capacity) for grow in self.grown for p in stacked.values()]
+        except (RuntimeError, MemoryError) as error:
+            if not _tells_of_memory(error):
+                raise
+            raise self._full(
+                f"double the pool of blueprint {self.kind.name!r} from {old} to {capacity} rows"
             ) from error
         for name, parameter in stacked.items():
             parameter.grad = None
@@ -133,9 +143,14 @@ class BlueprintPool(nn.Module):
             parameter.grad = gradients.get(name)
         self.occupied = occupied
         _expect_another_graph()
-        for callback in self.grown:
-            for parameter in stacked.values():
-                callback(parameter, old, capacity)
+        for take_over in follow:
+            take_over()
+
+    def _full(self, what: str) -> PoolFull:
+        return PoolFull(
+            f"no memory to {what} on {self.occupied.device}; nothing was changed. Free a seed, or "
+            "use fewer or smaller ones"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "grown": []}
@@ -165,6 +180,12 @@ def _expect_another_graph() -> None:
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:
         dynamo.config.recompile_limit += 1
+
+
+def _tells_of_memory(error: Exception) -> bool:
+    """Torch's allocators raise RuntimeErrors of several kinds, and so does much else."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "memory" in str(error)
 
 
 def _padded(stacked: Tensor, capacity: int) -> Tensor:

@@ -128,7 +128,7 @@ class RowGuard:
         self._age, self._steps = state["age"].numpy().copy(), state["steps"]
         self._numbers = {row: _copied(numbers) for row, numbers in state["numbers"].items()}
         for parameter in self._parameters:
-            self.grow(parameter, len(state["age"]), len(parameter))
+            self.grow(parameter, len(state["age"]), len(parameter))()
 
     def forget(self, row: int) -> None:
         """Zero the row's moments in place: it was just allocated or freed."""
@@ -138,20 +138,24 @@ class RowGuard:
             for name, moment in self._moments(parameter).items():
                 moment[row] = initial(self._group(parameter), name)
 
-    def grow(self, parameter: nn.Parameter, old_capacity: int, capacity: int) -> None:
-        """Pad the moments of a parameter that has just got more rows (its shape is the new one)."""
-        if capacity == old_capacity:
-            return
+    def grow(self, parameter: nn.Parameter, old_capacity: int, capacity: int) -> Callable[[], None]:
+        """Pad the moments of a parameter that gets more rows; in their place once that is called."""
         state = self._optimizer.state.get(parameter, {})
-        for name, value in state.items():
-            if is_moment(value, parameter, old_capacity):
-                start = initial(self._group(parameter), name)
-                padded = value.new_full((capacity, *value.shape[1:]), start)
-                padded[:old_capacity] = value
-                state[name] = padded
-        missing = capacity - len(self._age)
-        if missing > 0:
-            self._age = np.concatenate([self._age, np.zeros_like(self._age, shape=missing)])
+        padded = {}
+        if capacity != old_capacity:
+            for name, value in state.items():
+                if is_moment(value, parameter, old_capacity):
+                    start = initial(self._group(parameter), name)
+                    padded[name] = value.new_full((capacity, *value.shape[1:]), start)
+                    padded[name][:old_capacity] = value
+
+        def take_over() -> None:
+            state.update(padded)
+            missing = capacity - len(self._age)
+            if missing > 0:
+                self._age = np.concatenate([self._age, np.zeros_like(self._age, shape=missing)])
+
+        return take_over
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Of the optimizer's state what belongs to the parameter element by element."""

@@ -231,8 +231,10 @@ def test_a_grown_stack_keeps_its_moments() -> None:
     _walk(optimizer, stack, 5)
     _walk(reference, twin, 5)
     stack.grad = None
+    take_over = guard.grow(stack, 2, 4)
+    assert optimizer.state[stack]["exp_avg"].shape == (2, 3)
     stack.data = torch.cat([stack.data, torch.zeros(2, 3)])
-    guard.grow(stack, 2, 4)
+    take_over()
     assert optimizer.state[stack]["exp_avg"].shape == (4, 3)
     _walk(optimizer, stack, 5)
     _walk(reference, twin, 5)
