@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
-
-from redis import exceptions as redis_errors
-from redis.asyncio.connection import AbstractConnection
 
 from kasmina.bus.client import (
     FIRST,
@@ -22,28 +19,27 @@ from kasmina.bus.client import (
     check_names,
     check_payloads,
 )
-from kasmina.bus.errors import BusError, BusUnavailable
+from kasmina.bus.errors import BusError
 from kasmina.bus.in_process import no_such_group, vanished
 from kasmina.bus.losses import Ledger
-from kasmina.bus.redis_link import BROKEN, Limits, Link, closed, opened, shut
+from kasmina.bus.redis_asking import Asker, Waiters
+from kasmina.bus.redis_claims import Claims
+from kasmina.bus.redis_link import Limits, Link
 from kasmina.bus.redis_server import Features, connector, features, probe_commands
 from kasmina.bus.redis_watch import Watch
 from kasmina.bus.redis_wire import (
     Argument,
     by_stream,
-    deliveries,
     groups_of,
     is_no_group,
     is_no_key,
     pack,
     pack_publish,
     pending_of,
-    refusal,
     table,
 )
 from kasmina.bus.streams import NO_STREAM
 
-MOST_WAITING = 64  # connections on which somebody waits for entries
 VALUES_AT_ONCE = 16  # of `get_many`: with the largest values 16 MiB a reply
 
 
@@ -84,10 +80,11 @@ class RedisStreamClient:
         self._watch, self._watch_s = Watch(self._ledger), watch_s
         counters = self._ledger.counters
         self._link = Link(self._connect, self.server, self._limits, counters, self._prepare)
+        self._asker = Asker(self._link, self._ledger)
+        self._claims = Claims(self._asker, self._ledger, self._make_again)
+        self._waiters = Waiters(self._connect, self.server, timeout_s, self.features)
         self._groups: set[tuple[str, str]] = set()  # that this client has made
         self._features: Features | None = None
-        self._spare: list[AbstractConnection] = []  # open, nobody waits on them
-        self._busy: set[AbstractConnection] = set()
         self._watcher: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -103,7 +100,7 @@ class RedisStreamClient:
     async def features(self) -> Features:
         """Return what the server is and lacks; connects where nothing was asked before."""
         if self._features is None:
-            await self._call(pack("PING"), name="PING")
+            await self._asker.call(pack("PING"), name="PING")
         assert self._features is not None
         return self._features
 
@@ -119,11 +116,11 @@ class RedisStreamClient:
         check_payloads(payloads)
         if not payloads:
             return []
-        replies = await self._ask(pack_publish(stream, payloads, keep), len(payloads), "XADD")
+        replies = await self._asker.ask(pack_publish(stream, payloads, keep), len(payloads), "XADD")
         ids = [reply.decode() for reply in replies if isinstance(reply, bytes)]
         self._watch.published(stream, ids)
         self._ledger.counters["published"] += len(ids)
-        self._raise_first(replies, "XADD")
+        self._asker.raise_first(replies, "XADD")
         return ids
 
     async def create_group(self, stream: str, group: str, *, start: str = FIRST) -> bool:
@@ -148,9 +145,10 @@ class RedisStreamClient:
         tail: list[Argument] = ["STREAMS", *streams, *(">" for _ in streams)]
         reply = await self._read(head, tail, wait_s)
         if isinstance(reply, Exception) and is_no_group(reply):
-            await self._make_again(streams, group)
+            for stream in streams:
+                await self._make_again(stream, group)
             reply = await self._read(head, tail, wait_s)
-        self._raise_first([reply], "XREADGROUP")
+        self._asker.raise_first([reply], "XREADGROUP")
         taken = by_stream(reply)
         self._ledger.counters["delivered"] += len(taken)
         return taken
@@ -159,7 +157,7 @@ class RedisStreamClient:
         """Say that entries are done; returns how many of them were pending until now."""
         if not ids:
             return 0
-        done = int((await self._call(pack("XACK", stream, group, *ids), name="XACK"))[0])
+        done = int((await self._asker.call(pack("XACK", stream, group, *ids), name="XACK"))[0])
         self._ledger.counters["acknowledged"] += done
         return done
 
@@ -168,37 +166,11 @@ class RedisStreamClient:
     ) -> list[Delivery]:
         """Take over the oldest entries that have been pending for at least `idle_s`."""
         check_names(consumer=consumer)
-        taken: list[Any] = []
-        gone: list[str] = []
-        cursor = b"0-0"
-        while len(taken) < count:
-            least = max(0, round(idle_s * 1000))
-            command: list[Argument] = [
-                "XAUTOCLAIM",
-                stream,
-                group,
-                consumer,
-                least,
-                cursor,
-                "COUNT",
-            ]
-            reply = await self._claimed(stream, group, pack(*command, count - len(taken)))
-            taken += [entry for entry in reply[1] if entry is not None and entry[1] is not None]
-            lost = [] if len(reply) < 3 else [entry_id.decode() for entry_id in reply[2]]
-            if None in reply[1]:  # before Redis 7 it does not say which are there no more
-                lost += await self._not_there(stream, group, consumer, reply[0].decode())
-            gone += lost
-            cursor = reply[0]
-            if cursor == b"0-0":
-                break
-        if gone:
-            self._trimmed(stream, group, gone)
-        self._ledger.counters["claimed"] += len(taken)
-        return await self._with_attempts(stream, group, taken)
+        return await self._claims.take_over(stream, group, consumer, idle_s, count)
 
     async def pending(self, stream: str, group: str, *, count: int = 512) -> list[Pending]:
         """Return the oldest pending entries; none where there is no such group."""
-        return pending_of(await self._pending(stream, group, "-", "+", count))
+        return pending_of(await self._claims.pending(stream, group, "-", "+", count))
 
     async def read(
         self, stream: str, *, after: str = FIRST, count: int = 512, wait_s: float = 0.0
@@ -208,28 +180,30 @@ class RedisStreamClient:
         if after == NEWEST and wait_s <= 0:
             return []
         reply = await self._read(["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s)
-        self._raise_first([reply], "XREAD")
+        self._asker.raise_first([reply], "XREAD")
         return by_stream(reply)
 
     async def remove(self, stream: str, ids: Sequence[str]) -> int:
         """Take single entries away; returns how many there were."""
         if not ids:
             return 0
-        return int((await self._call(pack("XDEL", stream, *ids), name="XDEL"))[0])
+        return int((await self._asker.call(pack("XDEL", stream, *ids), name="XDEL"))[0])
 
     async def trim(self, stream: str, *, before: str) -> int:
         """Take away all entries older than the id `before`; returns how many there were."""
         if before == NEWEST:
             before = (await self.info(stream)).last
-        return int((await self._call(pack("XTRIM", stream, "MINID", before), name="XTRIM"))[0])
+        return int(
+            (await self._asker.call(pack("XTRIM", stream, "MINID", before), name="XTRIM"))[0]
+        )
 
     async def info(self, stream: str) -> StreamInfo:
         """Return where a stream and its groups stand."""
         commands = pack("XINFO", "STREAM", stream), pack("XINFO", "GROUPS", stream)
-        replies = await self._ask(b"".join(commands), 2, "XINFO")
+        replies = await self._asker.ask(b"".join(commands), 2, "XINFO")
         if any(isinstance(reply, Exception) and is_no_key(reply) for reply in replies):
             return NO_STREAM
-        self._raise_first(replies, "XINFO")
+        self._asker.raise_first(replies, "XINFO")
         about = table(replies[0])
         first, last = about["first-entry"], about["last-generated-id"].decode()
         oldest = first[0].decode() if first else None
@@ -243,14 +217,14 @@ class RedisStreamClient:
         until = max(1, round(expires_s * 1000))
         commands = [pack("SET", key, value, "PX", until) for key, value in values.items()]
         if commands:
-            await self._call(*commands, name="SET")
+            await self._asker.call(*commands, name="SET")
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return values by their keys; None for one that is not there, or not any more."""
         found: list[bytes | None] = []
         for start in range(0, len(keys), VALUES_AT_ONCE):
             some = keys[start : start + VALUES_AT_ONCE]
-            found += (await self._call(pack("MGET", *some), name="MGET"))[0]
+            found += (await self._asker.call(pack("MGET", *some), name="MGET"))[0]
         return found
 
     async def drain(self) -> None:
@@ -269,8 +243,7 @@ class RedisStreamClient:
             with suppress(asyncio.CancelledError):
                 await self._watcher
         await self._link.close()
-        for connection in [*self._spare, *self._busy]:
-            await shut(connection)
+        await self._waiters.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -297,137 +270,28 @@ class RedisStreamClient:
             with suppress(BusError):
                 await self._watch.look(self._link)
 
-    async def _ask(self, packed: bytes, count: int, name: str) -> list[Any]:
-        """Send commands; replies that are errors are counted, and stand for themselves."""
-        replies = await self._link.ask(packed, count, name)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                self._count(reply)
-        return replies
-
-    async def _call(self, *commands: bytes, name: str) -> list[Any]:
-        replies = await self._ask(b"".join(commands), len(commands), name)
-        self._raise_first(replies, name)
-        return replies
-
-    def _raise_first(self, replies: Sequence[Any], name: str) -> None:
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise refusal(reply, name, self.server)
-
-    def _count(self, error: Exception) -> None:
-        if isinstance(error, redis_errors.OutOfMemoryError):
-            self._ledger.counters["oom"] += 1
-        elif isinstance(error, redis_errors.ReadOnlyError):
-            self._ledger.counters["readonly"] += 1
-        elif is_no_group(error):
-            self._ledger.counters["nogroup"] += 1
-
     async def _create_group(self, stream: str, group: str, start: str) -> bool:
         command = pack("XGROUP", "CREATE", stream, group, start, "MKSTREAM")
-        (reply,) = await self._ask(command, 1, "XGROUP CREATE")
+        (reply,) = await self._asker.ask(command, 1, "XGROUP CREATE")
         if isinstance(reply, Exception) and str(reply).startswith("BUSYGROUP"):
             return False
-        self._raise_first([reply], "XGROUP CREATE")
+        self._asker.raise_first([reply], "XGROUP CREATE")
         return True
 
-    async def _make_again(self, streams: Sequence[str], group: str) -> None:
-        """Make the groups of ours that have vanished, and tell of them."""
-        for stream in streams:
-            (there,) = await self._call(pack("EXISTS", stream), name="EXISTS")
-            if (stream, group) not in self._groups:
-                info = await self.info(stream)
-                if group not in info.groups:
-                    raise no_such_group(stream, group)
-            elif await self._create_group(stream, group, FIRST):
-                self._ledger.lost(vanished(stream, group, wiped=not there))
+    async def _make_again(self, stream: str, group: str) -> None:
+        """Make a group of ours that has vanished, and tell of it."""
+        (there,) = await self._asker.call(pack("EXISTS", stream), name="EXISTS")
+        if (stream, group) not in self._groups:
+            if group not in (await self.info(stream)).groups:
+                raise no_such_group(stream, group)
+        elif await self._create_group(stream, group, FIRST):
+            self._ledger.lost(vanished(stream, group, wiped=not there))
 
     async def _read(self, head: list[Argument], tail: list[Argument], wait_s: float) -> Any:
         """Run a command that may wait; returns its reply, an error too."""
         if wait_s <= 0:
-            return (await self._ask(pack(*head, *tail), 1, str(head[0])))[0]
+            return (await self._asker.ask(pack(*head, *tail), 1, str(head[0])))[0]
         block: list[Argument] = ["BLOCK", max(1, round(wait_s * 1000))]
-        async with self._waiting() as connection:
-            async with asyncio.timeout(wait_s + self._limits.timeout_s):
-                await connection.send_packed_command([pack(*head, *block, *tail)], False)
-                try:
-                    return await connection.read_response()
-                except redis_errors.ResponseError as error:
-                    self._count(error)
-                    return error
-
-    @asynccontextmanager
-    async def _waiting(self) -> AsyncIterator[AbstractConnection]:
-        """Give a connection to wait on; it is kept for the next one if all goes well."""
-        if self._closed:
-            raise closed(self.server)
-        if len(self._busy) >= MOST_WAITING:
-            raise BusUnavailable(
-                f"{MOST_WAITING} calls wait for entries of {self.server} already; let fewer wait"
-            )
-        if self._features is None:  # let nobody wait for a server that cannot be used
-            await self.features()
-        connection = self._spare.pop() if self._spare else self._connect()
-        self._busy.add(connection)
-        try:
-            await opened(connection)
-            yield connection
-            if not self._closed:
-                self._spare.append(connection)
-        except BROKEN as error:
-            await shut(connection)
-            if self._closed:
-                raise closed(self.server) from None
-            raise refusal(error, "", self.server) from None
-        except BaseException:
-            await shut(connection)
-            raise
-        finally:
-            self._busy.discard(connection)
-
-    async def _claimed(self, stream: str, group: str, command: bytes) -> Any:
-        (reply,) = await self._ask(command, 1, "XAUTOCLAIM")
-        if isinstance(reply, Exception) and is_no_group(reply):
-            await self._make_again([stream], group)
-            (reply,) = await self._ask(command, 1, "XAUTOCLAIM")
-        self._raise_first([reply], "XAUTOCLAIM")
+        reply = await self._waiters.ask(pack(*head, *block, *tail), wait_s)
+        self._asker.count(reply)
         return reply
-
-    async def _pending(self, stream: str, group: str, *which: Any) -> list[Any]:
-        (reply,) = await self._ask(pack("XPENDING", stream, group, *which), 1, "XPENDING")
-        if isinstance(reply, Exception) and is_no_group(reply):
-            return []
-        self._raise_first([reply], "XPENDING")
-        found: list[Any] = reply
-        return found
-
-    async def _not_there(self, stream: str, group: str, consumer: str, before: str) -> list[str]:
-        """Acknowledge this consumer's pending entries that are there no more; returns them.
-
-        Looked at are those up to where the server has looked.
-        """
-        end = "+" if before == "0-0" else f"({before}"
-        held = pending_of(await self._pending(stream, group, "-", end, 10_000, consumer))
-        commands = [pack("XRANGE", stream, each.id, each.id) for each in held]
-        replies = await self._call(*commands, name="XRANGE") if commands else []
-        gone = [each.id for each, entry in zip(held, replies, strict=True) if not entry]
-        if gone:
-            await self._call(pack("XACK", stream, group, *gone), name="XACK")
-        return gone
-
-    def _trimmed(self, stream: str, group: str, gone: list[str]) -> None:
-        ids = ", ".join(gone[:5])
-        detail = f"entries were trimmed from {stream!r} while they were pending: {ids}"
-        self._ledger.lost(Loss("trimmed", stream, group, len(gone), detail))
-
-    async def _with_attempts(self, stream: str, group: str, entries: list[Any]) -> list[Delivery]:
-        """Ask how often each entry was given; claims are rare."""
-        commands = [
-            pack("XPENDING", stream, group, entry_id, entry_id, 1) for entry_id, _ in entries
-        ]
-        replies = await self._call(*commands, name="XPENDING") if commands else []
-        counts = [pending_of(reply) for reply in replies]
-        return [
-            deliveries(stream, [entry], told[0].attempt if told else 2)[0]
-            for entry, told in zip(entries, counts, strict=True)
-        ]
