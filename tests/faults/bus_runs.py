@@ -66,12 +66,13 @@ def process(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def growing(server: RedisServer, folder: Path, *more: str, seed: int = 3) -> Any:
-    """A run of `kasmina grow` on the server that does not end by itself."""
+    """A run of `kasmina grow` on the server that does not end by itself, if not told to."""
     out = str(folder / f"run{seed}")
-    where = (*("--out", out), *("--epochs", "4000"), *("--seed", str(seed)))
+    where = (*("--out", out), *("--seed", str(seed)))
+    epochs = () if "--epochs" in more else ("--epochs", "4000")
     task = () if "--task" in more else ("--task", "digits")
     every = () if "--checkpoint-every" in more else ("--checkpoint-every", "1000000")
-    return process(folder, "grow", "--bus", server.url, *where, *task, *every, *more)
+    return process(folder, "grow", "--bus", server.url, *where, *epochs, *task, *every, *more)
 
 
 def resumed(server: RedisServer, folder: Path) -> Any:
@@ -98,6 +99,25 @@ def alive(server: RedisServer, run: str = RUN, after: float = 0.0) -> None:
         return run in runs and time.time() - runs[run].age_s > after
 
     until(server, found)
+
+
+def hold(server: RedisServer, run: str = RUN) -> None:
+    """Let a run stand still, as soon as it lives: what comes next may take its time to start."""
+    alive(server, run)
+    assert isinstance(ask(server, types.Pause(run=run)), types.Applied)
+
+
+def let_go(server: RedisServer, run: str = RUN) -> None:
+    """Let it go on."""
+    assert isinstance(ask(server, types.Resume(run=run)), types.Applied)
+
+
+def waits(folder: Path, times: int) -> None:
+    """Wait until `kasmina tamiyo` was started so often and listens."""
+    end = time.monotonic() + WITHIN_S
+    while (folder / "tamiyo.txt").read_text().count("waiting for what runs observe") < times:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def status(server: RedisServer, what: Any = "status", run: str = RUN) -> types.Status:
