@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,11 +21,12 @@ from numpy.typing import NDArray
 from kasmina.bus.client import MessageBusClient
 from kasmina.bus.commands import Outcome, Request
 from kasmina.bus.signing import Verifier
-from kasmina.errors import KasminaError
 from kasmina.growth.controller import Observation
 from kasmina.growth.gardener import Gardener
 from kasmina.growth.orders import Orders
-from kasmina.growth.serving import OutsideConfig, Serving
+from kasmina.growth.outside_config import OutsideConfig
+from kasmina.growth.proofs import Broken, Proofs, Prove
+from kasmina.growth.serving import Serving
 from kasmina.growth.telling import frames_of
 from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types
@@ -39,17 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Broken", "Outside", "OutsideConfig", "Prove"]
 
-Prove = Callable[[Mapping[str, float]], "Broken | None"]
 PAUSED_S = 0.02  # between two looks for commands while the run is held
 SKEW_S = 1.0  # that the clock of who signs may be late behind that of a run that begins
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A property that limits would break: what it says, and the path that shows it."""
-
-    what: str
-    witness: tuple[str, ...] = ()
 
 
 class Outside:
@@ -86,8 +75,7 @@ class Outside:
         self.run, self.config, self._verify = run, config or OutsideConfig(), verify
         self._serving = Serving(run, bus, self.config, log=log, cursor=cursor, verify=verify)
         self.handler, self.telemetry = self._serving.handler, self._serving.telemetry
-        self._prove, self._provers = prove, ThreadPoolExecutor(1, "kasmina-proofs")
-        self._proved: deque[tuple[Request, Broken | None]] = deque()
+        self._proofs = None if prove is None else Proofs(prove)
         self._gardener: Gardener | None = None
         self._orders: Orders | None = None
         self._kept: Mapping[str, Any] | None = None  # of a checkpoint, until `start`
@@ -126,11 +114,11 @@ class Outside:
             stop: asked while the run is held; True goes on.
         """
         due = time.monotonic() >= self._due
-        if due or self.handler.waiting or self._proved or self._is_held():
+        if due or self.handler.waiting or self._proofs or self._is_held():
             self._attend(stop, due)
 
     def _attend(self, stop: Callable[[], bool], due: bool) -> None:
-        if self.handler.waiting or self._proved:
+        if self.handler.waiting or self._proofs:
             self._obey()
         if due:
             self._tell()
@@ -180,7 +168,8 @@ class Outside:
         if finished:
             for request in self.handler.take():
                 self._refuse(request, "expired", "the run has ended")
-        self._provers.shutdown(wait=False, cancel_futures=True)
+        if self._proofs is not None:
+            self._proofs.close()
         self._serving.stop()
 
     def __enter__(self) -> Self:
@@ -209,16 +198,15 @@ class Outside:
         assert self._gardener is not None and self._orders is not None
         if not self._serving.lease.held:
             return  # somebody else may be the run by now; what waits is looked at when it is sure
-        while self._proved:
-            request, broken = self._proved.popleft()
+        for request, broken in () if self._proofs is None else self._proofs.known():
             if broken is None:
                 self.handler.settle(request, self._carried_out(request.command))
             else:
                 self._refuse(request, "property", broken.what, witness=broken.witness[:256])
         gardener = self._gardener
         for request in self.handler.take(moment=(gardener.milestones, gardener.clock.step)):
-            proved = self._prove is None or request.told is not None
-            if isinstance(request.command, types.SetLimit) and not proved:
+            asks = self._proofs is not None and request.told is None
+            if isinstance(request.command, types.SetLimit) and asks:
                 self._ask_for_proof(request, request.command)
             elif isinstance(request.command, types.Checkpoint) and self._serving.durable.keeps:
                 self._serving.durable.save(request)
@@ -241,21 +229,12 @@ class Outside:
 
     def _ask_for_proof(self, request: Request, command: types.SetLimit) -> None:
         assert self._gardener is not None and self._orders is not None
+        assert self._proofs is not None
         if (refused := self._orders.check(command)) is not None:
             self.handler.settle(request, refused)
             return
-        prove = self._prove
-        assert prove is not None
         limits = {**self._gardener.limits.as_dict(), command.name: command.value}
-
-        def work() -> None:
-            try:
-                found = prove(limits)
-            except KasminaError as error:
-                found = Broken(f"it cannot be proved: {error}")
-            self._proved.append((request, found))
-
-        self._provers.submit(work)
+        self._proofs.ask(request, limits)
 
     def _tell(self) -> None:
         """Hand over a frame of every site."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
@@ -17,7 +15,6 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from kasmina.bus.breaker import CircuitBreaker
-from kasmina.bus.claims import BadClaim, ClaimStore
 from kasmina.bus.client import MessageBusClient, position
 from kasmina.bus.commands import CommandConfig, CommandHandler, Outcome
 from kasmina.bus.errors import BusError
@@ -27,10 +24,11 @@ from kasmina.bus.limiter import RateLimiter
 from kasmina.bus.names import HEARTBEATS, streams_of
 from kasmina.bus.signing import Verifier
 from kasmina.bus.stamping import Stamp
-from kasmina.bus.telemetry import TelemetryConfig, TelemetryPublisher
+from kasmina.bus.telemetry import TelemetryPublisher
 from kasmina.growth.controller import Observation
 from kasmina.growth.durable import Durable
-from kasmina.growth.telling import observed_of
+from kasmina.growth.outside_config import OutsideConfig
+from kasmina.growth.showing import Showing
 from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types, wire
 
@@ -39,33 +37,6 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.1  # between two looks for a checkpoint that somebody waits for
 CATCH_UP_S = 0.002  # between two looks whether all that came before was read
 IDLE_S = 1.0  # and between two where nobody does
-OBSERVATIONS = 64  # that the stream keeps
-AT_ONCE = 16  # observations that wait to be sent; the newest count
-
-
-@dataclass(frozen=True, slots=True)
-class OutsideConfig:
-    """How often a run tells what.
-
-    Attributes:
-        telemetry_s: seconds from one frame of every site's health to the next; 0 sends none.
-        heartbeat_s: seconds between two signs of life.
-        lease_s: how long the run's name stays its own without one, seconds.
-        telemetry: how frames are packed and how many entries are kept.
-        commands_a_second: that are read at most; those of a flood wait in their stream.
-        events_keep: entries that the stream of events keeps; None keeps all.
-        start_s: how long the bus may take to answer first, seconds.
-        drain_s: how long the end waits for what was not sent yet, seconds.
-    """
-
-    telemetry_s: float = 1.0
-    heartbeat_s: float = 1.0
-    lease_s: float = 10.0
-    telemetry: TelemetryConfig = field(default_factory=lambda: TelemetryConfig(keep=600))
-    commands_a_second: int = 5000
-    events_keep: int | None = 1_000_000
-    start_s: float = 10.0
-    drain_s: float = 10.0
 
 
 class Serving:
@@ -93,7 +64,6 @@ class Serving:
     ) -> None:
         self.run, self.config = run, config
         self.fault: BaseException | None = None  # what ended the bus for this run
-        self._seen: deque[tuple[Observation, NDArray[np.bool_]]] = deque(maxlen=AT_ONCE)
         self._streams, self._stamp = streams_of(run), Stamp(run)
         self._commands, self._health = bus(), bus()
         self.handler = CommandHandler(
@@ -116,6 +86,7 @@ class Serving:
         )
         self.events = None if log is None else self._publisher(log, cursor)
         self.lease = Lease(self._health, self._streams.lease, self._stamp)
+        self._showing = Showing(self._health, self._streams.observed, self._stamp, run)
         self.durable = Durable(self.handler, self._commands, self._streams.commands)
         self._folder = "" if log is None else folder_of(log.path)
         self._place = place_of(None if log is None else log.path)
@@ -166,7 +137,7 @@ class Serving:
 
     def show(self, seen: Observation, mask: NDArray[np.bool_]) -> None:
         """Send what a controller elsewhere decides by; neither may change any more."""
-        self._seen.append((seen, mask))
+        self._showing.put(seen, mask)
         self.wake()
 
     def wake(self) -> None:
@@ -267,9 +238,7 @@ class Serving:
         while not self._stopping:
             beat = self._beat()
             sign = wire.encode(self._stamp(beat))
-            await asyncio.gather(  # in one round trip
-                self._keep_name(beat), self._try(HEARTBEATS, sign, keep=1000)
-            )
+            await asyncio.gather(self._keep_name(beat), self._tell_all(sign))  # in one round trip
             await asyncio.sleep(self.config.heartbeat_s)
 
     async def _keep_name(self, beat: types.Heartbeat) -> None:
@@ -279,23 +248,16 @@ class Serving:
             if not error.transient:
                 raise
 
+    async def _tell_all(self, sign: bytes) -> None:
+        with suppress(BusError):  # an outage is for others to wait out
+            await self._health.publish(HEARTBEATS, sign, keep=1000)
+
     async def _look_after(self) -> None:
         """Send observations, answer for checkpoints that are on the disk, and trim behind them."""
-        claims = ClaimStore(self._health)
         while not self._stopping:
             self._wake.clear()
-            while self._seen:
-                seen, mask = self._seen.popleft()
-                message = await asyncio.to_thread(observed_of, self.run, seen, mask)
-                with suppress(BadClaim, BusError):
-                    payload = await claims.fit(self._stamp(message), self._stamp)
-                    await self._try(self._streams.observed, payload, keep=OBSERVATIONS)
+            await self._showing.send()
             await self.durable.look(self._saved)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S if self.durable.waits else IDLE_S):
                     await self._wake.wait()
-
-    async def _try(self, stream: str, payload: bytes, *, keep: int) -> None:
-        """Send what is worth nothing later; an outage is for others to wait out."""
-        with suppress(BusError):
-            await self._health.publish(stream, payload, keep=keep)
