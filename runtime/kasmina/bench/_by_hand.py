@@ -203,8 +203,8 @@ class ByHand:
             self._control(epoch.control)
         for _ in range(epoch.removals):
             evaluate_counted(self, self.validation)
-        for slot in epoch.begins:
-            self._graft(slot)
+        if epoch.begins:
+            self._graft(epoch.begins)
         if epoch.goes_on:
             self._held_out()
 
@@ -245,16 +245,17 @@ class ByHand:
             self._batch(model, optimizer, *train.next_batch(), False)
         evaluate(self.task, model, self.validation)
 
-    def _graft(self, slot: int) -> None:
-        """Put a candidate beside the host, after a search for its scale."""
-        module = self.candidates.pop(slot).module
-        self.grafted[slot] = len(self.model.beside)
-        self.model.beside.append(module)
-        self.model.factors.append(0.0)
+    def _graft(self, slots: Sequence[int]) -> None:
+        """Put candidates beside the host, after a search for their scale."""
+        first = len(self.model.beside)
+        for slot in slots:
+            self.grafted[slot] = len(self.model.beside)
+            self.model.beside.append(self.candidates.pop(slot).module)
+            self.model.factors.append(0.0)
         for factor in FACTORS:
-            self.model.factors[-1] = factor
+            self.model.factors[first:] = [factor] * len(slots)
             evaluate_counted(self, self.validation)
-        self.model.factors[-1] = 0.0
+        self.model.factors[first:] = [0.0] * len(slots)
         self.optimizer, self.scheduler = self.task.optimizer(self.model.parameters(), self.steps)
         self.scheduler.last_epoch = self.step
 

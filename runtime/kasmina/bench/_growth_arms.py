@@ -19,7 +19,7 @@ from torch import nn
 from kasmina.control import RandomController, TamiyoController
 from kasmina.growth import Controller, GrowConfig, RunResult, grow
 from kasmina.growth.flops import FlopMeter
-from kasmina.growth.run import count, nearest_width, reinitialised, train_static
+from kasmina.growth.static import count, nearest_width, reinitialised, train_static
 from kasmina.growth.task import Task, evaluate, seeded
 from kasmina.observe.log import EventLog
 from kasmina.observe.record import Record

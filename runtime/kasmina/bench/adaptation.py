@@ -22,7 +22,7 @@ from kasmina.bench import Row, benchmark
 from kasmina.bench._trials import trials
 from kasmina.control import TamiyoController
 from kasmina.growth import GrowConfig, grow
-from kasmina.growth.run import count, train_static
+from kasmina.growth.static import count, train_static
 from kasmina.growth.task import Data, Task, accuracy, cross_entropy, evaluate, seeded
 from kasmina.sites import Garden, Site
 from kasmina.tasks.data import Split, SplitData
@@ -31,7 +31,7 @@ from kasmina.tasks.growing import DENSE, SIZES
 FIRST, TRIALS, QUICK = 10_000, 1000, 2  # seeds below 10,000 may drive choices
 INPUTS, CLASSES, DEPTH, WIDTH, NARROW = 16, 5, 3, 24, 2
 EXAMPLES, HELD_OUT, BATCH = 2**17, 2048, 128  # so many that nothing is learned by heart
-EPOCHS, BATCHES = 150, 64  # of an epoch
+EPOCHS, BATCHES = 200, 64  # of an epoch
 CLOSED = 0.8  # of the gap
 
 

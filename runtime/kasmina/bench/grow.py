@@ -17,7 +17,7 @@ from statistics import mean, stdev
 from kasmina.bench import Row, benchmark, require
 from kasmina.control import TamiyoController
 from kasmina.growth import GrowConfig, RunResult, grow, replay
-from kasmina.growth.run import Comparison, train_static
+from kasmina.growth.static import Comparison, train_static
 from kasmina.growth.task import Task
 from kasmina.observe.log import EventLog
 from kasmina.tasks import find

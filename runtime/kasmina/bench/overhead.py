@@ -14,9 +14,9 @@ from kasmina.bench import Row, benchmark, require, single_thread
 from kasmina.bench import _growth_arms as arms
 from kasmina.bench._by_hand import ByHand
 from kasmina.control import TamiyoController
-from kasmina.growth.run import reinitialised, train_static
+from kasmina.growth.static import reinitialised, train_static
 
-SEEDS, QUICK_EPOCHS = (1, 2, 3, 4, 5), 20
+SEEDS, QUICK_EPOCHS = (1, 2, 3, 4, 5), 30
 
 
 @benchmark("overhead")

@@ -66,7 +66,7 @@ def same(seed: int) -> bool:
             _epoch(grafted)
         for _ in range(draw.randint(0, 30)):
             grafted._batch()
-        grafted.gardener._emergency(grafted.gardener._on_trial(), "the trial")
+        grafted.gardener.trial.take_back("the trial")
         left = grafted.gardener.clock.step + AFTER
         while grafted.gardener.clock.step < left:
             grafted._batch()

@@ -18,7 +18,8 @@ from kasmina.growth.gates import Readings, gate
 from kasmina.growth.migration import migrate
 from kasmina.growth.optimizer import StaleOptimizer
 from kasmina.growth.replay import ReplayReport, replay
-from kasmina.growth.run import Comparison, GrowConfig, RunResult, grow
+from kasmina.growth.run import GrowConfig, RunResult, grow
+from kasmina.growth.static import Comparison
 from kasmina.growth.task import Task
 
 __all__ = [

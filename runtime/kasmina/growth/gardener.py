@@ -25,7 +25,7 @@ from kasmina.errors import KasminaError
 from kasmina.growth.aside import AsideTrainer
 from kasmina.growth.contest import Contest
 from kasmina.growth.controller import Command, Controller, Idle, Proposal
-from kasmina.growth.divergence import Detector, NonFiniteLoss, Triggers
+from kasmina.growth.divergence import Triggers
 from kasmina.growth.effects import Effects
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gates import Readings, gates_for
@@ -39,6 +39,7 @@ from kasmina.growth.planes import mask_in, planes_in_use
 from kasmina.growth.ramp import Ramps
 from kasmina.growth.rewind import Snapshot, Stateful
 from kasmina.growth.stepping import Stepper
+from kasmina.growth.trial import CANCEL, TOUCHING, Trial
 from kasmina.growth.twin import Twin
 from kasmina.growth.validation import Validate, Validation, Validator
 from kasmina.lifecycle import ContextTable, LimitTable, StepResult, step
@@ -78,10 +79,6 @@ class GardenerConfig:
     twin_sample: int = 4
     twin_parameters: int = 1_000_000
     triggers: Triggers = field(default_factory=Triggers)
-
-
-TOUCHING = ("blend", "full")  # planes in which a seed reaches the host
-EMERGENCY, CANCEL = "emergency", "cancel"  # the commands that the Gardener itself gives
 
 
 class Gardener:
@@ -149,7 +146,7 @@ class Gardener:
         self._recorders = {path: Recorder(site) for path, site in self.garden.sites.items()}
         self.judge = Judge(self, twin)
         self.moves = 0  # steps of the lifecycle: where it is the same, no seed has moved
-        self._detector = Detector(config.triggers, model.parameters())
+        self.trial = Trial(self, config.triggers)
         self._stepper = Stepper(optimizer, scaler)
         held = {} if scaler is None else {"kasmina.scaler": scaler}
         self._effects = Effects(self, {**held, **(stateful or {})})
@@ -185,10 +182,7 @@ class Gardener:
             StaleOptimizer: the optimizer does not hold a grown parameter any more.
         """
         value, scale = float(loss.detach()), self._stepper.prepare()
-        before, overflows = self._before_graft, self._stepper.may_overflow
-        diverged = self._detector.batch(value, before is not None, before or 0.0, overflows)
-        if diverged:
-            self._diverged(value, diverged)
+        if self.trial.diverges(value, self._stepper.may_overflow):
             self._stepper.abandon()
             return False
         step = self.clock.step
@@ -209,7 +203,7 @@ class Gardener:
             if "blend" in self._planes and self.clock.step % self.config.held_out_every == 0:
                 self.judge.measure()
         if not self._planes.isdisjoint(TOUCHING):
-            self._stop_broken(self._broken())
+            self.trial.stop_broken()
         return self.clock.step > step
 
     def tick(self) -> Validation:
@@ -224,7 +218,7 @@ class Gardener:
             self.judge.measure()
         self.judge.reach_verdicts()
         context = self._context()
-        commands = [*self._drain(), *self._worse(), *self._propose().commands]
+        commands = [*self._drain(), *self.trial.worse(), *self._propose().commands]
         self.epoch_loss = self.ledger.train_loss
         self.ledger.end_epoch()  # before the effects: a snapshot is of the epoch's very end
         self._advance(commands, context, tick=True)
@@ -247,7 +241,7 @@ class Gardener:
             "kasmina.ledger": self.ledger,
             "kasmina.ramps": self.ramps,
             "kasmina.judge": self.judge,
-            "kasmina.detector": self._detector,
+            "kasmina.detector": self.trial.detector,
             "kasmina.aside": self._aside,
             "kasmina.controller": self.controller,
             **self._holdings.stateful(),
@@ -279,9 +273,14 @@ class Gardener:
         self._refresh()
 
     @property
+    def can_rewind(self) -> bool:
+        """Whether there is a snapshot to return to."""
+        return self._effects.rewindable()
+
+    @property
     def judging(self) -> bool:
         """Whether a seed is on trial, or may be soon: then parts of the validation loss count."""
-        return "shadow" in self._planes or len(self._on_trial()) > 0
+        return "shadow" in self._planes or len(self.trial.rows()) > 0
 
     @property
     def milestones(self) -> int:
@@ -300,7 +299,7 @@ class Gardener:
     def saved(self) -> Tensor:
         """Bool `[N]`: seeds on trial whose cohort's snapshot is still there to return to."""
         saved = torch.zeros(len(self.garden.state), dtype=torch.bool)
-        rows = self._on_trial().cpu()
+        rows = self.trial.rows().cpu()
         numbers = self.garden.state["checkpoint_id"].cpu()[rows].tolist()
         saved[rows] = torch.tensor(
             [self.snapshot(n) is not None for n in numbers], dtype=torch.bool
@@ -350,7 +349,7 @@ class Gardener:
 
     def _context(self) -> ContextTable:
         learned = self._aside.judge(self.validation)
-        standing = self._contest.standing(learned, len(self._on_trial()))
+        standing = self._contest.standing(learned, len(self.trial.rows()))
         readings = Readings(
             state=self.garden.state,
             validation_loss=self.validation.loss,
@@ -430,67 +429,4 @@ class Gardener:
         """Let the sites, and this loop, know what there is to do until the next step."""
         self.garden.refresh()
         self._planes = planes_in_use(self.garden.state)
-        on_trial = self._effects.rewindable() and len(self._on_trial()) > 0
-        self._before_graft = self._loss_at_graft() if on_trial else None
-
-    def _broken(self) -> Tensor:
-        """Rows that touch the host and have put out something that is not finite."""
-        if not self.garden.any_nonfinite():
-            return torch.zeros(0, dtype=torch.int64)
-        touching = mask_in(self.garden.state, "plane", *TOUCHING)
-        return (touching & (self.garden.nonfinite() > 0)).nonzero().squeeze(1)
-
-    def _stop_broken(self, rows: Tensor) -> None:
-        """Take a cohort back where too many of it have failed; fewer are withdrawn alone."""
-        if not len(rows):
-            return
-        reason = "the blueprint put out a NaN or an infinity"
-        cohort = self._on_trial()
-        alone = torch.isin(rows, cohort)
-        if self._detector.failing(rows, cohort):
-            alone &= False
-        self._emergency(rows[~alone], reason)
-        self._command(CANCEL, rows[alone], reason)
-
-    def _worse(self) -> list[Command]:
-        """What takes a cohort back that has made the validation loss surely worse."""
-        rows: list[int] = self._on_trial().tolist() if self._effects.rewindable() else []
-        if not rows:
-            return []
-        error = max(self.judge.sampling(row) for row in rows)
-        reason = self._detector.worse(self._loss_at_graft(), self.validation.loss, error)
-        return [Command(EMERGENCY, row, reason, "detector") for row in rows if reason]
-
-    def _loss_at_graft(self) -> float:
-        """Validation loss when the cohort under way began to graft; NaN where there was none."""
-        return float(self.ledger.loss_at_graft[self._on_trial().cpu()].nan_to_num(0.0).max())
-
-    def _diverged(self, loss: float, reason: str) -> None:
-        """Take back the cohort under way, or stop with an error where there is none."""
-        on_trial = self._on_trial()
-        if not self._effects.rewindable() or not len(on_trial):
-            raise NonFiniteLoss(
-                f"the training loss is {loss} at step {self.clock.step} (epoch "
-                f"{self.clock.epoch}) and no seed is on trial, so it is the host's own: look for "
-                "NaN in the data, a learning rate that is too high or an unstable loss"
-            )
-        self._emergency(on_trial, reason)
-
-    def _on_trial(self) -> Tensor:
-        """Rows of the cohort under way: they have a snapshot to return to and have not ended."""
-        state = self.garden.state
-        ended = torch.as_tensor(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
-        return ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
-
-    def _emergency(self, rows: Tensor, reason: str) -> None:
-        """Stop `rows` at once, between ticks, and undo what their cohort has done."""
-        self._command(EMERGENCY, rows, reason)
-
-    def _command(self, event: str, rows: Tensor, reason: str) -> None:
-        """Give `rows` a command of the Gardener's own, between ticks."""
-        if len(rows):
-            commands = [Command(event, row, reason, "detector") for row in rows.tolist()]
-            state = self.garden.state
-            state.increment(rows, "error_count")
-            self._advance(commands, ContextTable(len(state), lifecycle=state.lifecycle), tick=False)
-            self.optimizer.zero_grad(set_to_none=True)
+        self.trial.refresh()

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from kasmina.bus.masks import ActionMask, SiteRows
 from kasmina.grafting import GraftingStrategyRegistry, StrategyError, strategy_number
 from kasmina.growth.controller import Command
-from kasmina.growth.gardener import CANCEL, EMERGENCY, Gardener
+from kasmina.growth.gardener import Gardener
 from kasmina.growth.observation import action_mask
+from kasmina.growth.trial import CANCEL, EMERGENCY
 from kasmina.lifecycle import LimitTable, StepResult
 from kasmina_generated.messages import types
 from kasmina_generated.messages.types import Applied, Refused, Status

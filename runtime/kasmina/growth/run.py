@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -13,23 +12,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from kasmina.errors import KasminaError
+from kasmina.growth.batches import train_batch, validation_loss
 from kasmina.growth.controller import Controller
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gardener import Gardener, GardenerConfig
 from kasmina.growth.outside import Outside
 from kasmina.growth.rewind import Stateful
 from kasmina.growth.saving import Keeper, Saving
-from kasmina.growth.task import Data, Task, evaluate, seeded
+from kasmina.growth.static import (
+    Comparison,
+    Stop,
+    count,
+    static_final,
+    train_static,
+)
+from kasmina.growth.task import Data, Task, evaluate
 from kasmina.growth.twin import Replayed
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, LogError
-from kasmina.sites import fold, morph
-
-Stop = Callable[[], bool]
-PARTS = 32  # of the validation data, from which comes how sure a difference of losses is
+from kasmina.sites import morph
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +56,6 @@ class GrowConfig:
     compare: bool = False
     lifecycle: Lifecycle | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A static network trained with the same steps on the same batches."""
-
-    name: str
-    parameters: int
-    test_metric: float
-    train_flops: int
-    wall_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,21 +323,6 @@ class _Run:
         )
 
 
-def train_batch(task: Task, data: Data, gardener: Gardener, scheduler: LRScheduler) -> None:
-    """One step of the training loop."""
-    x, y = data.train.next_batch()
-    if not gardener.model.training:  # a walk over all modules
-        gardener.model.train()
-    gardener.optimizer.zero_grad(set_to_none=True)
-    key = ("train", x.shape, gardener.garden.signature())
-    with gardener.meter.forward(key, FlopMeter.TRAIN):
-        output = gardener.model(x)
-    loss = task.loss(output, y)
-    torch.autograd.backward(loss)
-    if gardener.step(loss):
-        scheduler.step()
-
-
 class _Control:
     """A `twin.Trainee`: the same training loop over a copy of a run's model, without a log."""
 
@@ -387,11 +364,6 @@ def _digest(values: Tensor) -> str:
     return hashlib.blake2b(plain.numpy().data, digest_size=8).hexdigest()
 
 
-def count(model: nn.Module) -> int:
-    """Trainable and frozen parameters of a model."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def _example(task: Task, data: Data) -> Tensor:
     """One validation batch; raises `KasminaError` where there is none."""
     batches = data.validation()
@@ -403,68 +375,11 @@ def _example(task: Task, data: Data) -> Tensor:
     return batches[0][0]
 
 
-def validation_loss(
-    task: Task, model: nn.Module, data: Data, parts: bool = False
-) -> tuple[Tensor, float, Tensor | None]:
-    """Mean loss over the validation samples as a 0-d tensor, and their mean metric.
-
-    With `parts` also the mean losses on some `PARTS` equal parts of the samples, `[C]`.
-    """
-    losses, metric, samples = [], 0.0, 0
-    found: list[Tensor] = []
-    batches = data.validation()
-    for x, y in batches:
-        output = model(x)
-        losses.append(task.loss(output, y) * len(y))
-        metric += task.metric(output, y) * len(y)
-        samples += len(y)
-        if parts:
-            found += _by_parts(task, output.detach(), y, -(-PARTS // len(batches)))
-    apart = torch.stack(found) if parts else None
-    return torch.stack(losses).sum() / samples, metric / samples, apart
-
-
-def _by_parts(task: Task, output: Tensor, y: Tensor, most: int) -> Iterator[Tensor]:
-    parts = min(most, len(y))
-    for each, target in zip(output.tensor_split(parts), y.tensor_split(parts), strict=True):
-        yield task.loss(each, target)
-
-
-def train_static(
-    task: Task,
-    model: nn.Module,
-    name: str,
-    seed: int,
-    steps: int,
-    stop: Stop = lambda: False,
-) -> tuple[Comparison, list[tuple[int, float]]]:
-    """Train `model` as the grown run was, without growing; returns also its validation curve."""
-    started = time.perf_counter()
-    data, meter, curve = task.build_data(seed), FlopMeter(), []
-    optimizer, scheduler = task.optimizer(model.parameters(), steps)
-    for step in range(1, steps + 1):
-        if stop():
-            break
-        x, y = data.train.next_batch()
-        model.train()
-        optimizer.zero_grad(set_to_none=True)
-        with meter.forward(x.shape, FlopMeter.TRAIN):
-            output = model(x)
-        torch.autograd.backward(task.loss(output, y))
-        optimizer.step()
-        scheduler.step()
-        if step % data.train.batches_per_epoch == 0:
-            curve.append((step, evaluate(task, model, data.validation())[1]))
-    test = evaluate(task, model, data.test())[1]
-    wall = time.perf_counter() - started
-    return Comparison(name, count(model), test, meter.total, wall), curve
-
-
 def _comparisons(run: _Run, stop: Stop) -> Iterator[Comparison]:
     seed, task = run.config.seed, run.task
     networks = {"static start": task.build_model(seed, run.config.width)}
     size = run.gardener.parameters()
-    networks |= dict([_static_final(task, seed, size, run.model)])
+    networks |= dict([static_final(task, seed, size, run.model)])
     for name, model in networks.items():
         if stop():
             return
@@ -480,43 +395,6 @@ def _comparisons(run: _Run, stop: Stop) -> Iterator[Comparison]:
             curve=curve,
         )
         yield comparison
-
-
-def _static_final(
-    task: Task, seed: int, parameters: int, grown: nn.Module
-) -> tuple[str, nn.Module]:
-    """A static network of the grown one's size.
-
-    The task's own network at the width that comes nearest; where the task has no widths, the grown
-    architecture itself, initialised afresh.
-    """
-    if task.widths:
-        return "static final", task.build_model(seed, nearest_width(task, seed, parameters))
-    return "static grown architecture", reinitialised(grown, seed)
-
-
-def reinitialised(grown: nn.Module, seed: int) -> nn.Module:
-    """What `fold` makes of a grown model, with fresh initial values."""
-    fresh = fold(grown)
-    with seeded(seed):
-        for module in fresh.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    return fresh
-
-
-def nearest_width(task: Task, seed: int, parameters: int) -> int:
-    """The width whose network has the number of parameters nearest to `parameters`."""
-
-    def size(width: int) -> int:
-        return count(task.build_model(seed, width))
-
-    high = 1
-    while size(high) < parameters:
-        high *= 2
-    place = bisect_left(range(1, high), parameters, key=size) + 1
-    return min({max(place - 1, 1), place}, key=lambda width: abs(size(width) - parameters))
 
 
 def _check_budget(budget: int | None, start: int, whose: str) -> None:

@@ -15,7 +15,7 @@ from kasmina.observe.record import Record
 def test_the_same_passes_by_hand_cost_the_same_flops() -> None:
     """To a tenth of a percent over a run that tries all kinds and grafts one; its loss falls too."""
     subject = arms.SUBJECTS["digits"]
-    task, epochs = subject.task(1), 20
+    task, epochs = subject.task(1), 30
     grown, seen = arms.grow_seen(task, 1, epochs, subject.budget, TamiyoController())
     assert seen.of("snapshot")
     hand = ByHand(task, 1, seen.records, epochs)

@@ -125,7 +125,7 @@ def test_the_control_is_the_run_that_never_grafted() -> None:
         assert torch.equal(value, live[name]), name
     while plain.gardener.clock.step < grafted.gardener.clock.step:
         plain._batch()
-    from kasmina.growth.run import validation_loss
+    from kasmina.growth.batches import validation_loss
 
     with torch.no_grad():
         plain.model.eval()
