@@ -1,11 +1,13 @@
 """Tune the tiles and run the kernels' benchmarks on a GPU, in one run and within a time.
 
-    PYTHONPATH=spec:generator:generated:runtime python -m tools.gpu_bench [--seconds S]
+    PYTHONPATH=spec:generator:generated:runtime python -m tools.gpu_bench [--seconds S] [--keep-tiles]
 
 needs torch, triton, transitions, msgspec and safetensors, and no more of what the project installs.
 First everything is compiled, by processes side by side; then tiles are tuned and written; then each
 case of each benchmark runs by itself, and an error in one is told and leaves the others alone. With
-OUT set, all rows are in $OUT/gpu_bench.json after every case, and the table in $OUT/tiles.json.
+OUT set, all rows are in $OUT/gpu_bench.json after every case, and the table in $OUT/tiles.json. Each
+benchmark has a share of the seconds that are left when it begins, so that none takes all of them.
+`--dry` goes the same way without a GPU, by Triton's interpreter, at sizes for it.
 """
 
 from __future__ import annotations
@@ -106,6 +108,51 @@ def widths() -> Iterator[Job]:
         yield partial(curves.point, "width", width, rows, features, features // width, 0.1)
 
 
+# What a benchmark may take of the time that is left when it begins, beside those behind it.
+SHARES = {forward: 5, backward: 5, train: 5, step: 3, parallel: 3, curves: 5}
+
+
+def deadlines(until: float) -> Iterator[tuple[Any, float]]:
+    """The benchmarks, each with the second at which its last case may begin."""
+    left = dict(SHARES)
+    for bench in SHARES:
+        now = time.monotonic() - STARTED
+        yield bench, now + max(0.0, until - now) * left[bench] / sum(left.values())
+        del left[bench]
+
+
+# By benchmark, what an interpreter can take.
+SMALL: dict[Any, dict[str, Any]] = {
+    forward: {"ROWS": 24, "FEATURES": 256, "SMALL": (8, 256, 16), "compiled": lambda call: call},
+    backward: {"ROWS": 24, "FEATURES": 256, "compiled": lambda call: call},
+    parallel: {"ROWS": 24, "FEATURES": 128, "SEEDS": 16, "UNITS": 8},
+    curves: {"ROWS": 24, "FEATURES": 128, "FEW": 2},
+    train: {"SMALL": (16, 32, 8, 4)},
+    step: {"SEEDS": (500,)},
+    _gpu: {"DEVICE": "cpu", "quick": True, "L2": 1},
+}
+
+
+def dry(record: Record) -> int:
+    """The flow of `main` without a GPU: its cases by the interpreter, and no tuning."""
+    os.environ |= {"KASMINA_BACKEND": "triton", "TRITON_INTERPRET": "1"}
+    for module, sizes in SMALL.items():
+        for name, size in sizes.items():
+            setattr(module, name, size)
+    some: dict[Any, list[Any]] = {
+        forward: [partial(forward.large, 16, 0.1), partial(forward.in_place, 16), forward.small],
+        backward: [partial(backward.large, 16, 0.1)],
+        parallel: [parallel.large],
+        curves: [partial(curves.point, "width", 16, 24, 128, 8, 0.25)],
+        train: [train.on_cpu],
+        step: [step.on_cpu],
+    }
+    for bench, deadline in deadlines(1e6):
+        for case in some[bench]:
+            record.case(bench.__name__.rpartition(".")[2], case, deadline)
+    return int(bool(record.found["errors"]))
+
+
 class Workers:
     """Forked processes that run jobs and measure nothing; to be made before CUDA is touched."""
 
@@ -157,7 +204,11 @@ def main() -> int:
     """Run everything; 2 where there is no GPU, 1 where something failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600.0, help="for everything")
+    parser.add_argument("--keep-tiles", action="store_true", help="take the committed ones")
+    parser.add_argument("--dry", action="store_true", help="the same flow without a GPU")
     given = parser.parse_args()
+    if given.dry:
+        return dry(Record())
     record, until, workers = Record(), given.seconds, Workers()
     workers.begin(rehearsals())
     workers.wait(until * 0.35)
@@ -166,7 +217,8 @@ def main() -> int:
         return 2
     record.found |= {"device": device_name(), "versions": versions()}
     try:
-        tune.write(tune.tuned(record.found["tuning"]))
+        if not given.keep_tiles:
+            tune.write(tune.tuned(record.found["tuning"]))
         OUT.joinpath("tiles.json").write_text(TABLE.read_text())
     except Exception as error:  # noqa: BLE001  the benchmarks can run on any tiles
         record.found["errors"].append({"case": "tune", "error": f"{error}"})
@@ -176,10 +228,10 @@ def main() -> int:
     record.case("train", train.memory, until)  # what follows measures time, and this does not
     workers.wait(until * 0.6)
     workers.end()
-    for bench in (forward, backward, train, step, parallel, curves):
+    for bench, deadline in deadlines(until):
         for case in bench.cases():
             if case not in (forward.on_cpu, backward.on_cpu, train.memory):
-                record.case(bench.__name__.rpartition(".")[2], case, until)
+                record.case(bench.__name__.rpartition(".")[2], case, deadline)
     return int(bool(record.found["errors"]))
 
 

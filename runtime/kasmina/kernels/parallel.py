@@ -649,13 +649,13 @@ def add(y: Tensor, x: Tensor, alpha: Tensor, parameters: Sequence[Tensor], seeds
 
 
 def hold(
-    y: Tensor, x: Tensor, parameters: Sequence[Tensor], module: ModuleType, kind: Kind, joint: int
+    y: Tensor, d_in: int, parameters: Sequence[Tensor], module: ModuleType, kind: Kind, joint: int
 ) -> None:
     """Hold every kernel of a kind against its twin, both ways, on random numbers; compiles them.
 
     Args:
         y: like the host's outputs that are to come, `[N, d_out]`.
-        x: like its inputs, `[N, d_in]`.
+        d_in: features of its inputs.
         parameters: of the kind's pool, for their shapes and dtypes.
         module: as in `forward`.
         kind: its names and what it computes.
@@ -674,7 +674,7 @@ def hold(
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=random, device=y.device)
 
-        x, y, g = (normal(_ROWS, each.shape[1]).to(y.dtype) for each in (x, y, y))
+        x, y, g = (normal(_ROWS, n).to(y.dtype) for n in (d_in, y.shape[1], y.shape[1]))
         stack = [0.3 * normal(_SEEDS, *p.shape[1:]).to(p) for p in parameters]
         alpha = torch.rand(_SEEDS, generator=random, device=y.device)
         wanted = _by_twin(y, x, g, alpha, stack, kind)

@@ -121,7 +121,7 @@ class InlineSite(SiteLayer):
         output = self._inside(*args, **kwargs)
         if _is_compiling():
             return self._traced(None, output)
-        if self._quiet and not self._is_due():
+        if self._quiet and not self._is_due(output):
             return output
         return self._pass(None, output)
 
@@ -174,6 +174,9 @@ class InlineSite(SiteLayer):
         if due:
             self._told(out, measured)
         return out
+
+    def _prepare(self, y: Tensor) -> None:
+        self._launches_for(seed_rows(y, self.shape))
 
     def _is_mine(self, y: Tensor, captured: bool) -> bool:
         """Whether nobody else can hold what the host returned."""

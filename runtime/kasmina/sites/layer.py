@@ -99,6 +99,7 @@ class SiteLayer(Traced):
     def _arrive(self, device: torch.device) -> None:
         """Begin on a device, without a plan."""
         self._fingerprint, self._device = b"", self.alpha.device
+        self._met: set[tuple[torch.dtype, int]] = set()  # sizes of passes that were looked at
         self._forget(device)
         own = slice(self.first_row, self.first_row + self.n_seeds)
         names = ("blueprint_id", "blueprint_slot")
@@ -208,9 +209,24 @@ class SiteLayer(Traced):
     def stay_out(self, module: nn.Module, args: Any, output: Any) -> None:
         """A forward hook that does nothing; modules that have one are run part by part."""
 
-    def _is_due(self) -> bool:
-        """Whether this pass of a dormant site must be looked at: a sample, or a captured graph."""
-        return self._sampler.due() or (self._may_capture and _is_capturing())
+    def _is_due(self, output: Any) -> bool:
+        """Whether this pass of a dormant site must be looked at.
+
+        It is a sample, a captured graph, or one of a size that a graph may be captured of later.
+        """
+        return self._sampler.due() or (
+            self._may_capture and (self._is_new(output) or _is_capturing())
+        )
+
+    def _is_new(self, output: Any) -> bool:
+        """Whether no pass of this dtype and doubling of rows was looked at."""
+        if not isinstance(output, Tensor):
+            return False
+        size = (output.dtype, (output.numel() // self.shape.d_out).bit_length())
+        if size in self._met:
+            return False
+        self._met.add(size)
+        return True
 
     def _pass(self, x: Tensor | None, output: Any) -> Any:
         """Run a site that is not dormant, or that is to be sampled.
@@ -225,7 +241,10 @@ class SiteLayer(Traced):
         y = first_tensor(output, self)
         captured = self._may_capture and _is_capturing()
         if self._quiet and not captured:
-            self._measure(y)
+            if self._may_capture:
+                self._prepare(y)
+            if self.sample_every > 0:
+                self._measure(y)
             return output
         if y.device != self._device:
             raise SiteError(
@@ -254,6 +273,10 @@ class SiteLayer(Traced):
         if blind is not self._blind:  # a module's attributes are slow to write
             self._blind = blind
         return grown
+
+    @abstractmethod
+    def _prepare(self, y: Tensor) -> None:
+        """Hold the kernels of passes like `y`, whether a seed acts or not: a capture cannot."""
 
     @abstractmethod
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:

@@ -87,7 +87,7 @@ class ParallelSite(SiteLayer):
         output = self._inside(*args, **kwargs)
         if _is_compiling():
             return self._traced(first_argument(args, kwargs, self), output)
-        if self._quiet and not self._is_due():
+        if self._quiet and not self._is_due(output):
             return output
         captured = self._may_capture and _is_capturing()
         asleep = self._quiet and not captured
@@ -105,7 +105,7 @@ class ParallelSite(SiteLayer):
         entered, self._entered = self._entered, None
         if _is_compiling():
             return self._traced(entered, output)
-        if self._quiet and not self._is_due():
+        if self._quiet and not self._is_due(output):
             return output
         return self._pass(entered, output)
 
@@ -128,7 +128,7 @@ class ParallelSite(SiteLayer):
         nonfinite: Tensor,
     ) -> Tensor:
         written, read = self._as_written(y), self._as_read(x)
-        kernels = self._kernels_for(written, read, captured)
+        kernels = self._kernels_for(written, captured)
         grown = y
         for seeds in self._launched(kernels, captured, nonfinite):
             self._check((len(read), self.shape.d_out), written)
@@ -153,25 +153,28 @@ class ParallelSite(SiteLayer):
         rest = len(kernels) < len(self.kinds)
         return everyone(self.live, self.kinds, self._state.lifecycle) if rest else ()
 
-    def _kernels_for(self, y: Tensor, x: Tensor, captured: bool) -> dict[int, ModuleType]:
+    def _prepare(self, y: Tensor) -> None:
+        self._kernels_for(self._as_written(y), False)
+
+    def _kernels_for(self, y: Tensor, captured: bool) -> dict[int, ModuleType]:
         """The kernels that can compute `y`, by kind; held before their first number is used."""
         if y.dtype not in DTYPES:
             return {}
         if self._kernels and y.dtype not in self._proved:
             if captured:
                 raise unproved(self.path, y)
-            self._prove(y, x)
+            self._prove(y)
             self._proved.add(y.dtype)
         return self._kernels
 
-    def _prove(self, y: Tensor, x: Tensor) -> None:
+    def _prove(self, y: Tensor) -> None:
         """Hold all kernels that a pass may launch; where one fails, take the twins."""
         joint = Planes.of(self._state.lifecycle).learning()
         try:
             for number, module in self._kernels.items():
                 kind = self.pool(number).kind
                 twin = Kind(tuple(kind.shapes()), kind.forward)
-                parallel.hold(y, x, self.stacks()[number], module, twin, joint)
+                parallel.hold(y, self.shape.d_in, self.stacks()[number], module, twin, joint)
         except Exception as error:  # noqa: BLE001  whatever a compiler or a driver may raise
             self.backend = fallen_back(self.alpha.device, error)
             self._kernels = {}

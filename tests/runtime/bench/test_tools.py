@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from kasmina.bench import Row
 from tests.helpers import ROOT
-from tools import gpu_bench, pictures
+from tools import gpu_all, gpu_bench, gpu_sites, pictures
 
 
 def _good(value: float) -> Iterator[Row]:
@@ -46,6 +49,66 @@ def test_one_case_that_fails_leaves_the_others_alone(
     assert "RuntimeError: no such kernel" in failed["error"]
     assert late["error"] == "no time was left"
     assert "good: 3 us [<= 2 False] (copy_, us 1)" in capsys.readouterr().out
+
+
+def test_a_benchmark_leaves_time_for_those_behind_it() -> None:
+    """One that took all of its share, or none of it, changes what the others may take, and no more."""
+    ends = dict(gpu_bench.deadlines(time.monotonic() - gpu_bench.STARTED + 260))
+    assert list(ends) == list(gpu_bench.SHARES)
+    first, *_, last = ends.values()
+    assert 49 < first - (last - 260) < 51 and len(set(ends.values())) == 6
+
+
+def test_jobs_are_told_as_they_end_whatever_becomes_of_them(tmp_path: Path) -> None:
+    """What fails, hangs or was not begun is on disk beside what is well."""
+
+    def job(name: str, code: str, seconds: float = 60.0) -> gpu_all.Job:
+        return gpu_all.Job(name, [sys.executable, "-c", code], seconds)
+
+    jobs = [
+        job("well", "print('hello')"),
+        job("broken", "import sys; print('so it is'); sys.exit(3)"),
+        job("hangs", "import time; time.sleep(600)", 0.2),
+    ]
+    far = time.monotonic() - gpu_all.STARTED + 1e6
+    known = gpu_all.run(jobs, tmp_path / "found.json", far, at_once=2)
+    assert json.loads((tmp_path / "found.json").read_text()) == known
+    told = {each["job"]: (each["rc"], each["told"]) for each in known}
+    assert told == {"well": (0, "hello\n"), "broken": (3, "so it is\n"), "hangs": (-1, "")}
+    (late,) = gpu_all.run(jobs[:1], tmp_path / "late.json", -1e9, at_once=1)
+    assert (late["rc"], late["told"]) == (-2, "no time was left")
+
+
+def test_every_check_of_sites_is_a_job_and_every_family_is_sanitized() -> None:
+    """By the very names that the checks have."""
+    names = [job.name for job in gpu_all.checks(9.0, few=False)]
+    assert len(names) == len(set(names))
+    known = gpu_sites.cases()
+    assert {name for name in known if not name.startswith("launched")} - {"costs"} <= set(names)
+    for name in known:
+        if name.startswith("launched"):
+            assert f"memcheck, {name}" in names
+    for placement in ("inline", "parallel"):
+        assert any(name.startswith("racecheck") and placement in name for name in names)
+
+
+def test_a_check_of_sites_tells_on_disk_what_it_found(tmp_path: Path) -> None:
+    """Real memory ends here; a name that no case has is an error that lists those there are."""
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "tools.gpu_sites", "--only"]
+    roots = (str(ROOT / name) for name in ("spec", "generator", "generated", "runtime"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
+    ask = partial(
+        subprocess.run, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    done = ask([*command, "memory", "--out", str(out)], check=False)
+    (found,) = json.loads(out.read_text())
+    assert done.returncode == 0 and found["ok"], done.stdout + done.stderr
+    assert found["same"] and "no memory to double the pool" in found["refused"]
+    wrong = ask([*command, "nothing"], check=False)
+    assert (
+        wrong.returncode == 2 and "no case begins with 'nothing'; known: captured" in wrong.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -396,7 +396,7 @@ def _held(made: Made, module: Any = None) -> None:
     kind = made.case.kind
     twin = Kind(tuple(kind.shapes()), kind.forward)
     stack = tuple(made.params.values())
-    parallel.hold(made.y, made.x, stack, module or made.module, twin, GRAFTING)
+    parallel.hold(made.y, made.x.shape[1], stack, module or made.module, twin, GRAFTING)
 
 
 @every_text

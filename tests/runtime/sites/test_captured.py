@@ -140,6 +140,27 @@ def test_a_first_pass_inside_of_a_capture_is_refused(
     assert torch.allclose(found, model(x), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("placement", ["inline", "parallel"])
+def test_a_capture_after_passes_in_which_all_slept(
+    placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is how a graph is captured that follows the whole life; sampling may be off."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    model = morph(nn.Linear(6, 6), [Site("", placement=placement, seeds=3, hidden=2)])
+    (site,) = Garden.of(model).sites.values()
+    site.sample_every = 0
+    monkeypatch.setattr(site, "_may_capture", True)
+    for module in (layer, traced, chunked, parallel):
+        monkeypatch.setattr(module, "_is_capturing", lambda: False)
+    for rows in (5, 11):
+        x = torch.randn(rows, 6)
+        assert torch.equal(model(x), site._inside(x))
+        with capturing(model, monkeypatch):
+            assert torch.equal(model(x), site._inside(x))
+    assert not site._is_due(model(x))
+
+
 def test_a_first_pass_in_inference_mode_keeps_the_kernels(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
