@@ -51,12 +51,16 @@ def test_one_case_that_fails_leaves_the_others_alone(
     assert "good: 3 us [<= 2 False] (copy_, us 1)" in capsys.readouterr().out
 
 
-def test_a_benchmark_leaves_time_for_those_behind_it() -> None:
-    """One that took all of its share, or none of it, changes what the others may take, and no more."""
-    ends = dict(gpu_bench.deadlines(time.monotonic() - gpu_bench.STARTED + 260))
-    assert list(ends) == list(gpu_bench.SHARES)
-    first, *_, last = ends.values()
-    assert 49 < first - (last - 260) < 51 and len(set(ends.values())) == 6
+def test_a_benchmark_leaves_time_for_those_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its share of what is left when it begins: what one does not take is the others'."""
+    now = [gpu_bench.STARTED]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    ends = []
+    for _, end in gpu_bench.deadlines(260.0):
+        ends.append(end)
+        now[0] += 10
+    assert ends[:2] == pytest.approx([50, 10 + 250 * 5 / 21])
+    assert ends[-1] == pytest.approx(260) and len(ends) == len(gpu_bench.SHARES)
 
 
 def test_jobs_are_told_as_they_end_whatever_becomes_of_them(tmp_path: Path) -> None:
