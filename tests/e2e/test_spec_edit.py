@@ -10,7 +10,7 @@ import pytest
 from kasmina.observe.log import Record, read_log
 from tests.helpers import run_cli
 
-EPOCHS = 34  # long enough for a seed's whole life on digits
+EPOCHS = 56  # long enough for a seed's whole life on digits
 
 
 def _grow(folder: Path, edit: Callable[[str], str] | None) -> list[Record]:

@@ -43,8 +43,8 @@ def rewinding():
     return replace(digits, name="rewinding", loss=loss)
 """
 RUNS = {
-    "withdrawing": "--task digits --epochs 22 --seed 1 --set min_evaluation_score=10",
-    "rewinding": "--task killtasks:rewinding --epochs 22 --seed 1",
+    "withdrawing": "--task digits --epochs 44 --seed 1 --set min_evaluation_score=10",
+    "rewinding": "--task killtasks:rewinding --epochs 44 --seed 1",
 }
 
 

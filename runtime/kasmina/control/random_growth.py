@@ -30,7 +30,7 @@ class RandomController:
         seed: int,
         *,
         warm_up: int = 2,
-        first: float = 0.3,
+        first: float = 0.35,
         last: float = 0.5,
         chance: float = 0.5,
         germinate: str = "request_germination",

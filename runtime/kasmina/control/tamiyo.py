@@ -45,6 +45,7 @@ class TamiyoConfig:
             time to be judged; in (0, 1].
         breadth: of one kind several seeds germinate together while they cost at most so many FLOPs
             an example for each parameter of the budget.
+        crowd: and never more than so many, since they wait for each other; 1 or more.
         failures: waves in a row that have added nothing, after which no site is worth its price.
         dearest: a kind that costs more FLOPs than so many times the site's cheapest is not tried.
         rank: which sites come first: by `bottleneck` (see `growth.bottleneck`), `gradient_ratio`,
@@ -53,13 +54,14 @@ class TamiyoConfig:
     """
 
     warm_up: int = 2
-    first: float = 0.3
+    first: float = 0.35
     patience: int = 2
     tolerance: float = 0.01
     wave: float = 1.0
     back_off: int = 4
     last: float = 0.5
     breadth: float = 4.0
+    crowd: int = 3
     failures: int = 3
     dearest: float = 20.0
     rank: Literal["bottleneck", "gradient_ratio", "deviation", "random"] = "bottleneck"
@@ -194,7 +196,7 @@ class TamiyoController:
         compete = site.placement == "parallel"
         chosen: list[KindOffer] = []
         price = 0.0
-        for turn in range(1, rows + 1):  # every round one more of each kind
+        for turn in range(1, min(rows, self.config.crowd) + 1):  # every round one more of each kind
             more = [k for k in rivals if turn == 1 or turn * k.flops <= most]
             costs = [turn * kind.parameters for kind in more]
             after = max([price, *costs]) if compete else price + sum(k.parameters for k in more)

@@ -76,16 +76,16 @@ class Contest:
         return found
 
     def in_step(self, learned: Learned, standing: Tensor) -> Learned:
-        """Seeds that may graft do so together: stale only since the last of them has got better.
+        """Seeds that may graft do so together, once the first of them gets no better.
 
-        Else the first one's cohort would let the others wait until their time is out. A seed that
-        gains nothing holds nobody up.
+        What the others have still to learn they learn on the ramp; behind a cohort they would wait
+        until their time is out.
         """
         shadow = rows_in(self._garden.state, "plane", "shadow").cpu()
         free = shadow[(standing[shadow] == FREE) & (learned.peak[shadow] > 0)]
         stale = learned.stale_epochs.clone()
         if len(free):
-            stale[free] = stale[free].min()
+            stale[free] = stale[free].max()
         return learned._replace(stale_epochs=stale)
 
     def _rivals(self, rows: Tensor, learned: Learned) -> Iterator[Candidates]:

@@ -9,14 +9,17 @@ from kasmina.bench import _growth_arms as arms
 from kasmina.bench import load
 from kasmina.bench._by_hand import ByHand, schedule
 from kasmina.control import TamiyoController
+from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.observe.record import Record
+
+EARLY = TamiyoConfig(first=0.1)
 
 
 def test_the_same_passes_by_hand_cost_the_same_flops() -> None:
     """To a tenth of a percent over a run that tries all kinds and grafts one; its loss falls too."""
     subject = arms.SUBJECTS["digits"]
-    task, epochs = subject.task(1), 30
-    grown, seen = arms.grow_seen(task, 1, epochs, subject.budget, TamiyoController())
+    task, epochs = subject.task(1), 24
+    grown, seen = arms.grow_seen(task, 1, epochs, subject.budget, TamiyoController(EARLY))
     assert seen.of("snapshot")
     hand = ByHand(task, 1, seen.records, epochs)
     assert hand.run() > 0

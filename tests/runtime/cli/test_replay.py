@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from kasmina import cli
-from kasmina.tasks.growing import SIZES
+from kasmina.tasks.growing import SEEDS, SIZES
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which seeds have moved."""
     folder = tmp_path_factory.mktemp("replay") / "r"
-    assert cli.main(["grow", "--task", "digits", "--epochs", "24", "--out", str(folder)]) == 0
+    assert cli.main(["grow", "--task", "digits", "--epochs", "50", "--out", str(folder)]) == 0
     return folder
 
 
@@ -23,7 +23,7 @@ def test_a_replay_equals_its_log(run: Path, capsys: pytest.CaptureFixture[str]) 
     """States in a table, exit code 0; the log file itself can be named too."""
     assert cli.main(["replay", str(run)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("digits-0 (finished): 24 steps, ")
+    assert out.startswith("digits-0 (finished): 50 steps, ")
     assert out.endswith("the replay equals the log\n")
     assert cli.main(["replay", str(run / "events.jsonl")]) == 0
 
@@ -34,7 +34,7 @@ def test_json_is_one_object(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     report = json.loads(capsys.readouterr().out)
     assert report["mismatches"] == []
     assert report["architecture"][0]["blueprint"] in SIZES  # whichever kind won
-    assert sum(report["states"].values()) == 8
+    assert sum(report["states"].values()) == SEEDS
 
 
 def test_a_log_that_was_changed_is_found_out(

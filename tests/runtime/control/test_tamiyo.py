@@ -266,3 +266,13 @@ def test_scores_are_asked_for_only_where_a_wave_may_begin() -> None:
         proposal = _propose(tamiyo, _observe(epoch, 0.01, parameters=1100, budget=1400))
         assert wanted or not proposal.commands
         assert not wanted or epoch <= 50
+
+
+def test_a_crowd_is_no_larger_than_it_may_be() -> None:
+    """However cheap its seeds are."""
+    site = replace(_site(".", 0), seeds=8)
+    seen = _observe(2, sites=(site,), budget=None)
+    more = {f.name: np.repeat(getattr(seen.seeds, f.name)[:1], 8) for f in fields(SeedTable)}
+    seen = replace(seen, seeds=SeedTable(**more))
+    tamiyo = TamiyoController(TamiyoConfig(first=0, crowd=3))
+    assert len(tamiyo.propose(seen, np.ones((8, len(COMMANDS)), np.bool_)).commands) == 3

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kasmina.growth import Command, Scripted
-from kasmina.growth.contest import Candidates, _winner
+from kasmina.growth.aside import Learned
+from kasmina.growth.contest import FREE, WAITS, Candidates, _winner
 from kasmina.observe.log import EventLog, Record, read_log
 from kasmina.sites import Site
 from tests.runtime.growth.gardens import GERMINATE, QUICK, Bed
@@ -124,3 +125,19 @@ def test_a_cohort_is_waited_for() -> None:
         snapshots.add(int(bed.gardener.garden.state["checkpoint_id"][1]))
     assert snapshots == {-1, 2}  # the second cohort's own
     assert bed.states == ["FOSSILIZED", "FOSSILIZED"]
+
+
+def test_a_crowd_grafts_once_its_first_seed_gets_no_better() -> None:
+    """Those that may graft count as stale together; one that gains nothing keeps its own count."""
+    bed = Bed(Scripted({1: [Command(GERMINATE, row, "test") for row in range(4)]}))
+    bed.until("TRAINING")
+    contest = bed.gardener._contest
+    learned = Learned(
+        torch.full((4,), torch.inf),
+        torch.tensor([0.2, 0.1, 0.3, 0.0]),
+        torch.tensor([1, 6, 0, 2], dtype=torch.int32),
+        torch.tensor([0.2, 0.1, 0.3, 0.0]),
+    )
+    free = torch.full((4,), FREE, dtype=torch.int32)
+    assert contest.in_step(learned, free).stale_epochs.tolist() == [6, 6, 6, 2]
+    assert contest.in_step(learned, free * WAITS).stale_epochs.tolist() == [1, 6, 0, 2]

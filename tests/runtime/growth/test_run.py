@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kasmina.control import TamiyoController
+from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.errors import KasminaError
 from kasmina.growth import GrowConfig, Idle, NonFiniteLoss, RunResult, grow, replay
 from kasmina.growth.task import Batch, Data, Task, accuracy, cross_entropy, evaluate, seeded
@@ -46,11 +47,13 @@ TASK = Task(
     widths=True,
 )
 
+EARLY = TamiyoConfig(first=0.1)
+
 
 def _grow(task: Task = TASK, path: Path | None = None, **config: object) -> RunResult:
     log = None if path is None else EventLog(path, f"{task.name}-0")
     settings = GrowConfig(**{"limits": QUICK, **config})  # type: ignore[arg-type]
-    return grow(task, settings, controller=TamiyoController(), log=log)
+    return grow(task, settings, controller=TamiyoController(EARLY), log=log)
 
 
 def test_a_run_grows_within_its_budget_and_says_what_it_cost(tmp_path: Path) -> None:
