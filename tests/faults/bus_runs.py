@@ -175,10 +175,9 @@ def sent(server: RedisServer, run: str, payload: bytes, id: str) -> list[types.A
     return on(server, work)
 
 
-async def published(client: RedisStreamClient, run: str) -> list[int]:
-    """Numbers of the events of a run, as they stand on the bus."""
+async def published(client: RedisStreamClient, run: str, after: str = "0") -> list[int]:
+    """Numbers of the events of a run, as they stand on the bus behind an entry."""
     found: list[int] = []
-    after = "0"
     while page := await client.read(streams_of(run).events, after=after):
         after = page[-1].id
         found += [wire.decode(each.payload).sequence for each in page]

@@ -16,6 +16,7 @@ from kasmina.bus.names import streams_of
 from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.bus.stamping import Stamp
 from kasmina.checkpoint import CheckpointManager
+from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.growth.outside import OutsideConfig
 from kasmina.observe.log import Record, read_log
 from kasmina_generated.messages import types, wire
@@ -187,7 +188,7 @@ def test_a_controller_outlives_its_broker_and_is_outlived(
     server: RedisServer, tmp_path: Path
 ) -> None:
     """The broker is killed and restarted, then the controller: each observation is answered once."""
-    first_wave = 180  # after 0.3 of the epochs
+    first_wave = int(TamiyoConfig().first * 600)
     with growing(server, tmp_path, "--controller", "bus", "--epochs", "600") as run:
         hold(server)
         with process(tmp_path, "tamiyo", "--bus", server.url) as tamiyo:
