@@ -180,7 +180,13 @@ def test_a_tail_that_follows_ends_by_ctrl_c(server: RedisServer) -> None:
     """What comes is printed at once; the end is told by the code, and without a traceback."""
     command = kasmina("bus", "tail", "heartbeats", "--follow", "--bus", server.url)
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     ) as tail:
         beat = types.Heartbeat(run="r", epoch=0, step=0, every=1.0, paused=False, waiting=0)
         try:

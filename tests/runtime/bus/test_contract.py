@@ -174,12 +174,13 @@ def test_of_four_that_claim_at_once_one_gets_each_entry(bus: Bus) -> None:
         sent = [b"%d" % number for number in range(400)]
         await clients[0].publish_many(S, sent)
         await clients[0].consume([S], G, "dead", count=400)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.1)
 
         async def heir(client: MessageBusClient, name: str) -> list[bytes]:
             found: list[bytes] = []
-            while new := await client.claim(S, G, name, idle_s=0.25, count=9):
+            while new := await client.claim(S, G, name, idle_s=1.0, count=9):
                 found += payloads(new)
+                await client.acknowledge(S, G, [each.id for each in new])
             return found
 
         shares = await asyncio.gather(*(heir(each, f"h{n}") for n, each in enumerate(clients)))
