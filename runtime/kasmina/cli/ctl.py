@@ -15,10 +15,11 @@ import msgspec
 from cyclopts import Parameter
 
 from kasmina.bus.operator import Answer, Operator
+from kasmina.bus.stamping import Stamp
 from kasmina.cli.reaching import Reach, signer, through
 from kasmina.cli.telling import say, warn
 from kasmina.errors import UsageError
-from kasmina_generated.messages import types
+from kasmina_generated.messages import types, wire
 
 if TYPE_CHECKING:
     from kasmina.bus.client import MessageBusClient
@@ -201,19 +202,30 @@ def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.C
     if not how.timeout > 0:
         raise UsageError(f"--timeout is {how.timeout:g}; it must be more than 0 seconds")
 
+    known: dict[str, Any] = {"run": how.run or named or "", "reason": how.reason}
+    if seeds is not None:
+        known["target"] = seeds
+    _check(make, known)
+
     async def work(client: MessageBusClient) -> Answer:
         operator = Operator(client, sign=signer(how.key))
         run = await operator.find(how.run or named)
         if how.run or named:
             await _warn_of_silence(operator, run)
-        known: dict[str, Any] = {"run": run, "reason": how.reason}
-        if seeds is not None:
-            known["target"] = seeds
-        return await operator.ask(make(known), timeout_s=how.timeout, tell=_tell_accepted(how))
+        command = make(known | {"run": run})
+        return await operator.ask(command, timeout_s=how.timeout, tell=_tell_accepted(how))
 
     answer = through(how.bus, work)
     _tell(answer, how.json)
     return int(isinstance(answer, types.Refused))
+
+
+def _check(make: Callable[[dict[str, Any]], types.Command], known: dict[str, Any]) -> None:
+    """Refuse what no message can hold before anybody is asked."""
+    try:
+        wire.encode(Stamp("ctl")(make({**known, "run": known["run"] or "any"})))
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"this command cannot be sent: {error}") from None
 
 
 async def _warn_of_silence(operator: Operator, run: str) -> None:
