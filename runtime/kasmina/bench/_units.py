@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kasmina.bench._timing import single_thread
+
 U = TypeVar("U", bound=tuple[object, ...])
 R = TypeVar("R")
 
@@ -23,7 +25,7 @@ def measured(
     jobs: int,
     file: Path | None,
 ) -> dict[U, R]:
-    """What `work` gives for each of `units`: what `file` holds already is not done again.
+    """What `work` gives for each of `units`, on one thread each: what `file` holds is not done again.
 
     Args:
         units: what there is to do, the longest first; each a tuple of plain values.
@@ -33,15 +35,11 @@ def measured(
         file: a line is added for each unit that is done; None keeps nothing.
     """
     names = {str(list(unit)): unit for unit in units}
-    kept: dict[str, R] = {}
-    if file is not None and file.exists():
-        for line in file.read_bytes().splitlines():
-            entry = msgspec.json.decode(line)
-            kept[str(entry["unit"])] = msgspec.convert(entry["outcomes"], made)
-    left = [name for name in names if name not in kept]
-    for name, result in _spread({name: names[name] for name in left}, work, jobs):
+    kept = {} if file is None else _kept(file, made)
+    left = {name: unit for name, unit in names.items() if name not in kept}
+    for name, result in _spread(left, work, jobs):
         kept[name] = result
-        print(f"{name}: done, {len(kept)} of {len(names)}", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{name}: done, {sum(n in kept for n in names)} of {len(names)}\n")
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("ab") as lines:
@@ -50,11 +48,28 @@ def measured(
     return {unit: kept[name] for name, unit in names.items()}
 
 
+def _kept(file: Path, made: type[R] | Any) -> dict[str, R]:
+    """What a file holds; a line that was cut off while it was written is taken away."""
+    if not file.exists():
+        return {}
+    found = file.read_bytes()
+    whole = found[: found.rfind(b"\n") + 1]
+    if whole != found:
+        file.write_bytes(whole)
+    entries = [msgspec.json.decode(line) for line in whole.splitlines()]
+    return {str(entry["unit"]): msgspec.convert(entry["outcomes"], made) for entry in entries}
+
+
 def _spread(units: dict[str, U], work: Callable[[U], R], jobs: int) -> Iterator[tuple[str, R]]:
     if jobs == 1:
-        yield from ((name, work(unit)) for name, unit in units.items())
+        yield from ((name, _alone(work, unit)) for name, unit in units.items())
         return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = {pool.submit(work, unit): name for name, unit in units.items()}
+        futures = {pool.submit(_alone, work, unit): name for name, unit in units.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+def _alone(work: Callable[[U], R], unit: U) -> R:
+    with single_thread():  # as many units run at once
+        return work(unit)

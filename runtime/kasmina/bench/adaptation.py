@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from kasmina.bench import Row, benchmark
-from kasmina.bench._trials import trials
+from kasmina.bench._units import measured
 from kasmina.control import TamiyoController
 from kasmina.growth import GrowConfig, grow
 from kasmina.growth.static import count, train_static
@@ -57,9 +57,14 @@ class Trial:
 @benchmark("adaptation")
 def run(*, quick: bool = False, jobs: int = 1, out: Path | None = None) -> list[Row]:
     """How often growing closes 80% of the gap that a planted bottleneck leaves, of 1000 trials."""
-    seeds = range(FIRST, FIRST + (QUICK if quick else TRIALS))
+    units = [(FIRST + number,) for number in range(QUICK if quick else TRIALS)]
     file = None if out is None else out / "adaptation.jsonl"
-    return list(rows(trials(trial, seeds, Trial, jobs, file), quick))
+    done = measured(units, _one, Trial, jobs=jobs, file=file)
+    return list(rows(list(done.values()), quick))
+
+
+def _one(unit: tuple[int]) -> Trial:
+    return trial(*unit)
 
 
 def rows(found: list[Trial], quick: bool = False) -> Iterator[Row]:

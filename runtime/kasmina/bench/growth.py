@@ -62,10 +62,7 @@ def _units() -> list[Unit]:
 
 
 def _one(unit: Unit) -> list[Outcome]:
-    """All arms of one task and seed, on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
+    """All arms of one task and seed."""
     name, seed, epochs, alone = unit
     outcomes = arms.arms(SUBJECTS[name], seed, epochs)
     found = [next(outcomes)] if alone else list(outcomes)

@@ -47,9 +47,6 @@ def run(*, quick: bool = False, jobs: int = 1, out: Path | None = None) -> list[
 
 def _one(unit: Unit) -> tuple[float, str | None]:
     """Test metric of one run, and which kind won its first contest."""
-    import torch
-
-    torch.set_num_threads(1)
     name, seed, kind, epochs = unit
     task = TASKS[name](seed)
     assert task.default_budget is not None

@@ -1,23 +1,16 @@
-"""The benchmark of planted bottlenecks, and trials that go on where they were ended."""
+"""The benchmark of planted bottlenecks."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from kasmina.bench import adaptation
-from kasmina.bench._trials import trials
 from kasmina.bench.adaptation import Trial, rows, site_around, trial
 
 MENDED = Trial(0.6, 0.4, 0.42, 1, (site_around(1),), 900, 1000)
-
-
-def square(seed: int) -> int:
-    """A trial that processes can import."""
-    return seed * seed
 
 
 def test_the_share_of_the_gap_is_from_the_control_to_the_oracle() -> None:
@@ -61,17 +54,3 @@ def test_a_trial_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.oracle < found.narrow
     assert found.grown < 1.7
     assert found == trial(1)
-
-
-def test_trials_go_on(tmp_path: Path) -> None:
-    """What the file holds is not made again; the order is that of the seeds."""
-    file = tmp_path / "new" / "trials.jsonl"
-    assert trials(square, [3, 1], int, file=file) == [9, 1]
-    file.write_bytes(file.read_bytes().replace(b"9]", b"8]"))
-    assert trials(square, [1, 2, 3], int, file=file) == [1, 4, 8]
-    assert len(file.read_bytes().splitlines()) == 3
-
-
-def test_trials_are_spread_over_processes(tmp_path: Path) -> None:
-    """With the same results."""
-    assert trials(square, [3, 1, 2], int, jobs=2, file=tmp_path / "trials.jsonl") == [9, 1, 4]
