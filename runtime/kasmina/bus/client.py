@@ -189,6 +189,27 @@ class MessageBusClient(Protocol):
         """
         ...
 
+    async def read_many(self, after: Mapping[str, str], *, count: int = 512) -> list[Delivery]:
+        """Return what several streams hold behind an id each, as `read` does; it does not wait.
+
+        Args:
+            after: ids, or `FIRST`, by stream; none need exist.
+            count: at most so many of each stream.
+        """
+        ...
+
+    async def read_back(
+        self, stream: str, *, before: str | None = None, count: int = 512
+    ) -> list[Delivery]:
+        """Return the last entries, in the order of their ids.
+
+        Args:
+            stream: one that need not exist.
+            before: only those before this id; the newest if not given.
+            count: at most so many.
+        """
+        ...
+
     async def remove(self, stream: str, ids: Sequence[str]) -> int:
         """Take single entries away; returns how many there were."""
         ...

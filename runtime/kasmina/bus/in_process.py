@@ -19,6 +19,7 @@ from kasmina.bus.client import (
     StreamInfo,
     check_names,
     check_payloads,
+    position,
 )
 from kasmina.bus.errors import BusClosed, BusFull, NoSuchGroup
 from kasmina.bus.losses import Ledger
@@ -218,13 +219,27 @@ class InProcessBus:
         check_names(stream=stream)
         if after == NEWEST:
             after = (await self.info(stream)).last
+        return await self._wait_for(lambda: self._behind(stream, after, count), wait_s)
 
-        def look() -> list[Delivery]:
-            found = self.broker.streams.get(stream)
-            entries = () if found is None else found.behind(found.start(after), count)
+    async def read_many(self, after: Mapping[str, str], *, count: int = 512) -> list[Delivery]:
+        """Return what several streams hold behind an id each; it does not wait."""
+        for stream in after:
+            check_names(stream=stream)
+        with self._open():
+            found = [each for name, at in after.items() for each in self._behind(name, at, count)]
+        await asyncio.sleep(0)
+        return found
+
+    async def read_back(
+        self, stream: str, *, before: str | None = None, count: int = 512
+    ) -> list[Delivery]:
+        """Return the last entries, in the order of their ids."""
+        check_names(stream=stream)
+        with self._open() as broker:
+            found = broker.streams.get(stream)
+            end = None if before is None else position(before)
+            entries = () if found is None else found.last_ones(end, count)
             return [Delivery(stream, text(at), payload) for at, payload in entries]
-
-        return await self._wait_for(look, wait_s)
 
     async def remove(self, stream: str, ids: Sequence[str]) -> int:
         """Take single entries away; returns how many there were."""
@@ -309,6 +324,11 @@ class InProcessBus:
                     await changed.wait()
                     changed.clear()
         return found
+
+    def _behind(self, stream: str, after: str, count: int) -> list[Delivery]:
+        found = self.broker.streams.get(stream)
+        entries = () if found is None else found.behind(found.start(after), count)
+        return [Delivery(stream, text(at), payload) for at, payload in entries]
 
     def _stream(self, name: str) -> Stream:
         return self.broker.streams.setdefault(name, Stream(name))

@@ -94,6 +94,8 @@ class MockMessageBusClient(InProcessBus):
     claim = _noted(InProcessBus.claim)
     pending = _noted(InProcessBus.pending)
     read = _noted(InProcessBus.read)
+    read_many = _noted(InProcessBus.read_many)
+    read_back = _noted(InProcessBus.read_back)
     remove = _noted(InProcessBus.remove)
     trim = _noted(InProcessBus.trim)
     info = _noted(InProcessBus.info)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import blake3
 
+from kasmina.bus.client import LONGEST_NAME
+
 HEARTBEATS = "kasmina:heartbeats"  # of all runs: who wants to know which there are reads it
 DEAD_LETTERS = "kasmina:dead"
 _LONGEST = 200  # characters of a run's name that stand in a stream's
@@ -20,6 +22,11 @@ class RunStreams(NamedTuple):
     health: str
     observed: str
     lease: str
+
+
+def is_run_name(text: str) -> bool:
+    """Whether a run can be called so: 1 to 256 printable characters."""
+    return 0 < len(text) <= LONGEST_NAME and text.isprintable()
 
 
 def streams_of(run: str) -> RunStreams:

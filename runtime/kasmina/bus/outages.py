@@ -24,14 +24,21 @@ class Outages:
             shutdown does not wait for a bus that is gone.
         rng: draws the waits; None takes one that is seeded by the system.
         breaker: leaves a bus alone that keeps failing.
+        tell: hears once of each outage, when it begins.
     """
 
     def __init__(
-        self, backoff: Backoff, rng: Random | None = None, breaker: CircuitBreaker | None = None
+        self,
+        backoff: Backoff,
+        rng: Random | None = None,
+        breaker: CircuitBreaker | None = None,
+        *,
+        tell: Callable[[BusError], object] = lambda error: None,
     ) -> None:
         self.count = 0  # calls that were not answered, since it was made
         self.ending = False
         self._backoff, self._rng, self._breaker = backoff, rng or Random(), breaker
+        self._tell = tell
 
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call, and call again after each error that may pass.
@@ -49,4 +56,6 @@ class Outages:
                 if not error.transient or (self.ending and tries >= self._backoff.attempts):
                     raise
                 self.count += 1
+                if tries == 1:
+                    self._tell(error)
                 await asyncio.sleep(self._backoff.wait(min(tries, 64), self._rng))

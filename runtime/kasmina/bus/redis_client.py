@@ -30,6 +30,7 @@ from kasmina.bus.redis_watch import Watch
 from kasmina.bus.redis_wire import (
     Argument,
     by_stream,
+    deliveries,
     groups_of,
     is_no_group,
     is_no_key,
@@ -182,6 +183,25 @@ class RedisStreamClient:
         reply = await self._read(["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s)
         self._asker.raise_first([reply], "XREAD")
         return by_stream(reply)
+
+    async def read_many(self, after: Mapping[str, str], *, count: int = 512) -> list[Delivery]:
+        """Return what several streams hold behind an id each; it does not wait."""
+        for stream in after:
+            check_names(stream=stream)
+        if not after:
+            return []
+        command = pack("XREAD", "COUNT", count, "STREAMS", *after, *after.values())
+        return by_stream((await self._asker.call(command, name="XREAD"))[0])
+
+    async def read_back(
+        self, stream: str, *, before: str | None = None, count: int = 512
+    ) -> list[Delivery]:
+        """Return the last entries, in the order of their ids."""
+        check_names(stream=stream)
+        last = "+" if before is None else f"({before}"
+        command = pack("XREVRANGE", stream, last, "-", "COUNT", count)
+        (entries,) = await self._asker.call(command, name="XREVRANGE")
+        return deliveries(stream, reversed(entries))
 
     async def remove(self, stream: str, ids: Sequence[str]) -> int:
         """Take single entries away; returns how many there were."""

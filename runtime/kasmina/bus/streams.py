@@ -67,6 +67,12 @@ class Stream:
         window = slice(first, first + count)
         return zip(self._at[window], self._payloads[window], strict=True)
 
+    def last_ones(self, before: Position | None, count: int) -> Iterator[tuple[Position, bytes]]:
+        """Return the last `count` entries before a position, or of all."""
+        end = len(self._at) if before is None else bisect_left(self._at, before)
+        window = slice(max(0, end - count), end)
+        return zip(self._at[window], self._payloads[window], strict=True)
+
     def start(self, entry_id: str) -> Position:
         """Return the position that an id, `FIRST` or `NEWEST` means now."""
         return self.last if entry_id == NEWEST else position(entry_id)

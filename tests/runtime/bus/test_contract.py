@@ -230,6 +230,20 @@ def test_reading_leaves_nothing_pending_and_goes_on_behind_an_id(bus: Bus) -> No
             assert await client.pending(S, G) == []
             assert await client.read("nowhere") == await client.read(S, after=NEWEST) == []
 
+            last = await client.read_back(S, count=10)
+            assert last == found[-10:]
+            assert await client.read_back(S, before=last[0].id, count=10) == found[5:15]
+            assert await client.read_back(S, before=found[2].id) == found[:2]
+            assert await client.read_back(S, before=found[0].id) == []
+            assert await client.read_back("nowhere") == []
+
+            other = await client.publish("other", b"o")
+            behind = {S: found[19].id, "other": "0", "nowhere": "0"}
+            mixed = await client.read_many(behind, count=3)
+            assert mixed == [*found[20:23], Delivery("other", other, b"o")]
+            assert await client.read_many({S: found[-1].id, "other": other}) == []
+            assert await client.read_many({}) == []
+
     run(script())
 
 
@@ -385,6 +399,8 @@ def test_names_that_no_bus_takes_are_refused(bus: Bus, name: str) -> None:
                 client.consume([S], G, name),
                 client.claim(S, G, name, idle_s=0),
                 client.read(name),
+                client.read_many({name: "0"}),
+                client.read_back(name),
                 client.put_many({name: b""}, expires_s=1),
             ]
             for call in calls:
