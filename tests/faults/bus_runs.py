@@ -18,7 +18,7 @@ from kasmina import cli
 from kasmina.bus.names import streams_of
 from kasmina.bus.operator import Answer, Operator
 from kasmina.bus.redis_client import RedisStreamClient
-from kasmina.bus.signing import Signer
+from kasmina.bus.signing import Signer, unsealed
 from kasmina_generated.messages import types, wire
 from tests.helpers import ROOT
 from tests.redis_servers import RedisServer
@@ -154,7 +154,7 @@ async def answers(client: RedisStreamClient, run: str, id: str) -> list[types.Ac
     after = "0"
     while page := await client.read(streams_of(run).replies, after=after):
         after = page[-1].id
-        envelopes = [wire.decode(each.payload) for each in page]
+        envelopes = [unsealed(wire.decode(each.payload)) for each in page]
         found += [e.body for e in envelopes if e.correlation == id]  # type: ignore[misc]
     return found
 

@@ -158,7 +158,7 @@ class Verifier:
     """Takes messages out of their signatures, and refuses all that is not proved.
 
     Args:
-        keys: any of which may have signed.
+        keys: any of which may have signed, one or more; `sign` signs by the first.
         window_s: how far a message's own time and the time at which the bus took it may be apart,
             seconds. Clocks that go wrong by more make commands fail.
         remembered: ids of messages that came before. Of more, the oldest are forgotten: those that
@@ -169,6 +169,7 @@ class Verifier:
         self, keys: tuple[Key, ...], *, window_s: float = 300.0, remembered: int = 200_000
     ) -> None:
         self.since = 0.0  # what was made before is refused, seconds since 1970
+        self.sign = Signer(keys[0])
         self._keys = {key.name: key for key in keys}
         self._window_s, self._remembered = window_s, remembered
         self._entries: OrderedDict[tuple[str, str], str] = OrderedDict()  # by producer and id
@@ -185,6 +186,17 @@ class Verifier:
                 time is too far from the entry's; "replayed": it was made before `since`.
             MessageRefused: what is signed is no message.
         """
+        message = self.opened(envelope)
+        self._check_time(message, entry)
+        return message
+
+    def opened(self, envelope: Envelope) -> Envelope:
+        """Return the message that is proved, however old it is.
+
+        Raises:
+            SignatureRefused: "unsigned"; "forged": no known key, or another proof.
+            MessageRefused: what is signed is no message.
+        """
         signed = envelope.body
         if not isinstance(signed, Signed):
             detail = "this run takes signed commands only; give the sender the key's file"
@@ -196,9 +208,7 @@ class Verifier:
         if not hmac.compare_digest(key.mac(signed.payload), signed.mac):
             detail = f"its proof is not that of key {key.name!r}"
             raise SignatureRefused("forged", detail, envelope.id)
-        message = wire.decode(signed.payload)
-        self._check_time(message, entry)
-        return message
+        return wire.decode(signed.payload)
 
     def is_replayed(self, message: Envelope, entry: str) -> bool:
         """Whether a message has come before in another entry; remembers it otherwise.

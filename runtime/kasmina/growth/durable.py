@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kasmina.bus.client import FIRST, MessageBusClient, position
-from kasmina.bus.commands import CommandHandler, Outcome, Request
+from kasmina.bus.commands import CommandHandler
 from kasmina.bus.errors import BusError
+from kasmina.bus.requests import Outcome, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -123,14 +123,14 @@ class Orders:
         return self._no("failed", f"nothing here carries out {type(command).__name__}")
 
     def done(
-        self, rows: Sequence[int] = (), detail: str = "", moment: Mapping[str, int] | None = None
+        self, rows: Sequence[int] = (), detail: str = "", moment: Mapping[str, Any] | None = None
     ) -> Applied:
         """The answer that a command was carried out, for some rows."""
         seeds = tuple(self._address(row) for row in rows[:MOST_SEEDS])
         at = self._moment if moment is None else moment
         return Applied(run=self._run, **at, seeds=seeds, detail=detail[:4096])
 
-    def moment(self) -> dict[str, int]:
+    def moment(self) -> dict[str, Any]:
         """Where the run is, as an `Applied` tells it; from any thread."""
         clock, milestone = self._gardener.clock, self._gardener.milestones
         return {"epoch": clock.epoch, "step": clock.step, "milestone": milestone}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kasmina.bus.client import MessageBusClient
-from kasmina.bus.commands import Outcome, Request
+from kasmina.bus.requests import Outcome, Request
 from kasmina.bus.signing import Verifier
 from kasmina.growth.controller import Observation
 from kasmina.growth.gardener import Gardener

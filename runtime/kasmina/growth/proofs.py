@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from kasmina.bus.commands import Request
+from kasmina.bus.requests import Request
 from kasmina.errors import KasminaError
 
 Prove = Callable[[Mapping[str, float]], "Broken | None"]

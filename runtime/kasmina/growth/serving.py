@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from kasmina.bus.breaker import CircuitBreaker
 from kasmina.bus.client import MessageBusClient, position
-from kasmina.bus.commands import CommandConfig, CommandHandler, Outcome
+from kasmina.bus.commands import CommandConfig, CommandHandler
 from kasmina.bus.errors import BusError
 from kasmina.bus.events import EventPublisher
 from kasmina.bus.lease import Lease, folder_of, place_of
 from kasmina.bus.limiter import RateLimiter
 from kasmina.bus.names import HEARTBEATS, streams_of
+from kasmina.bus.requests import Outcome
 from kasmina.bus.signing import Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina.bus.telemetry import TelemetryPublisher
@@ -219,7 +220,7 @@ class Serving:
         if position(info.last) > (0, 0):
             milliseconds, number = position(info.last)
             await self._commands.trim(self._streams.commands, before=f"{milliseconds}-{number + 1}")
-            self.handler.load_state_dict({"position": info.last, "done": []})
+            self.handler.load_state_dict({"position": info.last, "seen": "", "done": []})
 
     async def _catch_up(self) -> None:
         """Let no step be made before it is known what is done again at which."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from kasmina.bus.client import Delivery, position
 from kasmina.bus.commands import CommandConfig, CommandHandler, Request
+from kasmina.bus.deduplication import MessageKey
 from kasmina.bus.errors import BusRejected, BusUnavailable
 from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.requests import Asked
 from kasmina.bus.retry import Backoff
-from kasmina.bus.signing import Key, Signer, Verifier
+from kasmina.bus.signing import Key, Signer, Verifier, unsealed
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
 from kasmina_generated.messages.types import (
@@ -24,11 +28,13 @@ from kasmina_generated.messages.types import (
     Cancel,
     Checkpoint,
     Command,
+    Envelope,
     Germinate,
     Heartbeat,
     Pause,
     Refused,
     Rollback,
+    Status,
     Target,
 )
 from tests.runtime.bus.virtual import now, run
@@ -66,7 +72,13 @@ class Desk:
         self.latencies: list[tuple[str, float]] = []
         self.handler = self.another(**settings)
 
-    def another(self, **settings: Any) -> CommandHandler:
+    def another(
+        self,
+        *,
+        verify: Verifier | None = None,
+        give_up: Callable[[Delivery, Exception], object] = lambda delivery, error: None,
+        **settings: Any,
+    ) -> CommandHandler:
         """A further life of the handler."""
         return CommandHandler(
             self.bus,
@@ -75,6 +87,8 @@ class Desk:
             Stamp("run", clock=clock),
             run=RUN,
             check=legal,
+            verify=verify,
+            give_up=give_up,
             config=CommandConfig(**settings),
             observe=lambda name, seconds: self.latencies.append((name, seconds)),
             clock=clock,
@@ -89,9 +103,14 @@ class Desk:
         return envelope.id
 
     async def replies(self, to: str | None = None) -> list[Body]:
-        """What was answered, to one command or to all."""
+        """What was answered, to one command or to all; without whose it was."""
+        found = [each for each in await self.answers() if to is None or each.correlation == to]
+        return [structs.replace(e.body, asker=None, entry=None) for e in found]
+
+    async def answers(self) -> list[Envelope]:
+        """What was answered, in its envelopes."""
         found = [wire.decode(d.payload) for d in await self.bus.read("replies", count=100_000)]
-        return [each.body for each in found if to is None or each.correlation == to]
+        return [unsealed(each) for each in found]
 
 
 def germinate(slot: int, **fields: Any) -> Germinate:
@@ -476,8 +495,8 @@ def test_answers_wait_while_the_bus_is_away() -> None:
             raise BusRejected("no")
 
         desk.bus.publish_many = broken  # type: ignore[method-assign]
-        desk.handler._say("x", Accepted(run=RUN, waiting=0))
-        desk.handler._wake_up()
+        desk.handler._answers.say(Asked(MessageKey("x", "x"), "1-0"), Accepted(run=RUN, waiting=0))
+        desk.handler._answers.wake()
         with pytest.raises(BusRejected):
             await asyncio.wait_for(task, 10)
 
@@ -586,7 +605,9 @@ def test_what_was_answered_is_done_again_at_its_moment_and_nothing_else() -> Non
         assert desk.handler.take(moment=(1, 900)) == []
         then, unanswered = desk.handler.take(moment=(2, 260))
         assert (slot(then), slot(unanswered)) == (2, 4)
-        assert again.told == applied(300, milestone=1)
+        told = again.told
+        assert told is not None
+        assert structs.replace(told, asker=None, entry=None) == applied(300, milestone=1)
         assert unanswered.told is None
         for each in (again, then, unanswered):
             desk.handler.settle(each, applied(1))
@@ -686,21 +707,217 @@ def test_a_stream_that_was_trimmed_keeps_nobody_waiting() -> None:
     run(main())
 
 
-def test_where_commands_are_signed_answers_prove_nothing() -> None:
-    """Whoever can write to the bus could forge them: everything is decided anew."""
+def test_two_producers_may_have_given_one_id() -> None:
+    """After a kill each one's command is as it was answered: both applied, or one and not the other."""
 
     async def main() -> None:
-        desk, signer = Desk(), Signer(KEY)
-        sign = signer(desk.sender(germinate(1), id="id"))
-        await desk.bus.publish("commands", wire.encode(sign))
-        forged = Refused(run=RUN, reason="guard", detail="forged")
-        await desk.bus.publish("replies", wire.encode(desk.sender(forged, correlation="id")))
-        desk.handler._verify = Verifier((KEY,))
-        await desk.handler.look_at_earlier()
+        desk = Desk()
         task = await started(desk)
-        assert [slot(each) for each in desk.handler.take()] == [1]
+        state = desk.handler.state_dict()
+        other = Stamp("somebody else", clock=clock)
+        for number, stamp in enumerate((desk.sender, other)):
+            for id_ in ("both", "one"):
+                slot_ = 2 * number + (id_ == "one")
+                await desk.bus.publish("commands", wire.encode(stamp(germinate(slot_), id=id_)))
+        await asyncio.sleep(0.1)
+        requests = desk.handler.take()
+        guard = Refused(run=RUN, reason="guard", detail="no room")
+        for request, step in zip(requests[:3], (3, 4, 5), strict=True):
+            desk.handler.settle(request, applied(step))
+        desk.handler.settle(requests[3], guard)
+        await asyncio.sleep(0.1)
+        told = [e for e in await desk.answers() if not isinstance(e.body, Accepted)]
+        entries = [each.id for each in await desk.bus.read("commands")]
+        who = [desk.sender.producer] * 2 + [other.producer] * 2
+        assert [(e.body.asker, e.body.entry) for e in told] == list(zip(who, entries, strict=True))  # type: ignore[union-attr]
+        await killed(task)
+
+        task = await resumed(desk, state)
+        again = desk.handler.take()
+        steps = [(slot(each), each.told.step) for each in again if each.told is not None]
+        assert steps == [(0, 3), (1, 4), (2, 5)]
+        assert len(again) == 3  # what was refused stays so
         desk.handler.stop()
         await task
+
+    run(main())
+
+
+@pytest.mark.parametrize("forges", [False, True])
+def test_where_commands_are_signed_only_signed_answers_count(forges: bool) -> None:
+    """What was applied is done again; what somebody without the key says, or copies, is nothing."""
+
+    async def main() -> None:
+        desk = Desk()
+        desk.handler = desk.another(verify=Verifier((KEY,)))
+        task = await started(desk)
+        state = desk.handler.state_dict()
+
+        async def sends(number: int) -> None:
+            signed = Signer(KEY)(desk.sender(germinate(number), id=f"id {number}"))
+            await desk.bus.publish("commands", wire.encode(signed))
+            await asyncio.sleep(0.1)
+
+        await sends(1)
+        (request,) = desk.handler.take()
+        desk.handler.settle(request, applied(3))
+        await asyncio.sleep(0.1)
+        await killed(task)
+        await sends(2)
+        if forges:
+            entry = (await desk.bus.info("commands")).last
+            refused = Refused(run=RUN, reason="guard", detail="", asker=desk.sender.producer)
+            forged = structs.replace(refused, detail="forged", entry=entry)
+            answer = desk.sender(forged, correlation="id 2")
+            for sign in (lambda each: each, Signer(Key("key", bytes(32)))):
+                await desk.bus.publish("replies", wire.encode(sign(answer)))
+            copy = (await desk.bus.read("replies"))[1]
+            await desk.bus.publish("replies", copy.payload)
+        task = await resumed(desk, state, verify=Verifier((KEY,)))
+        again = [(slot(each), each.told and each.told.step) for each in desk.handler.take()]
+        assert again == [(1, 3), (2, None)]
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_an_answer_has_the_trace_of_its_command() -> None:
+    """The first one, the second one, and that to a copy."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        envelope = desk.sender(germinate(1), trace=trace)
+        await desk.bus.publish("commands", wire.encode(envelope))
+        await asyncio.sleep(0.1)
+        (request,) = desk.handler.take()
+        desk.handler.settle(request, applied())
+        await desk.bus.publish("commands", wire.encode(envelope))
+        await asyncio.sleep(0.1)
+        assert [each.trace for each in await desk.answers()] == [trace] * 3
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_what_is_too_much_while_a_checkpoint_restores_says_so() -> None:
+    """The others are applied after it."""
+
+    async def main() -> None:
+        desk = Desk(capacity=2)
+        task = await started(desk)
+        desk.handler.held = True
+        ids = [await desk.send(germinate(number)) for number in range(3)]
+        await asyncio.sleep(0.1)
+        (answer,) = await desk.replies(ids[2])
+        assert isinstance(answer, Refused)
+        assert (answer.reason, answer.detail) == ("restoring", "2 commands wait: send it later")
+        desk.handler.held = False
+        assert len(desk.handler.take()) == 2
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_an_answer_that_no_entry_holds_is_a_refusal() -> None:
+    """A status may be larger than an entry; the handler goes on."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        id_ = await desk.send(germinate(1))
+        await asyncio.sleep(0.1)
+        (request,) = desk.handler.take()
+        status = Status(run=RUN, epoch=0, step=0, paused=False, detail="x" * (1 << 20))
+        desk.handler.settle(request, status)
+        await asyncio.sleep(0.1)
+        answer = (await desk.replies(id_))[1]
+        assert isinstance(answer, Refused)
+        assert answer.reason == "failed"
+        assert "an entry holds 1048576" in answer.detail
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_while_answers_cannot_be_sent_no_more_is_read() -> None:
+    """Their memory is bounded; what was not read waits in its stream, and all of it is answered."""
+
+    async def main() -> None:
+        desk, away = Desk(unsent=10, batch=5), True
+        publish = desk.bus.publish_many
+
+        async def unreliable(stream: str, *arguments: Any, **settings: Any) -> list[str]:
+            if away and stream == "replies":
+                raise BusUnavailable("away")
+            return await publish(stream, *arguments, **settings)
+
+        desk.bus.publish_many = unreliable  # type: ignore[method-assign]
+        task = await started(desk)
+        for number in range(90):
+            await desk.send(germinate(number))
+        await asyncio.sleep(20)
+        assert 10 < desk.handler.accepted < 20
+        away = False
+        await asyncio.sleep(20)
+        assert desk.handler.accepted == len(await desk.replies()) == 90
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_what_cannot_be_read_is_given_up_with_its_cause() -> None:
+    """What was refused for its signature or its content is not: it can be read."""
+
+    async def main() -> None:
+        desk = Desk()
+        given: list[tuple[bytes, str]] = []
+        desk.handler = desk.another(
+            verify=Verifier((KEY,)),
+            give_up=lambda delivery, error: given.append((delivery.payload, str(error))),
+        )
+        task = await started(desk)
+        await desk.send(germinate(1))  # unsigned
+        await desk.bus.publish("commands", b"no message")
+        await asyncio.sleep(0.1)
+        ((payload, error),) = given
+        assert payload == b"no message"
+        assert "malformed" in error
+        assert desk.handler.unreadable == 2
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_a_stream_that_has_lost_what_was_read_is_found_out_when_the_run_goes_on() -> None:
+    """Emptied while the run was away, also where newer commands have come since."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        assert await desk.another().look_at_earlier()  # nothing was read at all
+        await desk.send(germinate(1))
+        await asyncio.sleep(0.1)
+        (request,) = desk.handler.take()
+        desk.handler.settle(request, applied())
+        state = desk.handler.state_dict()
+        await desk.bus.trim("commands", before=state["position"])  # as behind a checkpoint
+        await killed(task)
+        after = desk.another()
+        after.load_state_dict(state)
+        assert await after.look_at_earlier()
+        await desk.bus.wipe()
+        assert not await after.look_at_earlier()
+        await asyncio.sleep(1)
+        await desk.send(germinate(2))
+        assert not await after.look_at_earlier()
 
     run(main())
 

@@ -20,6 +20,7 @@ from kasmina.bus.signing import (
     key_of,
     make_key_file,
     read_keys,
+    unsealed,
 )
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
@@ -216,7 +217,7 @@ async def answers_to(bus: InProcessBus, sent: list[Envelope], **options: Any) ->
                 handler.settle(request, Applied(run="run", epoch=0, step=0, seeds=()))
             for each in await bus.read("answers", after=after, wait_s=0.01):
                 after = each.id
-                new.append(wire.decode(each.payload).body)
+                new.append(unsealed(wire.decode(each.payload)).body)
         found.append(new[-1])
     handler.stop()
     await running
