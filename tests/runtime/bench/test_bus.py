@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from kasmina.bench import Row, _bus_faults, _bus_latency, _bus_server, _bus_step, _bus_traffic, bus
 from kasmina.errors import UsageError
+from kasmina.growth.outside import Outside
 
 
 def test_messages_events_and_entries_come_through() -> None:
@@ -33,19 +36,50 @@ def test_every_command_is_answered(kind: str, monkeypatch: pytest.MonkeyPatch) -
     assert (found > 0).all()
 
 
-def test_what_it_costs_a_step_is_of_runs_that_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each round with the bus has sent a frame; the parts of the bound stand beside it."""
-    for name, value in {"SEEDS": 200, "HAND_OVERS": 3}.items():
+@pytest.fixture
+def few_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 in the place of 10,000, and few blocks."""
+    for name, value in {"SEEDS": 200, "BLOCKS": 10, "HAND_OVERS": 3}.items():
         monkeypatch.setattr(_bus_step, name, value)
+
+
+@pytest.mark.usefixtures("few_seeds")
+def test_the_growth_of_a_step_is_that_by_the_clock() -> None:
+    """In us and as a share of the step, with its interval, and the CPU time beside it."""
     with _bus_server.server() as url:
-        most, share, idle, due = _bus_step.step_rows(url, 0.1)
-    parts = most.baselines
-    bound = parts["between steps, us"] + parts["CPU of the bus's threads, us"]
-    assert most.value == pytest.approx(bound)
-    assert (most.target, share.target) == (50.0, 1.0)
-    assert share.value == pytest.approx(100 * bound / parts["step without a bus, us"])
+        growth, share, idle, due = _bus_step.step_rows(url)
+    parts = growth.baselines
+    assert parts["95% interval, from"] <= growth.value <= parts["to"]
+    assert (growth.target, share.target) == (50.0, 1.0)
+    assert share.value == pytest.approx(100 * growth.value / parts["step without a bus, us"])
+    assert parts["CPU of the bus's threads, us"] > 0
     assert idle.value > 0
     assert due.value > 0
+
+
+@pytest.mark.usefixtures("few_seeds")
+def test_what_the_bus_costs_by_the_clock_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hand-over that waits takes no CPU time, and shows in the row all the same."""
+    tell = Outside._tell
+
+    def slow(outside: Outside) -> None:
+        tell(outside)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(Outside, "_tell", slow)
+    with _bus_server.server() as url:
+        training = _bus_step._Training()
+        cost, _ = _bus_step._cost(training, url, 10, training.block(None).wall / _bus_step.STEPS)
+    assert cost.wall > 10_000
+    assert cost.between + cost.others < cost.wall
+
+
+def test_the_tenths_at_both_ends_do_not_count() -> None:
+    """A step in which another program took the core says nothing; a tenth of them would."""
+    middle, low, high = _bus_step._middle(np.array([*[-1e6] * 5, *[10.0] * 50, *[1e6] * 5]))
+    assert middle == 10.0
+    assert low <= middle <= high
+    assert _bus_step._middle(np.array([*[10.0] * 40, *[110.0] * 20]))[0] > 30.0
 
 
 def test_faults_strike_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
