@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kasmina.bus import operator
+from kasmina.bus.operator import enveloped
 from kasmina.bus.signing import Signer, make_key_file, read_keys
 from kasmina.bus.stamping import Stamp
 from kasmina.growth.outside import SKEW_S
@@ -22,6 +24,11 @@ PAUSE = types.Pause(run=RUN)
 def old_stamp(name: str) -> Stamp:
     """Of a clock that is 1,000 seconds late."""
     return Stamp(name, clock=lambda: time.time() - 1000)
+
+
+def old_command(command: types.Command, id: str) -> types.Envelope:
+    """What such a clock makes of a command."""
+    return structs.replace(enveloped(command, id), time=time.time() - 1000)
 
 
 def test_only_who_knows_the_key_is_obeyed(
@@ -67,7 +74,7 @@ def test_only_who_knows_the_key_is_obeyed(
         assert old.reason == "expired"
         assert "s before the bus took it, and at most 300 s are allowed" in old.detail
         with monkeypatch.context() as late:
-            late.setattr(operator, "Stamp", old_stamp)
+            late.setattr(operator, "enveloped", old_command)
             assert re.match(
                 r"refused \(expired\): it was made 10\d\d s before the bus", refused(*key)
             )

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from kasmina.bus.claims import ClaimStore
 from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
 from kasmina.bus.errors import BusError
+from kasmina.bus.names import DEAD_LETTERS
 from kasmina.bus.retry import BadSetting
 from kasmina.bus.stamping import Stamp
-from kasmina_generated.messages.types import DeadLetter
+from kasmina_generated.messages.types import Body, DeadLetter
 from kasmina_generated.messages.wire import MessageRefused
 
 _LONGEST_CAUSE, _LONGEST_TRACEBACK = 1024, 65_536  # characters, as the message has room for
@@ -36,6 +37,10 @@ class Entry(NamedTuple):
 
 class BadDeadLetter(BusError, LookupError):
     """An id that the queue does not have, or whose entry is no dead letter."""
+
+
+class NotDeadLetters(BusError, ValueError):
+    """A stream that holds other messages than dead letters."""
 
 
 class DeadLetterQueue:
@@ -120,20 +125,49 @@ class DeadLetterQueue:
         return replayed
 
     async def purge(self, ids: Sequence[str] | None = None) -> int:
-        """Throw letters away, all of them or those named; returns how many."""
-        if ids is not None:
-            return await self._client.remove(self.stream, ids)
+        """Throw letters away, all of them or those named; returns how many.
+
+        What cannot be read goes as well, all of it only from a stream that holds letters.
+
+        Raises:
+            NotDeadLetters: the stream holds other messages; nothing was thrown away.
+        """
+        there, letters = await self._entries()
+        if ids is None and there and not letters and self.stream != DEAD_LETTERS:
+            raise NotDeadLetters(self._other("what is no message at all"))
+        chosen = there if ids is None else list(ids)
         purged = 0
-        while page := await self._client.read(self.stream, count=_PAGE):
-            purged += await self._client.remove(self.stream, [each.id for each in page])
+        for start in range(0, len(chosen), _PAGE):
+            purged += await self._client.remove(self.stream, chosen[start : start + _PAGE])
         return purged
 
+    async def _entries(self) -> tuple[Sequence[str], int]:
+        """The ids of all entries, and how many are letters; raises where one is another message."""
+        ids: list[str] = []
+        letters = 0
+        while page := await self._client.read(
+            self.stream, after=ids[-1] if ids else FIRST, count=_PAGE
+        ):
+            for each in page:
+                ids.append(each.id)
+                found = await self._body(each.payload)
+                letters += isinstance(found, DeadLetter)
+                if found is not None and not isinstance(found, DeadLetter):
+                    raise NotDeadLetters(self._other(f"{type(found).__name__} messages"))
+        return ids, letters
+
+    def _other(self, what: str) -> str:
+        return f"{self.stream!r} holds {what} and not dead letters; nothing was thrown away"
+
     async def _letter(self, payload: bytes) -> DeadLetter | None:
+        body = await self._body(payload)
+        return body if isinstance(body, DeadLetter) else None
+
+    async def _body(self, payload: bytes) -> Body | None:
         try:
-            body = (await self._claims.read(payload)).body
+            return (await self._claims.read(payload)).body
         except (MessageRefused, ValueError):
             return None
-        return body if isinstance(body, DeadLetter) else None
 
     async def _send_again(self, entry: Entry) -> str:
         if entry.letter is None:

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+import blake3
 
 from kasmina.bus.client import FIRST, MessageBusClient
-from kasmina.bus.names import HEARTBEATS, streams_of
-from kasmina.bus.signing import Signer
-from kasmina.bus.stamping import Stamp
+from kasmina.bus.errors import BusError
+from kasmina.bus.following import behind
+from kasmina.bus.names import HEARTBEATS, is_run_name, streams_of
+from kasmina.bus.outages import Outages
+from kasmina.bus.outbox import Outbox
+from kasmina.bus.retry import Backoff
+from kasmina.bus.signing import SignatureRefused, Signer, Verifier, unsealed
 from kasmina.errors import KasminaError
 from kasmina_generated.messages import types, wire
+from kasmina_generated.messages.types import VERSION, Envelope
 
 SILENT = 5.0  # signs of life that a run may miss before it counts as away
+LONGEST_EVERY_S = 60.0  # between two signs, whatever a sign says
+RESEND_S = 30.0  # after which a command that nobody answers is sent again
+LOOKED_AT = 5000  # signs of life, the newest
+LOOKS_FOR_S = 2.0  # whether a command is still there, when time is out
 
+T = TypeVar("T")
 Answer = types.Applied | types.Refused | types.Status
+_BACKOFF = Backoff(base_s=0.05, ceiling_s=1.0)
 
 
 class NoSuchRun(KasminaError, LookupError):
@@ -25,7 +42,11 @@ class NoSuchRun(KasminaError, LookupError):
 
 
 class NoAnswer(KasminaError, TimeoutError):
-    """The run did not answer in time; the command stays in its stream."""
+    """Nothing is known of what became of a command, whose `id` asks for the same again."""
+
+    def __init__(self, message: str, id: str) -> None:
+        super().__init__(message)
+        self.id = id
 
 
 class Alive(NamedTuple):
@@ -36,33 +57,58 @@ class Alive(NamedTuple):
 
     @property
     def silent(self) -> bool:
-        """Whether the next ones should have come by now."""
-        return self.age_s > SILENT * max(self.beat.every, 0.2)
+        """Whether it has ended, or the next signs should have come by now."""
+        return self.beat.ended or self.age_s > silent_after(self.beat)
+
+
+def silent_after(beat: types.Heartbeat) -> float:
+    """Seconds after a sign of life, without another one, when a run counts as away."""
+    return SILENT * min(max(beat.every, 0.2), LONGEST_EVERY_S)
 
 
 class Operator:
     """Sends commands and waits for their answers.
 
+    A command is sent again whenever the bus has lost it, until its answer is there; the run carries
+    it out once, as its id says.
+
     Args:
         client: the bus.
         sign: signs them.
+        verify: takes only answers that it finds proved.
+        on_outage: hears of each time that the bus goes away while an answer is waited for.
     """
 
-    def __init__(self, client: MessageBusClient, *, sign: Signer | None = None) -> None:
-        self._client, self._sign = client, sign
-        self._stamp = Stamp("operator")
+    def __init__(
+        self,
+        client: MessageBusClient,
+        *,
+        sign: Signer | None = None,
+        verify: Verifier | None = None,
+        on_outage: Callable[[BusError], object] = lambda error: None,
+    ) -> None:
+        self.unproved = 0  # answers that were not taken
+        self._client, self._sign, self._on_outage = client, sign, on_outage
+        self._verify = verify
+        # A signature is worth something for minutes only, so what was not lost is not sent again.
+        self._outbox = Outbox(client, resend_s=RESEND_S if sign is None else math.inf)
+        self._resending: asyncio.Task[None] | None = None
+        self._asking = 0
 
     async def runs(self) -> dict[str, Alive]:
-        """The runs that were heard of, by name, with their last signs of life."""
+        """The runs that were heard of, by name, with their last signs of life.
+
+        What no run can be called was not sent by one, and is passed over.
+        """
         found: dict[str, Alive] = {}
-        for each in await self._client.read(HEARTBEATS, count=5000):
+        for each in await self._client.read_back(HEARTBEATS, count=LOOKED_AT):
             try:
                 envelope = wire.decode(each.payload)
             except wire.MessageRefused:
                 continue
-            if isinstance(envelope.body, types.Heartbeat):
-                age = max(0.0, time.time() - envelope.time)
-                found[envelope.body.run] = Alive(envelope.body, age)
+            beat = envelope.body
+            if isinstance(beat, types.Heartbeat) and is_run_name(beat.run):
+                found[beat.run] = Alive(beat, max(0.0, time.time() - envelope.time))
         return found
 
     async def find(self, run: str | None, *, silent: bool = False) -> str:
@@ -100,46 +146,148 @@ class Operator:
         *,
         timeout_s: float,
         tell: Callable[[types.Acknowledgement], Any] = lambda answer: None,
+        id: str | None = None,
     ) -> Answer:
-        """Send a command and return what became of it.
+        """Send a command and return what became of it; a bus that goes away is waited for.
 
         Args:
             command: the message.
             timeout_s: how long to wait for it, seconds.
             tell: hears that it was accepted.
+            id: names the command; who asks by an id that was asked by before asks for the same
+                command, which is done once. None makes a new one.
 
         Raises:
-            NoAnswer: nothing came in time.
+            NoAnswer: nothing came in time, or nothing more can come; the message names the id.
+            BusError: the bus does not take it. It was not sent.
         """
-        streams = streams_of(command.run)
-        after = (await self._client.info(streams.replies)).last
-        after = FIRST if after == "0-0" else after
-        envelope = self._stamp(command)
-        sent = envelope if self._sign is None else self._sign(envelope)
-        await self._client.publish(streams.commands, wire.encode(sent))
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._answer(streams.replies, after, envelope.id, tell)
-        except TimeoutError:
-            raise NoAnswer(
-                f"run {command.run!r} has not answered for {timeout_s:g} s; the command "
-                f"{envelope.id} waits in {streams.commands!r} and will be carried out when the run "
-                "goes on, if it does not expire before"
-            ) from None
+        id = uuid4().hex if id is None else id
+        streams, envelope = streams_of(command.run), enveloped(command, id)
+        payload = wire.encode(envelope if self._sign is None else self._sign(envelope))
+        accepted: list[types.Acknowledgement] = []
+        sent = False
+
+        def note(answer: types.Acknowledgement) -> None:
+            if not accepted:
+                tell(answer)
+            accepted.append(answer)
+
+        async with self._sending(id):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    after = await self._through(partial(self._newest, streams.replies))
+                    await self._outbox.send_many({id: payload}, stream=streams.commands)
+                    sent = True
+                    return await self._answer(streams.replies, after, envelope, note)
+            except TimeoutError:
+                why = f"run {command.run!r} has not answered for {timeout_s:g} s"
+                if self.unproved:
+                    why += (
+                        f"; {self.unproved} answers were not taken, as no key that is known here has "
+                        "signed them: is it the run's key?"
+                    )
+                where = await self._where(id, streams.commands, accepted=bool(accepted))
+                raise NoAnswer(f"{why}; {where}", id) from None
+            except BusError as error:
+                if not sent:
+                    raise
+                raise NoAnswer(f"{error}; command {id} was sent before; {_AGAIN}", id) from error
+
+    async def _through(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await Outages(_BACKOFF, tell=self._on_outage).through(call)
+
+    async def _newest(self, stream: str) -> str:
+        last = (await self._client.info(stream)).last
+        return FIRST if last == "0-0" else last
 
     async def _answer(
-        self, stream: str, after: str, id: str, tell: Callable[[types.Acknowledgement], Any]
+        self,
+        stream: str,
+        after: str,
+        asked: Envelope,
+        tell: Callable[[types.Acknowledgement], Any],
     ) -> Answer:
         while True:
-            for each in await self._client.read(stream, after=after, wait_s=0.5):
-                after = each.id
-                try:
-                    envelope = wire.decode(each.payload)
-                except wire.MessageRefused:
-                    continue
-                if envelope.correlation != id:
-                    continue
-                if isinstance(envelope.body, types.Accepted):
-                    tell(envelope.body)
-                elif isinstance(envelope.body, types.Applied | types.Refused | types.Status):
-                    return envelope.body
+            read = partial(behind, self._client, stream, after, wait_s=0.5)
+            page, after = await self._through(read)
+            for each in page:
+                answer = self._answer_in(each.payload, asked)
+                if isinstance(answer, types.Accepted):
+                    tell(answer)
+                elif answer is not None:
+                    return answer
+
+    def _answer_in(self, payload: bytes, asked: Envelope) -> types.Acknowledgement | None:
+        try:
+            read = wire.decode(payload)
+            if read.correlation != asked.id:
+                return None
+            answer = answer_to(asked.producer, unsealed(read))
+            if answer is not None and self._verify is not None and not _is_about_keys(answer):
+                self._verify.opened(read)
+        except wire.MessageRefused:
+            return None
+        except SignatureRefused:
+            self.unproved += 1
+            return None
+        return answer
+
+    async def _where(self, id: str, stream: str, *, accepted: bool) -> str:
+        """What is known of a command whose answer did not come."""
+        try:
+            async with asyncio.timeout(LOOKS_FOR_S):
+                there = await self._outbox.holds(id)
+        except (BusError, TimeoutError):
+            return f"the bus is away, and command {id} may have been sent; {_AGAIN}"
+        if accepted and there:
+            return f"it has accepted command {id}, which waits; {_AGAIN}"
+        if there:
+            return (
+                f"command {id} waits in {stream!r} and will be carried out when the run goes on, if "
+                f"neither it expires nor the bus loses it before; {_AGAIN}"
+            )
+        return f"command {id} is not in {stream!r}: the bus took none, or has lost it; {_AGAIN}"
+
+    @asynccontextmanager
+    async def _sending(self, id: str) -> AsyncIterator[None]:
+        """Send again what is lost, while anybody waits for an answer."""
+        self._asking += 1
+        if self._resending is None:
+            self._resending = asyncio.create_task(self._outbox.run())
+        try:
+            yield
+        finally:
+            self._outbox.done(id)
+            self._asking -= 1
+            if not self._asking:
+                task, self._resending = self._resending, None
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+_AGAIN = "the same id (`kasmina ctl --id ID`) asks for it again, and it is done once"
+
+
+def enveloped(command: types.Command, id: str) -> Envelope:
+    """A command in its envelope; the id names it wholly, so that a copy of it is known as one."""
+    return Envelope(
+        version=VERSION,  # type: ignore[arg-type]  # generated together with its literal
+        id=id,
+        producer=f"operator-{blake3.blake3(id.encode()).hexdigest(length=16)}",
+        sequence=0,
+        time=time.time(),
+        body=command,
+    )
+
+
+def _is_about_keys(answer: types.Acknowledgement) -> bool:
+    """Whether it says that who asks and who answers know different keys, as no proof could."""
+    return isinstance(answer, types.Refused) and answer.reason in ("unsigned", "forged")
+
+
+def answer_to(asker: str, envelope: Envelope) -> types.Acknowledgement | None:
+    """The acknowledgement in a message; None where it is for somebody else, or another message."""
+    body = envelope.body
+    if not isinstance(body, types.Acknowledgement) or body.asker not in (None, asker):
+        return None
+    return body

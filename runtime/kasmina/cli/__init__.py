@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = app(arguments)
         sys.stdout.flush()  # a reader that went away shows here, not in the interpreter's last words
     except KasminaError as error:
-        sys.stderr.write(f"{error}\n")
+        from kasmina.cli.saying import warn
+
+        warn(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

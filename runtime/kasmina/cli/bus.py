@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import re
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,12 +15,16 @@ import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from kasmina.bus.client import FIRST, NEWEST, MessageBusClient
+from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
 from kasmina.bus.dead_letters import DeadLetterQueue
+from kasmina.bus.errors import BusError
+from kasmina.bus.following import behind
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import Operator
-from kasmina.cli.reaching import HERE, Reach, through
-from kasmina.cli.telling import say, warn
+from kasmina.bus.outages import Outages
+from kasmina.bus.retry import Backoff
+from kasmina.cli.reaching import HERE, Reach, through, waits
+from kasmina.cli.saying import line, say, warn
 from kasmina.errors import UsageError
 from kasmina_generated.messages import wire
 
@@ -27,6 +34,7 @@ app.command(dlq)
 
 Flag = Annotated[bool, Parameter(negative=())]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
+PAGE = 512  # entries that are read at a time
 Stream = Annotated[str, Parameter(name="--stream")]
 
 
@@ -57,14 +65,18 @@ def tail(
 
     async def work(client: MessageBusClient) -> int:
         name = stream or await _stream(client, what, run)
-        last = await _last(client, name, after, count)
-        if last == NEWEST:
-            warn(f"{name!r} has no entries")
-        while follow:
-            for each in await client.read(name, after=last, wait_s=1.0):
+        found = await _last(client, name, after, count)
+        if not found:
+            warn(f"{name!r} has no entries" + f" behind {after}" * (after != FIRST))
+        last = found[-1].id if found else after
+        outages = Outages(Backoff(ceiling_s=1.0), tell=waits)
+        while True:
+            for each in found:
                 say(_line(each.id, each.payload))
-                last = each.id
-        return 0
+            if not follow:
+                return 0
+            read = partial(behind, client, name, last, wait_s=1.0)
+            found, last = await outages.through(read)
 
     return through(reach.bus, work)
 
@@ -146,8 +158,8 @@ def list_(*, stream: Stream = DEAD_LETTERS, count: Count = 100, reach: Reach = H
             if letter is None:
                 say(f"{entry.id}: cannot be read as a dead letter")
             else:
-                say(f"{entry.id}: {letter.entry} of {letter.stream} for {letter.reader}, "
-                    f"{letter.attempts} attempts: {letter.cause}")  # fmt: skip
+                say(line(f"{entry.id}: {letter.entry} of {letter.stream} for {letter.reader}, "
+                         f"{letter.attempts} attempts: {letter.cause}"))  # fmt: skip
         return 0
 
     return through(reach.bus, work)
@@ -236,15 +248,17 @@ async def _stream(client: MessageBusClient, what: str, run: str | None) -> str:
     return found
 
 
-async def _last(client: MessageBusClient, stream: str, after: str, count: int) -> str:
-    """Print the last entries; returns the id behind which to go on."""
-    kept: list[tuple[str, bytes]] = []
-    while page := await client.read(stream, after=after):
-        after = page[-1].id
-        kept = [*kept, *((each.id, each.payload) for each in page)][-count:]
-    for id, payload in kept:
-        say(_line(id, payload))
-    return NEWEST if after == FIRST else after
+async def _last(client: MessageBusClient, stream: str, after: str, count: int) -> list[Delivery]:
+    """The last entries, of those behind an id."""
+    found: list[Delivery] = []
+    before, end = None, position(after)
+    while len(found) < count:
+        page = await client.read_back(stream, before=before, count=min(PAGE, count - len(found)))
+        found = [each for each in page if position(each.id) > end] + found
+        if not page or position(page[0].id) <= end:
+            break
+        before = page[0].id
+    return found
 
 
 def _line(id: str, payload: bytes) -> str:
@@ -254,20 +268,38 @@ def _line(id: str, payload: bytes) -> str:
         ]
     except wire.MessageRefused as error:
         return json_module.dumps({"entry": id, "unreadable": str(error)})
-    return "\n".join(json_module.dumps({"entry": id, **_shown(each)}) for each in plain)
+    return "\n".join(json_module.dumps({"entry": id, **_shown(_opened(each))}) for each in plain)
 
 
 def _shown(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
     if isinstance(value, dict):
         return {name: _shown(each) for name, each in value.items()}
     return [_shown(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+def _opened(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with the line of a log, which is JSON itself, as such."""
+    body = message["body"]
+    if body["kind"] == "logged":
+        with suppress(ValueError, RecursionError):
+            body["line"] = json_module.loads(body["line"])
+    return message
+
+
 async def _tell_stream(client: MessageBusClient, what: str, stream: str) -> None:
-    info = await client.info(stream)
+    try:
+        info = await client.info(stream)
+    except BusError as error:
+        if error.transient:
+            raise
+        say(f"  {what}: {error}")  # somebody else's key of that name
+        return
     say(f"  {what}: {info.length} entries, last {info.last}")
     for name, group in info.groups.items():
-        behind = "unknown" if group.lag is None else str(group.lag)
-        say(f"    group {name}: lag {behind}, {group.pending} pending, {group.consumers} consumers")
+        left = "unknown" if group.lag is None else str(group.lag)
+        say(f"    group {line(name)}: lag {left}, {group.pending} pending, "
+            f"{group.consumers} consumers")  # fmt: skip

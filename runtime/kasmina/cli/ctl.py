@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json as json_module
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import uuid4
 
 import cyclopts
 import msgspec
 from cyclopts import Parameter
 
-from kasmina.bus.operator import Answer, Operator
-from kasmina.bus.stamping import Stamp
-from kasmina.cli.reaching import Reach, signer, through
-from kasmina.cli.telling import say, warn
+from kasmina.bus.operator import Answer, Operator, enveloped
+from kasmina.cli.reaching import Reach, through, verifier, waits
+from kasmina.cli.saying import say, warn
 from kasmina.errors import UsageError
 from kasmina_generated.messages import types, wire
 
@@ -41,9 +41,11 @@ class How(Reach):
         bus: redis://USER:PASSWORD@HOST:PORT/DATABASE, rediss:// for TLS, unix:///path; or the
             environment's KASMINA_BUS.
         run: name of the run; not needed where one alone is alive.
-        key: file with the key that commands are signed with.
+        key: file with the key that commands are signed with; answers must be signed then, too.
         reason: why, for the run's log.
-        timeout: seconds to wait for the answer.
+        timeout: seconds to wait for the answer, also while the bus is away.
+        id: of a command that was sent before: the same again, which is done once. A new one gets a
+            new id.
         json: print the answer as one JSON object.
     """
 
@@ -51,6 +53,7 @@ class How(Reach):
     key: Path | None = None
     reason: str = ""
     timeout: float = 60.0
+    id: str | None = None
     json: Flag = False
 
 
@@ -202,28 +205,37 @@ def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.C
     if not how.timeout > 0:
         raise UsageError(f"--timeout is {how.timeout:g}; it must be more than 0 seconds")
 
+    id = uuid4().hex if how.id is None else how.id
     known: dict[str, Any] = {"run": how.run or named or "", "reason": how.reason}
     if seeds is not None:
         known["target"] = seeds
-    _check(make, known)
+    _check(make, known, id)
+
+    keys = verifier(how.key)
 
     async def work(client: MessageBusClient) -> Answer:
-        operator = Operator(client, sign=signer(how.key))
+        operator = Operator(client, sign=keys.sign if keys else None, verify=keys, on_outage=waits)
         run = await operator.find(how.run or named)
         if how.run or named:
             await _warn_of_silence(operator, run)
         command = make(known | {"run": run})
-        return await operator.ask(command, timeout_s=how.timeout, tell=_tell_accepted(how))
+        try:
+            return await operator.ask(
+                command, timeout_s=how.timeout, tell=_tell_accepted(how), id=id
+            )
+        except asyncio.CancelledError:
+            warn(f"command {id} may have been sent; --id {id} asks for the same again")
+            raise
 
     answer = through(how.bus, work)
     _tell(answer, how.json)
     return int(isinstance(answer, types.Refused))
 
 
-def _check(make: Callable[[dict[str, Any]], types.Command], known: dict[str, Any]) -> None:
+def _check(make: Callable[[dict[str, Any]], types.Command], known: dict[str, Any], id: str) -> None:
     """Refuse what no message can hold before anybody is asked."""
     try:
-        wire.encode(Stamp("ctl")(make({**known, "run": known["run"] or "any"})))
+        wire.encode(enveloped(make({**known, "run": known["run"] or "any"}), id))
     except (ValueError, OverflowError) as error:
         raise UsageError(f"this command cannot be sent: {error}") from None
 
@@ -251,7 +263,7 @@ def _tell(answer: Answer, json: bool) -> None:
             )
         )
     elif isinstance(answer, types.Refused):
-        sys.stderr.write(refusal(answer))
+        warn(refusal(answer))
     elif isinstance(answer, types.Status):
         say(
             f"run {answer.run}: epoch {answer.epoch}, step {answer.step}" + ", held" * answer.paused
@@ -276,4 +288,4 @@ def refusal(answer: types.Refused) -> str:
     lines = [f"refused ({answer.reason}): {answer.detail}"]
     if answer.witness:
         lines.append(f"  witness: {' -> '.join(answer.witness)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

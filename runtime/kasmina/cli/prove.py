@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 import kasmina_spec
-from kasmina.cli.telling import existing, say, told
+from kasmina.cli.saying import say
+from kasmina.cli.telling import existing, told
 from kasmina.errors import KasminaError
 from kasmina_generator.finding import counted
 from kasmina_generator.model import Spec

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from cyclopts import Parameter
 
 from kasmina.bus.connecting import open_bus
+from kasmina.bus.errors import BusError
+from kasmina.cli.saying import warn
 from kasmina.errors import UsageError
 
 if TYPE_CHECKING:
     from kasmina.bus.client import MessageBusClient
-    from kasmina.bus.signing import Signer
+    from kasmina.bus.signing import Verifier
 
 T = TypeVar("T")
 
@@ -53,8 +55,13 @@ def through(bus: str | None, work: Callable[[MessageBusClient], Awaitable[T]]) -
     return asyncio.run(run())
 
 
-def signer(file: Path | None) -> Signer | None:
-    """What signs commands with the first key of a file."""
-    from kasmina.bus.signing import Signer, read_keys
+def waits(error: BusError) -> None:
+    """Say that the bus is away, and is waited for."""
+    warn(f"waits for the bus: {error}")
 
-    return None if file is None else Signer(read_keys(file)[0])
+
+def verifier(file: Path | None) -> Verifier | None:
+    """What signs commands with the first key of a file, and proves answers by any of them."""
+    from kasmina.bus.signing import Verifier, read_keys
+
+    return None if file is None else Verifier(read_keys(file))

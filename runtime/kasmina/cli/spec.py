@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 import kasmina_spec
-from kasmina.cli.telling import existing, say, told, warn
+from kasmina.cli.saying import say, warn
+from kasmina.cli.telling import existing, told
 from kasmina.cli.watch import watch as keep_watch
 from kasmina.errors import KasminaError, UsageError
 from kasmina_generator import build as builder

@@ -13,8 +13,8 @@ from cyclopts import Parameter
 from kasmina.bus.errors import BusError
 from kasmina.bus.names import HEARTBEATS
 from kasmina.bus.retry import Backoff
-from kasmina.cli.reaching import HERE, Reach, signer, through
-from kasmina.cli.telling import say, warn
+from kasmina.cli.reaching import HERE, Reach, through, verifier
+from kasmina.cli.saying import say, warn
 
 if TYPE_CHECKING:
     from kasmina.bus.client import MessageBusClient
@@ -41,12 +41,18 @@ def tamiyo(
     from kasmina.control.remote import Steering
     from kasmina.control.tamiyo import TamiyoController
 
+    keys = verifier(key)
+
     def tell(name: str, epoch: int, proposal: Proposal) -> None:
         say(f"{name}, epoch {epoch}: {len(proposal.commands)} commands; {proposal.reason}")
 
     async def work(client: MessageBusClient) -> int:
         steering = Steering(
-            client, TamiyoController, runs=set(run) or None, sign=signer(key), tell=tell
+            client,
+            TamiyoController,
+            runs=set(run) or None,
+            sign=keys.sign if keys else None,
+            tell=tell,
         )
         loop = asyncio.get_running_loop()
         for each in (signal.SIGINT, signal.SIGTERM):

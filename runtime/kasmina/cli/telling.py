@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,14 +35,3 @@ def told() -> Iterator[None]:
         raise KasminaError(str(error)) from error
     except BuildError as error:
         raise UsageError(str(error)) from error
-
-
-def warn(text: str) -> None:
-    """Print a line for people beside the output, which may go into a file."""
-    sys.stdout.flush()
-    sys.stderr.write(f"{text}\n")
-
-
-def say(text: str) -> None:
-    """Print a line for people and for pipes, not wrapped; who reads on sees it at once."""
-    print(text, flush=True)  # noqa: T201

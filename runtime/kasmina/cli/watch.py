@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from kasmina.cli.telling import say
+from kasmina.cli.saying import say
 from kasmina.errors import KasminaError
 
 POLL_S = 0.25

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import kasmina_spec
-from kasmina.cli.telling import say, told
+from kasmina.cli.saying import say
+from kasmina.cli.telling import told
 from kasmina.errors import UsageError
 from kasmina_generator.model import Place
 from kasmina_generator.where import where as origin_of

@@ -1,0 +1,190 @@
+"""Who asks a run, while the server is emptied, killed, or away: each command is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Self
+
+import pytest
+
+from kasmina.bus.client import MessageBusClient
+from kasmina.bus.commands import CommandHandler
+from kasmina.bus.errors import BusError
+from kasmina.bus.names import HEARTBEATS, streams_of
+from kasmina.bus.operator import Operator
+from kasmina.bus.redis_client import RedisStreamClient
+from kasmina.bus.stamping import Stamp
+from kasmina.cli.reaching import waits
+from kasmina_generated.messages import types, wire
+from tests.faults.bus_runs import Told, shell
+from tests.redis_servers import RedisServer, redis_server
+from tests.runtime.bus.buses import run, until
+
+RUN = "r"
+COMMANDS, REPLIES = streams_of(RUN).commands, streams_of(RUN).replies
+PAUSE = types.Pause(run=RUN)
+BEAT = types.Heartbeat(run=RUN, epoch=0, step=0, every=1.0, paused=False, waiting=0)
+WITHIN_S = 60.0
+
+
+@pytest.fixture
+def plain() -> Iterator[RedisServer]:
+    """A server that keeps nothing when it is killed."""
+    with redis_server() as server:
+        yield server
+
+
+class Run:
+    """What takes commands of the run, and counts what it does; it is alive, and stopped."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.done: list[str] = []
+        self._client = RedisStreamClient(server.url, watch_s=0.05)
+        self._handler = CommandHandler(
+            self._client, COMMANDS, REPLIES, Stamp(RUN), run=RUN, check=lambda command: None
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self.beat()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._handler.stop()
+        await asyncio.gather(*self._tasks[:1])
+        for task in self._tasks:
+            task.cancel()
+        await self._client.close()
+
+    async def beat(self) -> None:
+        """Give a sign of life."""
+        await self._client.publish(HEARTBEATS, wire.encode(Stamp(RUN)(BEAT)))
+
+    def go_on(self) -> None:
+        """Begin to read commands, and to carry them out."""
+        self._tasks = [asyncio.create_task(self._handler.run()), asyncio.create_task(self._obey())]
+
+    async def _obey(self) -> None:
+        while True:
+            for request in self._handler.take():
+                self.done.append(type(request.command).__name__)
+                outcome = types.Applied(run=RUN, epoch=1, step=len(self.done), seeds=())
+                self._handler.settle(request, outcome)
+            await asyncio.sleep(0.005)
+
+
+async def arrived(client: MessageBusClient, entries: int = 1) -> None:
+    """Wait until so many commands are on the bus."""
+    async with asyncio.timeout(WITHIN_S):
+        while (await client.info(COMMANDS)).length < entries:
+            await asyncio.sleep(0.01)
+
+
+def test_a_command_that_the_server_has_lost_is_sent_again(plain: RedisServer) -> None:
+    """The run stands still while all is lost, by FLUSHALL and by a kill; it is done once."""
+
+    async def script() -> None:
+        outages: list[BusError] = []
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(RedisStreamClient(plain.url, watch_s=0.05))
+            asked_run = await stack.enter_async_context(Run(plain))
+            operator = Operator(client, on_outage=outages.append)
+            asked = asyncio.create_task(operator.ask(PAUSE, timeout_s=WITHIN_S))
+            await arrived(client)
+            plain.ask("FLUSHALL")
+            await arrived(client)
+            assert client.counters["lost: wiped"] == 1
+            plain.kill()
+            await until(lambda: bool(outages), within_s=WITHIN_S)
+            plain.start()
+            await arrived(client)
+            assert not asked.done()
+            asked_run.go_on()
+            answer = await asked
+            assert isinstance(answer, types.Applied)
+            assert answer.step == 1
+            assert asked_run.done == ["Pause"]
+
+    run(script(), within_s=2 * WITHIN_S)
+
+
+def test_the_same_id_is_the_same_command(plain: RedisServer) -> None:
+    """From another process as well; without one each is another."""
+
+    async def script() -> None:
+        async with AsyncExitStack() as stack:
+            asked_run = await stack.enter_async_context(Run(plain))
+            asked_run.go_on()
+            steps = []
+            for id in ("mine", "mine", None, None):
+                client = await stack.enter_async_context(RedisStreamClient(plain.url))
+                answer = await Operator(client).ask(PAUSE, timeout_s=WITHIN_S, id=id)
+                assert isinstance(answer, types.Applied)
+                steps.append(answer.step)
+            assert steps == [1, 1, 2, 3]
+            assert asked_run.done == ["Pause"] * 3
+
+    run(script(), within_s=WITHIN_S)
+
+
+def test_the_shell_waits_for_a_server_that_is_started_again(
+    plain: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ctl` says that it waits, and what became of the command; a retry by its id is no second."""
+    outages: list[BusError] = []
+
+    def note(error: BusError) -> None:
+        outages.append(error)
+        waits(error)
+
+    monkeypatch.setattr("kasmina.cli.ctl.waits", note)
+
+    def ctl() -> Told:
+        words = ["pause", "--id", "mine", "--timeout", str(WITHIN_S), "--json"]
+        return shell(["ctl", *words, "--bus", plain.url], capsys)
+
+    async def script() -> None:
+        async with Run(plain) as asked_run, RedisStreamClient(plain.url) as client:
+            first = asyncio.create_task(asyncio.to_thread(ctl))
+            await arrived(client)
+            plain.kill()
+            await until(lambda: bool(outages), within_s=WITHIN_S)
+            plain.start()
+            await arrived(client)
+            asked_run.go_on()
+            told = await first
+            assert told.code == 0
+            assert told.err.startswith(f"waits for the bus: redis://127.0.0.1:{plain.port} ")
+            await asked_run.beat()
+            again = await asyncio.to_thread(ctl)
+            assert again.code == 0
+            assert json.loads(again.out)["step"] == json.loads(told.out)["step"] == 1
+            assert asked_run.done == ["Pause"]
+
+    run(script(), within_s=2 * WITHIN_S)
+
+
+def test_a_run_that_gives_no_answer_in_time_ends_the_shell_with_the_id(
+    plain: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and code 1."""
+
+    async def beat() -> None:
+        async with Run(plain):
+            pass
+
+    run(beat())
+    told = shell(["ctl", "pause", "--timeout", "0.3", "--bus", plain.url], capsys)
+    assert (told.code, told.out) == (1, "")
+    (line,) = told.err.splitlines()
+    assert line.startswith("run 'r' has not answered for 0.3 s; command ")
+    id = line.split()[9]
+
+    async def look() -> list[str]:
+        async with RedisStreamClient(plain.url) as client:
+            return [wire.decode(each.payload).id for each in await client.read(COMMANDS)]
+
+    assert run(look()) == [id]

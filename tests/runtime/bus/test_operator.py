@@ -1,0 +1,194 @@
+"""Who asks a run, on virtual time: what is sent again, and what is told where nothing is known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from kasmina.bus.client import MessageBusClient
+from kasmina.bus.errors import BusError, BusRefused, BusUnavailable
+from kasmina.bus.mock import MockMessageBusClient
+from kasmina.bus.names import HEARTBEATS, streams_of
+from kasmina.bus.operator import LONGEST_EVERY_S, RESEND_S, SILENT, NoAnswer, Operator
+from kasmina.bus.signing import Key, Signer, Verifier
+from kasmina.bus.stamping import Stamp
+from kasmina_generated.messages import types, wire
+from tests.runtime.bus.virtual import run
+
+RUN = "r"
+COMMANDS, REPLIES = streams_of(RUN).commands, streams_of(RUN).replies
+PAUSE = types.Pause(run=RUN)
+AGAIN = "; the same id (`kasmina ctl --id ID`) asks for it again, and it is done once"
+AWAY = BusUnavailable("cut")
+
+
+async def asked(client: MessageBusClient, timeout_s: float = 60.0, **options: object) -> str:
+    """What is told to somebody who gets no answer."""
+    with pytest.raises(NoAnswer) as caught:
+        await Operator(client, **options).ask(PAUSE, timeout_s=timeout_s, id="mine")  # type: ignore[arg-type]
+    assert caught.value.id == "mine"
+    return str(caught.value)
+
+
+async def answer(client: MessageBusClient, body: types.Acknowledgement, to: str) -> None:
+    """Answer a command."""
+    await client.publish(REPLIES, wire.encode(Stamp(RUN)(body, correlation=to)))
+
+
+def test_a_command_that_waits_is_told_to_wait_only_where_it_is_there() -> None:
+    """What an operator reads is looked up, not supposed."""
+
+    async def script() -> None:
+        silent = "run 'r' has not answered for 60 s"
+        bus = MockMessageBusClient()
+        assert await asked(bus) == (
+            f"{silent}; command mine waits in {COMMANDS!r} and will be carried out when the run "
+            f"goes on, if neither it expires nor the bus loses it before{AGAIN}"
+        )
+        asking = asyncio.create_task(asked(bus))
+        await asyncio.sleep(59)
+        await bus.wipe()
+        assert await asking == (
+            f"{silent}; command mine is not in {COMMANDS!r}: the bus took none, or has lost it"
+            f"{AGAIN}"
+        )
+        asking = asyncio.create_task(asked(bus))
+        await asyncio.sleep(1)
+        await answer(bus, types.Accepted(run=RUN, waiting=3), to="mine")
+        assert await asking == f"{silent}; it has accepted command mine, which waits{AGAIN}"
+
+    run(script())
+
+
+def test_an_outage_is_told_once_and_waited_for() -> None:
+    """Until time is out; then nobody knows where the command is."""
+
+    async def script() -> None:
+        bus, outages = MockMessageBusClient(), list[BusError]()
+        bus.fail("read", AWAY, times=10_000)
+        assert await asked(bus, on_outage=outages.append) == (
+            f"run 'r' has not answered for 60 s; the bus is away, and command mine may have been "
+            f"sent{AGAIN}"
+        )
+        assert outages == [AWAY]
+        assert sum(call.method == "read" for call in bus.calls) > 60
+
+        bus = MockMessageBusClient()
+        bus.fail("info", AWAY, times=5)
+        bus.fail("publish_many", AWAY, times=5)
+        asking = asyncio.create_task(Operator(bus).ask(PAUSE, timeout_s=60, id="mine"))
+        await asyncio.sleep(30)
+        await answer(bus, types.Applied(run=RUN, epoch=0, step=7, seeds=()), to="mine")
+        found = await asking
+        assert isinstance(found, types.Applied)
+        assert len(await bus.published(COMMANDS)) == 1
+
+    run(script())
+
+
+def test_a_bus_that_refuses_is_told_as_such_and_after_the_command_with_its_id() -> None:
+    """What was not sent needs no id."""
+
+    async def script() -> None:
+        no = BusRefused("no right")
+        bus = MockMessageBusClient()
+        bus.fail("publish_many", no)
+        with pytest.raises(BusRefused, match=r"^no right$"):
+            await Operator(bus).ask(PAUSE, timeout_s=60)
+        bus.fail("read", no)
+        assert await asked(bus) == f"no right; command mine was sent before{AGAIN}"
+
+    run(script())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_nobody_answers_is_sent_again_as_long_as_it_counts(signed: bool) -> None:
+    """An old signature proves nothing; each copy has the same id and producer."""
+
+    async def script() -> None:
+        bus = MockMessageBusClient()
+        sign = Signer(Key("k", b"k" * 32)) if signed else None
+        await asked(bus, timeout_s=4 * RESEND_S, sign=sign)
+        sent = [wire.decode(each) for each in await bus.published(COMMANDS)]
+        assert (len(sent) == 1) if signed else (len(sent) >= 3)
+        assert len({(each.producer, each.id) for each in sent}) == 1
+
+    run(script())
+
+
+def test_answers_to_another_command_of_that_id_are_not_taken() -> None:
+    """They name who asked; those of a run that does not say are taken by their id."""
+
+    async def script() -> None:
+        bus = MockMessageBusClient()
+        asking = asyncio.create_task(Operator(bus).ask(PAUSE, timeout_s=60, id="mine"))
+        await asyncio.sleep(1)
+        applied = types.Applied(run=RUN, epoch=0, step=7, seeds=(), asker="another")
+        await answer(bus, applied, to="mine")
+        await asyncio.sleep(1)
+        assert not asking.done()
+        await bus.publish(REPLIES, b"nonsense")
+        await answer(bus, types.Applied(run=RUN, epoch=0, step=8, seeds=()), to="mine")
+        found = await asking
+        assert isinstance(found, types.Applied)
+        assert found.step == 8
+
+    run(script())
+
+
+def test_who_knows_a_key_takes_no_answer_that_it_does_not_prove() -> None:
+    """But that the keys differ, which nobody could prove."""
+
+    async def script() -> None:
+        bus, keys = MockMessageBusClient(), Verifier((Key("k", b"k" * 32),))
+        operator = Operator(bus, sign=keys.sign, verify=keys)
+
+        async def told(*payloads: bytes) -> str:
+            asking = asyncio.create_task(operator.ask(PAUSE, timeout_s=60, id="mine"))
+            await asyncio.sleep(1)
+            await bus.publish_many(REPLIES, payloads)
+            try:
+                found = await asking
+            except NoAnswer as error:
+                return str(error)
+            return getattr(found, "reason", "") or str(getattr(found, "step", ""))
+
+        forged = Stamp(RUN)(types.Applied(run=RUN, epoch=0, step=1, seeds=()), correlation="mine")
+        other = Signer(Key("k", b"x" * 32))
+        proved = Stamp(RUN)(types.Applied(run=RUN, epoch=0, step=2, seeds=()), correlation="mine")
+        refused = types.Refused(run=RUN, reason="forged", detail="another key")
+        unknown = Stamp(RUN)(refused, correlation="mine")
+        lies = wire.encode(forged), wire.encode(other(forged))
+        assert await told(*lies, wire.encode(keys.sign(proved))) == "2"
+        assert await told(*lies, wire.encode(other(unknown))) == "forged"
+        assert (await told(*lies)).startswith(
+            "run 'r' has not answered for 60 s; 6 answers were not taken, as no key that is known "
+            "here has signed them: is it the run's key?; command mine waits in "
+        )
+
+    run(script())
+
+
+def test_hostile_signs_of_life_are_no_runs() -> None:
+    """Names that no stream can have are passed over, and no sign lasts for ever."""
+
+    async def script() -> None:
+        bus, stamp = MockMessageBusClient(), Stamp(RUN, clock=lambda: time.time() - 400.0)
+        names = ["fine", "\x1b[2Jforged", "two\nlines", "\u202egnp", "gone", "ended"]
+        await bus.publish(HEARTBEATS, b"nonsense")
+        for name in names:
+            every = 1e300 if name == "fine" else 100.0
+            beat = types.Heartbeat(
+                run=name, epoch=0, step=0, every=every, paused=False, waiting=0,
+                ended=name == "ended",
+            )  # fmt: skip
+            made = stamp(beat) if name in ("fine", "gone") else Stamp(RUN)(beat)
+            await bus.publish(HEARTBEATS, wire.encode(made))
+        runs = await Operator(bus).runs()
+        assert list(runs) == ["fine", "gone", "ended"]
+        assert SILENT * LONGEST_EVERY_S < 400
+        assert all(each.silent for each in runs.values())
+
+    run(script())
