@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 
 from kasmina.bus.errors import BadBusUrl, BusTooOld
 from kasmina.bus.redis_wire import info_text, pack
+from kasmina.bus.urls import hidden
 
 SCHEMES = ("redis", "rediss", "unix")
 EXAMPLE = "redis://USER:PASSWORD@HOST:6379/0, rediss:// for TLS, unix:///path/of/socket"
@@ -40,17 +41,17 @@ def connector(url: str, *, connect_s: float) -> tuple[Callable[[], AbstractConne
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise BadBusUrl(f"{_hidden(url)!r} is no URL: {error}; write {EXAMPLE}") from None
+        raise BadBusUrl(f"{hidden(url)!r} is no URL: {error}; write {EXAMPLE}") from None
     if parts.scheme not in SCHEMES:
         legal = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise BadBusUrl(f"{_hidden(url)!r} does not begin with {legal}; write {EXAMPLE}")
+        raise BadBusUrl(f"{hidden(url)!r} does not begin with {legal}; write {EXAMPLE}")
     base = parts.path.strip("/")
     if parts.scheme != "unix" and not (base == "" or base.isdigit()):
-        raise BadBusUrl(f"{_hidden(url)!r}: {base!r} is no number of a database; write {EXAMPLE}")
+        raise BadBusUrl(f"{hidden(url)!r}: {base!r} is no number of a database; write {EXAMPLE}")
     if parts.scheme == "unix" and not parts.path:
-        raise BadBusUrl(f"{_hidden(url)!r} names no socket; write unix:///path/of/socket")
+        raise BadBusUrl(f"{hidden(url)!r} names no socket; write unix:///path/of/socket")
     if port == 0:
-        raise BadBusUrl(f"{_hidden(url)!r}: port 0 is none; write {EXAMPLE}")
+        raise BadBusUrl(f"{hidden(url)!r}: port 0 is none; write {EXAMPLE}")
     make = _maker(url, connect_s)
     return make, f"{parts.scheme}://{_address(parts.hostname, port, parts.path)}"
 
@@ -77,19 +78,12 @@ def _maker(url: str, connect_s: float) -> Callable[[], AbstractConnection]:
     try:
         make()
     except (TypeError, ValueError) as error:
-        raise BadBusUrl(f"{_hidden(url)!r}: {error}; write {EXAMPLE}") from None
+        raise BadBusUrl(f"{hidden(url)!r}: {error}; write {EXAMPLE}") from None
     return make
 
 
 def _address(host: str | None, port: int | None, path: str) -> str:
     return f"{host}:{port or 6379}" if host else path or "localhost:6379"
-
-
-def _hidden(url: str) -> str:
-    """Return a URL without the password that it may hold."""
-    head, at, tail = url.rpartition("@")
-    scheme, colon, _ = head.partition("://")
-    return f"{scheme}{colon}...@{tail}" if at else url
 
 
 def probe_commands() -> tuple[bytes, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kasmina.cli.run_bus import KEPT
 from kasmina.errors import KasminaError, UsageError
 from kasmina.observe.folder import MARKER, RunFolder
 
@@ -29,10 +30,7 @@ OPTIONS = {  # of a run, in its marker: how each is typed
     "controller": "--controller",
     "strategy": "--strategy",
 }
-SINCE = {
-    "controller": "tamiyo",
-    "strategy": "linear",
-}  # options that runs of earlier versions do not have
+SINCE = KEPT | {"strategy": "linear"}  # options that runs of earlier versions do not have
 COMPARISONS = 2  # of a run with --compare
 
 

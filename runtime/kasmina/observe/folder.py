@@ -151,6 +151,20 @@ class RunFolder:
         except (OSError, msgspec.MsgspecError):
             return None
 
+    def keep(self, changed: Mapping[str, Any]) -> None:
+        """Keep other values of some options, for when the run is resumed; it must be held.
+
+        Raises:
+            FolderError: they cannot be written.
+        """
+        marker = self.marker()
+        if marker is None or marker.options is None:
+            return
+        options = marker.options | dict(changed)
+        if options != marker.options:
+            marker = msgspec.structs.replace(marker, options=options)
+            write_atomically(self.path / MARKER, msgspec.json.encode(marker))
+
     def discard(self) -> None:
         """Take the run's files away, and the directory where nothing else is in it."""
         if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
