@@ -14,6 +14,7 @@ from typing import Self
 from kasmina.errors import UsageError
 
 STARTS_WITHIN_S = 10.0
+AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 
 class Server:

@@ -8,9 +8,10 @@ import numpy as np
 
 from kasmina.bench import Row, benchmark
 from kasmina.bench._bus_codec import codec_rows, packed_through
-from kasmina.bench._bus_faults import AOF, fault_rows
+from kasmina.bench._bus_faults import fault_rows
+from kasmina.bench._bus_killed import killed_rows
 from kasmina.bench._bus_latency import flood, latencies
-from kasmina.bench._bus_server import server
+from kasmina.bench._bus_server import AOF, server
 from kasmina.bench._bus_step import step_rows
 from kasmina.bench._bus_traffic import event_rows, floor_rows, telemetry_rows
 
@@ -33,7 +34,7 @@ def run(*, quick: bool = False) -> list[Row]:
         rows += _commands(url, share * COMMAND_SECONDS, 1 if quick else RUNS)
     with server() as url:
         rows += step_rows(url, share)
-    return [*rows, *codec_rows(), *fault_rows()]
+    return [*rows, *codec_rows(), *fault_rows(), *killed_rows()]
 
 
 def _commands(url: str, seconds: float, runs: int) -> list[Row]:

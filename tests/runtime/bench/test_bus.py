@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from kasmina.bench import Row, _bus_faults, _bus_latency, _bus_server, _bus_step, _bus_traffic, bus
+from kasmina.bench import (
+    Row,
+    _bus_faults,
+    _bus_killed,
+    _bus_latency,
+    _bus_server,
+    _bus_step,
+    _bus_traffic,
+    bus,
+)
 from kasmina.errors import UsageError
 from kasmina.growth.outside import Outside
 
@@ -83,11 +92,30 @@ def test_the_tenths_at_both_ends_do_not_count() -> None:
 
 
 def test_faults_strike_and_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each destructive one is found; entries came more than once or again, and effects did not."""
+    """Each destructive one is found, and what it took was sent again."""
     monkeypatch.setattr(_bus_faults, "MESSAGES", 90)
     rows = _bus_faults.fault_rows()
-    assert [(row.value, row.met) for row in rows] == [(0, True), (3, True), (0, True), (0, True)]
+    assert [(row.value, row.met) for row in rows] == [(0, True), (3, True), (0, True)]
     assert rows[2].baselines["sent again"] > 0
+
+
+def test_a_killed_run_does_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed three times and sent every command often, it comes to one effect of each."""
+    monkeypatch.setattr(_bus_killed, "ROUNDS", 1)
+    twice, lost = _bus_killed.killed_rows()
+    commands = 3 * 2 * _bus_killed.PART
+    assert [(row.value, row.met) for row in (twice, lost)] == [(0, True), (0, True)]
+    assert (twice.baselines["commands"], twice.baselines["kills"]) == (commands, 3)
+    assert twice.baselines["copies"] > commands
+    assert lost.baselines == {"answered": commands, "missing of all": 0}
+
+
+def test_a_run_that_forgets_is_found_to_do_things_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row can fail: what was done before a checkpoint and is sent again is done again."""
+    monkeypatch.setattr(_bus_killed, "ROUNDS", 1)
+    killed = _bus_killed.killed(remembers=False)
+    assert killed.twice > 0
+    assert killed.missing == killed.lost == 0
 
 
 def test_it_measures_every_target_of_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +132,7 @@ def test_it_measures_every_target_of_its_table(monkeypatch: pytest.MonkeyPatch) 
     async def one(url: str) -> Row:
         return Row("packed", 1.0, "1/s")
 
-    for name in ("step_rows", "codec_rows", "fault_rows"):
+    for name in ("step_rows", "codec_rows", "fault_rows", "killed_rows"):
         monkeypatch.setattr(bus, name, rows)
     for name in ("telemetry_rows", "floor_rows", "event_rows"):
         monkeypatch.setattr(bus, name, later)
@@ -119,7 +147,7 @@ def test_it_measures_every_target_of_its_table(monkeypatch: pytest.MonkeyPatch) 
         "p99 under a telemetry flood and a 5 MB claim-check at 18 Hz, over quiet",
     ]
     assert [row.target for row in found[1:]] == [1.0, 2.0, 3.0, 2.0, 2.0]
-    assert len(seen) == 6
+    assert len(seen) == 7
 
 
 def test_the_server_is_gone_afterwards() -> None:
