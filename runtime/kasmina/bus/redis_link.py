@@ -13,12 +13,15 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from kasmina.bus.errors import BusClosed, BusError, BusRefused, BusTooOld, BusUnavailable
+from kasmina.bus.errors import BusClosed, BusError, BusUnavailable
 from kasmina.bus.redis_wire import refusal
 
 MOST_BYTES_AT_ONCE = 4 << 20  # of a round trip; more waits for the next
 SWEEPS = 20  # in the time that a call may take, to find those whose time is out
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.02, 1.0  # between tries to connect
+READS = frozenset(  # commands that may be sent in vain without any effect
+    {"EXISTS", "MGET", "PING", "XINFO", "XPENDING", "XRANGE", "XREAD", "XREVRANGE"}
+)
 BROKEN = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, TimeoutError)
 
 Reply = Any  # what the parser gives; a `ResponseError` stands for itself
@@ -151,17 +154,18 @@ class Link:
             if not request.done.done():
                 if request.deadline > loop.time():
                     break
-                request.done.set_exception(self._in_vain(request.name))
+                request.done.set_exception(self._in_vain(request))
             self._unanswered.popleft()
         self._sweeper = None
         if self._unanswered:
             self._sweeper = loop.call_later(self._limits.timeout_s / SWEEPS, self._sweep)
 
-    def _in_vain(self, name: str) -> BusError:
+    def _in_vain(self, request: _Request) -> BusError:
         why = f": {self._trouble}" if self._trouble else ""
+        done = "; it may have been applied" if request.sent and request.name not in READS else ""
         return BusUnavailable(
-            f"{self.server} did not answer to {name} within {self._limits.timeout_s:g} s{why}; "
-            "it may have been applied"
+            f"{self.server} did not answer to {request.name} within {self._limits.timeout_s:g} s"
+            f"{why}{done}"
         )
 
     async def _pump(self) -> None:
@@ -179,10 +183,9 @@ class Link:
                     await self._open()
                     await self._exchange(batch)
                 delay, self._trouble = FIRST_DELAY_S, None
-            except (BusRefused, BusTooOld, redis_errors.AuthenticationError) as error:
+            except BusError as error:
                 await self._disconnect()
-                known = error if isinstance(error, BusError) else refusal(error, "", self.server)
-                self._fail(batch, known)  # no use in trying again
+                self._fail(batch, error)  # no use in trying again
             except asyncio.CancelledError:
                 self._give_back(batch)
                 raise
@@ -221,7 +224,13 @@ class Link:
         if self._connection is not None and self._connection.is_connected:
             return
         self._connection = self._connect()
-        await opened(self._connection)
+        try:
+            await opened(self._connection)
+        except redis_errors.RedisError as error:
+            known = refusal(error, "", self.server)
+            if known.transient:
+                raise
+            raise known from None
         if self._connected_before:
             self._counters["reconnects"] += 1
         await self._prepare(self)

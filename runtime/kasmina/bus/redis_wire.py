@@ -122,7 +122,14 @@ _KINDS: tuple[tuple[str, type[BusError], str], ...] = (
     ("NOGROUP", NoSuchGroup, "make the group before it is read"),
     ("MOVED", BusRejected, "it is a cluster; give one server, or a proxy that speaks for all"),
     ("unknown command", BusTooOld, "6.2 or newer is needed"),
+    ("DB index", BusRefused, "it has fewer databases: end the URL with a smaller number, as /0"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        BusRefused,
+        "its certificate is by nobody that this machine trusts: add ?ssl_ca_certs=FILE to the URL",
+    ),
 )
+_INSIDE = ("unknown command", "DB index", "CERTIFICATE_VERIFY_FAILED")  # not only at the start
 
 
 def refusal(error: Exception, command: str, server: str) -> BusError:
@@ -131,7 +138,7 @@ def refusal(error: Exception, command: str, server: str) -> BusError:
     text = str(error) if str(error).startswith(code) else f"{code} {error}"
     asked = f" to {command}" if command else ""
     for start, kind, advice in _KINDS:
-        if text.startswith(start) or (start == "unknown command" and start in text):
+        if text.startswith(start) or (start in _INSIDE and start in text):
             return kind(f"{server} answered{asked}: {text}; {advice}")
     if isinstance(error, redis_errors.AuthenticationError):
         return BusRefused(f"{server} answered{asked}: {text}; check user and password in the URL")

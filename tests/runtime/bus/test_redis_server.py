@@ -159,6 +159,40 @@ def test_a_user_may_do_what_its_rights_say() -> None:
         run(script())
 
 
+def test_who_may_not_come_in_is_told_at_once() -> None:
+    """A database that there is not, and a user without the rights to connect."""
+    with redis_server() as server:
+        server.ask("ACL", "SETUSER", "guest", "on", ">pw", "~*", "+@all", "-select")
+        error = error_of(f"{server.url}/99", timeout_s=600)
+        assert type(error) is BusRefused
+        assert str(error) == (
+            f"{server.url} answered: ERR DB index is out of range; it has fewer databases: end the "
+            "URL with a smaller number, as /0"
+        )
+        error = error_of(f"redis://guest:pw@127.0.0.1:{server.port}/1", timeout_s=600)
+        assert type(error) is BusRefused
+        assert "NOPERM" in str(error)
+        assert "this user may not do that" in str(error)
+
+
+def test_only_a_write_that_was_sent_may_have_been_applied() -> None:
+    """By a server that is not there nothing was; reading changes nothing."""
+
+    async def told(server: RedisServer, publishes: bool) -> str:
+        async with RedisStreamClient(server.url, timeout_s=0.3, watch_s=0) as client:
+            await client.publish("s", b"x")
+            server.hold()
+            with pytest.raises(BusUnavailable, match=r"did not answer to X(ADD|READ) within") as e:
+                await (client.publish("s", b"y") if publishes else client.read("s"))
+            server.release()
+            return str(e.value)
+
+    with redis_server() as server:
+        assert run(told(server, True)).endswith("; it may have been applied")
+        assert "applied" not in run(told(server, False))
+    assert "applied" not in str(error_of(server.url))
+
+
 def test_a_server_that_is_too_old_is_refused_at_once() -> None:
     """One without XAUTOCLAIM, as before 6.2."""
     with redis_server(rename_command='XAUTOCLAIM ""') as server:
@@ -261,6 +295,10 @@ def test_tls_by_its_url_is_used_and_checked(tls: tuple[RedisServer, Path]) -> No
             assert len(found.payload) == 100_000
 
     run(script())
-    error = error_of(f"rediss://127.0.0.1:{server.port}")
+    error = error_of(f"rediss://127.0.0.1:{server.port}", timeout_s=600)
+    assert type(error) is BusRefused
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
+    assert str(error).endswith(
+        "its certificate is by nobody that this machine trusts: add ?ssl_ca_certs=FILE to the URL"
+    )
     assert type(error_of(f"redis://127.0.0.1:{server.port}")) is BusUnavailable
