@@ -176,9 +176,10 @@ def sent(server: RedisServer, run: str, payload: bytes, id: str) -> list[types.A
 
 
 async def published(client: RedisStreamClient, run: str, after: str = "0") -> list[int]:
-    """Numbers of the events of a run, as they stand on the bus behind an entry."""
+    """Numbers of the events of a run's log, as they stand on the bus behind an entry."""
     found: list[int] = []
     while page := await client.read(streams_of(run).events, after=after):
         after = page[-1].id
-        found += [wire.decode(each.payload).sequence for each in page]
+        envelopes = [wire.decode(each.payload) for each in page]
+        found += [e.sequence for e in envelopes if not isinstance(e.body, types.Alarm)]
     return found

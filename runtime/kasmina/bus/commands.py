@@ -122,20 +122,32 @@ class CommandHandler(Docket):
         Raises:
             BusError: the bus answered what no waiting mends.
         """
-        self._loop = asyncio.get_running_loop()
-        answering = asyncio.create_task(self._answers.run())
+        answering = asyncio.create_task(self.answer())
         answering.add_done_callback(lambda task: self.stop())
+        try:
+            await self.read()
+        finally:
+            self.stop()
+            self._answers.stop()
+            await answering
+
+    async def read(self) -> None:
+        """Read until `stop`, the first part of `run`; may be called again where it has failed."""
+        self._loop = asyncio.get_running_loop()
         try:
             while not self._stopping:
                 await self._read_on()
         finally:
-            self.stop()
-            await answering
+            if self._stopping:
+                self._answers.stop()  # there will be no more
+
+    async def answer(self) -> None:
+        """Answer until all was read and answered, the other part; may be called again as well."""
+        await self._answers.run()
 
     def stop(self) -> None:
         """Let `run` return; from any thread."""
         self._stopping = self.outages.ending = True
-        self._answers.stop()
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._interrupt)

@@ -3,7 +3,8 @@
 A run's signs of life stand in a stream of its own, and whoever reads it comes to the same end: the
 name is the first sender's, and another's only once no sign came for as long as the last one said,
 or where it let go, or where the other goes on with the same run folder. Time is that of the
-entries, so the clocks of the processes need not agree.
+entries, so the clocks of the processes need not agree. Where a key is known, signs count that are
+signed by it, each once: copies of old ones are known by their number.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +21,17 @@ from typing import NamedTuple
 import blake3
 
 from kasmina.bus.client import FIRST, Delivery, Loss, MessageBusClient, position
-from kasmina.bus.errors import BusError
+from kasmina.bus.errors import BusError, BusRejected
+from kasmina.bus.signing import SignatureRefused, Verifier, unsealed
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
-from kasmina_generated.messages.types import Heartbeat
+from kasmina_generated.messages.types import Envelope, Heartbeat
 
 KEPT = 128  # signs that the stream keeps: more than come within a lease
 PAGE = 256  # entries that are read at a time
 POLL_S = 0.1  # between two looks whether the holder of a name lives
 LONGEST_S = 600.0  # that a name stays taken, whatever a sign says
+SENDERS = 1024  # whose last signs are known by their numbers
 
 
 class RunIsTaken(BusError):
@@ -52,10 +56,21 @@ class Lease:
         client: the bus.
         stream: of the run's signs of life.
         stamp: of this process.
+        verify: signs, and takes signed signs only.
     """
 
-    def __init__(self, client: MessageBusClient, stream: str, stamp: Stamp) -> None:
+    def __init__(
+        self,
+        client: MessageBusClient,
+        stream: str,
+        stamp: Stamp,
+        *,
+        verify: Verifier | None = None,
+    ) -> None:
         self._client, self._stream, self._stamp = client, stream, stamp
+        self._verify = verify
+        self._numbers: OrderedDict[str, int] = OrderedDict()  # of the last signs, by producer
+        self._run = ""  # its name
         self._last = FIRST  # entry that was read
         self._holder: _Holder | None = None
         self._signed = self._until = 0.0  # by this process's monotonic clock
@@ -74,6 +89,7 @@ class Lease:
 
         Raises:
             RunIsTaken: another process is the run, and alive.
+            BusRejected: what is signed here is not believed, because a clock is wrong.
         """
         before = -1
         while True:
@@ -81,7 +97,11 @@ class Lease:
             await self._look()
             if self._is_mine():
                 return
-            assert self._holder is not None  # it was refused for somebody
+            if self._holder is None:
+                raise BusRejected(
+                    "the bus has taken a sign of life and does not hold it, or its clock and this "
+                    "machine's differ by minutes, so that nothing signed is believed"
+                )
             if 0 <= before < self._holder.signed:
                 raise RunIsTaken(_taken(self._holder.beat))
             before = self._holder.signed
@@ -116,8 +136,9 @@ class Lease:
                 return
 
     async def _sign(self, beat: Heartbeat) -> str:
-        now = time.monotonic()
-        payload = wire.encode(self._stamp(beat))
+        now, self._run = time.monotonic(), beat.run
+        sign = self._stamp(beat)
+        payload = wire.encode(self._verify.sign(sign) if self._verify else sign)
         found = await self._client.publish(self._stream, payload, keep=KEPT)
         if position(found) <= position(self._last):  # the stream was lost, and its ids with it
             self._begin_anew()
@@ -139,15 +160,28 @@ class Lease:
         self._last, now = delivery.id, position(delivery.id)[0]
         try:
             envelope = wire.decode(delivery.payload)
-        except wire.MessageRefused:
+            envelope = (
+                self._verify.recent(envelope, delivery.id) if self._verify else unsealed(envelope)
+            )
+        except (wire.MessageRefused, SignatureRefused):
             return
         beat, holder = envelope.body, self._holder
-        if not isinstance(beat, Heartbeat):
+        if not isinstance(beat, Heartbeat) or beat.run != self._run or self._is_copy(envelope):
             return
         free = holder is None or now >= holder.until or beat.folder == holder.beat.folder != ""
         if free or (holder is not None and holder.producer == envelope.producer):
             until = now + 1000 * min(beat.lease, LONGEST_S)
             self._holder = _Holder(envelope.producer, beat, now, until) if beat.lease else None
+
+    def _is_copy(self, envelope: Envelope) -> bool:
+        """Whether this sign, or a later one of the same sender, has come before."""
+        if envelope.sequence <= self._numbers.get(envelope.producer, -1):
+            return True
+        self._numbers[envelope.producer] = envelope.sequence
+        self._numbers.move_to_end(envelope.producer)
+        if len(self._numbers) > SENDERS:
+            self._numbers.popitem(last=False)
+        return False
 
     def _is_mine(self) -> bool:
         return self._holder is not None and self._holder.producer == self._stamp.producer
@@ -155,6 +189,7 @@ class Lease:
     def _begin_anew(self, loss: Loss | None = None) -> None:
         if loss is None or loss.stream in (None, self._stream):
             self._last, self._holder = FIRST, None
+            self._numbers.clear()
 
 
 def folder_of(path: Path) -> str:

@@ -186,8 +186,22 @@ class Verifier:
                 time is too far from the entry's; "replayed": it was made before `since`.
             MessageRefused: what is signed is no message.
         """
+        message = self.recent(envelope, entry)
+        if message.time < self.since:
+            raise SignatureRefused("replayed", "it was made before this run began", message.id)
+        return message
+
+    def recent(self, envelope: Envelope, entry: str) -> Envelope:
+        """Return the message that is proved and was made when its entry was; see `__call__`."""
         message = self.opened(envelope)
-        self._check_time(message, entry)
+        taken = position(entry)[0] / 1000
+        if abs(taken - message.time) > self._window_s:
+            detail = (
+                f"it was made {taken - message.time:.0f} s before the bus took it, and at most "
+                f"{self._window_s:g} s are allowed: an old command that is sent again, or a clock "
+                "that is wrong"
+            )
+            raise SignatureRefused("expired", detail, message.id)
         return message
 
     def opened(self, envelope: Envelope) -> Envelope:
@@ -220,15 +234,3 @@ class Verifier:
         if len(self._entries) > self._remembered:
             self._entries.popitem(last=False)
         return first != entry
-
-    def _check_time(self, message: Envelope, entry: str) -> None:
-        taken = position(entry)[0] / 1000
-        if abs(taken - message.time) > self._window_s:
-            detail = (
-                f"it was made {taken - message.time:.0f} s before the bus took it, and at most "
-                f"{self._window_s:g} s are allowed: an old command that is sent again, or a clock "
-                "that is wrong"
-            )
-            raise SignatureRefused("expired", detail, message.id)
-        if message.time < self.since:
-            raise SignatureRefused("replayed", "it was made before this run began", message.id)

@@ -122,7 +122,7 @@ class Outside:
             self._obey()
         if due:
             self._tell()
-        while self._is_held() and not stop() and self.fault is None:
+        while self._is_held() and not stop():
             time.sleep(PAUSED_S)
             self._obey()
 
@@ -166,7 +166,8 @@ class Outside:
                 their stream, for the run that goes on from here.
         """
         if finished:
-            for request in self.handler.take():
+            proving = () if self._proofs is None else self._proofs.waiting()
+            for request in (*proving, *self.handler.take()):
                 self._refuse(request, "expired", "the run has ended")
         if self._proofs is not None:
             self._proofs.close()
@@ -198,7 +199,7 @@ class Outside:
         assert self._gardener is not None and self._orders is not None
         if not self._serving.lease.held:
             return  # somebody else may be the run by now; what waits is looked at when it is sure
-        for request, broken in () if self._proofs is None else self._proofs.known():
+        for request, broken in () if self._proofs is None else self._proofs.known(self._limits):
             if broken is None:
                 self.handler.settle(request, self._carried_out(request.command))
             else:
@@ -218,8 +219,11 @@ class Outside:
     def _carried_out(self, command: types.Command) -> Outcome:
         assert self._orders is not None
         found, keeper = self._orders.carry_out(command), self._serving.durable.keeper
-        asked = isinstance(command, types.Query) and command.what == "checkpoints"
-        if asked and keeper is not None and isinstance(found, types.Status):
+        if not isinstance(command, types.Query) or not isinstance(found, types.Status):
+            return found
+        counts = tuple(types.Count(what=w, number=n) for w, n in self._serving.counts().items())
+        found = msgspec.structs.replace(found, counts=counts)
+        if command.what == "checkpoints" and keeper is not None:
             return msgspec.structs.replace(found, detail=json.dumps(keeper.names()))
         return found
 
@@ -228,13 +232,15 @@ class Outside:
         self.handler.settle(request, refused)
 
     def _ask_for_proof(self, request: Request, command: types.SetLimit) -> None:
-        assert self._gardener is not None and self._orders is not None
-        assert self._proofs is not None
+        assert self._orders is not None and self._proofs is not None
         if (refused := self._orders.check(command)) is not None:
             self.handler.settle(request, refused)
             return
-        limits = {**self._gardener.limits.as_dict(), command.name: command.value}
-        self._proofs.ask(request, limits)
+        self._proofs.ask(request, command, self._limits)
+
+    def _limits(self) -> Mapping[str, float]:
+        assert self._gardener is not None
+        return self._gardener.limits.as_dict()
 
     def _tell(self) -> None:
         """Hand over a frame of every site."""

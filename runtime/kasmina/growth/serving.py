@@ -4,44 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from random import Random
 from threading import Thread
 
 import numpy as np
-from msgspec import structs
 from numpy.typing import NDArray
 
 from kasmina.bus.breaker import CircuitBreaker
 from kasmina.bus.client import MessageBusClient, position
 from kasmina.bus.commands import CommandConfig, CommandHandler
-from kasmina.bus.errors import BusError
+from kasmina.bus.errors import BusClosed, BusError
 from kasmina.bus.events import EventPublisher
-from kasmina.bus.lease import Lease, folder_of, place_of
+from kasmina.bus.lease import LeaseLost
 from kasmina.bus.limiter import RateLimiter
-from kasmina.bus.names import HEARTBEATS, streams_of
+from kasmina.bus.names import streams_of
 from kasmina.bus.requests import Outcome
+from kasmina.bus.retry import DEFAULT_BACKOFF
 from kasmina.bus.signing import Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina.bus.telemetry import TelemetryPublisher
+from kasmina.growth.alarms import Alarms, Losses
 from kasmina.growth.controller import Observation
 from kasmina.growth.durable import Durable
 from kasmina.growth.outside_config import OutsideConfig
 from kasmina.growth.showing import Showing
+from kasmina.growth.signs import Signs
+from kasmina.growth.unread import Unread
 from kasmina.observe.log import EventLog
-from kasmina_generated.messages import types, wire
+from kasmina_generated.messages import types
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1  # between two looks for a checkpoint that somebody waits for
 CATCH_UP_S = 0.002  # between two looks whether all that came before was read
 IDLE_S = 1.0  # and between two where nobody does
+WORTH_A_LOOK = (  # of the counts: what somebody has missed or will miss
+    "commands unreadable",
+    "frames dropped",
+    "observations dropped",
+    "bytes of events not sent",
+    "losses",
+)
+CALM_S = 60.0  # a part that served for so long begins with short waits when it fails
 
 
 class Serving:
-    """Reads commands, answers, and sends, until it is stopped or the bus fails for good.
+    """Reads commands, answers, and sends, until it is stopped or another process is the run.
+
+    Each part goes on by itself: what the server refuses to one is tried again, an alarm tells of
+    it, and the others do not notice.
 
     Args:
         run: its name.
@@ -50,7 +65,7 @@ class Serving:
         log: whose events are published.
         cursor: file that keeps how far they are, so that a run that goes on sends what is new; None
             sends all that the stream keeps.
-        verify: takes signed commands only.
+        verify: takes signed commands only, and signs.
     """
 
     def __init__(
@@ -67,6 +82,16 @@ class Serving:
         self.fault: BaseException | None = None  # what ended the bus for this run
         self._streams, self._stamp = streams_of(run), Stamp(run)
         self._commands, self._health = bus(), bus()
+        self.alarms = Alarms(
+            self._health,
+            self._streams.events,
+            self._stamp,
+            run,
+            keep=config.events_keep,
+            wake=self.wake,
+        )
+        self._losses = Losses(self.alarms, self._commands, self._health)
+        self._unread = Unread(self._health, run)
         self.handler = CommandHandler(
             self._commands,
             self._streams.commands,
@@ -77,6 +102,7 @@ class Serving:
             verify=verify,
             config=CommandConfig(wait_s=2.0),
             limiter=RateLimiter(config.commands_a_second, config.commands_a_second),
+            give_up=self._unread.put,
         )
         self.telemetry = TelemetryPublisher(
             self._health,
@@ -86,11 +112,17 @@ class Serving:
             breaker=CircuitBreaker("telemetry"),
         )
         self.events = None if log is None else self._publisher(log, cursor)
-        self.lease = Lease(self._health, self._streams.lease, self._stamp)
+        self._signs = Signs(
+            self._health,
+            self._streams.lease,
+            self._stamp,
+            lease_s=config.lease_s,
+            log=None if log is None else log.path,
+            verify=verify,
+        )
+        self.lease = self._signs.lease
         self._showing = Showing(self._health, self._streams.observed, self._stamp, run)
         self.durable = Durable(self.handler, self._commands, self._streams.commands)
-        self._folder = "" if log is None else folder_of(log.path)
-        self._place = place_of(None if log is None else log.path)
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
@@ -128,7 +160,7 @@ class Serving:
             BusError: nobody answers, wants a password, or cannot do what is needed.
             RunIsTaken: another process is the run of this name.
         """
-        self._make_beat, self._saved = beat, saved
+        self._signs.make, self._saved = beat, saved
         ready: Future[None] = Future()
         self._thread = Thread(
             target=self._main, args=(ready, fresh), name="kasmina-bus", daemon=True
@@ -147,17 +179,46 @@ class Serving:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._wake.set)
 
+    def counts(self) -> dict[str, int]:
+        """What was done since the process began, and what was lost or dropped; from any thread."""
+        handler, events = self.handler, self.events
+        return {
+            "commands accepted": handler.accepted,
+            "commands applied": handler.applied,
+            "commands refused": handler.refused,
+            "commands unreadable": handler.unreadable,
+            "commands unreadable, no dead letter": self._unread.not_kept,
+            "copies of commands": handler.duplicates,
+            "streams of commands begun anew": handler.rewound,
+            "frames sent": self.telemetry.sent,
+            "frames dropped": self.telemetry.dropped.total(),
+            "observations dropped": self._showing.dropped,
+            "events sent": 0 if events is None else events.sent,
+            "bytes of events not sent": 0 if events is None else events.lag_bytes,
+            "calls not answered": sum(each.outages.count for each in self._publishers()),
+            "losses": self._losses.count,
+            "entries lost": self._losses.entries,
+            "alarms": self.alarms.count,
+        }
+
     def stop(self) -> None:
         """Send what waits, within a bounded time, and let go of the bus."""
         if self._thread is None:
             return
         self._stopping = True
-        self.telemetry.stop()
-        if self.events is not None:
-            self.events.stop()
-        self.handler.stop()
+        for each in self._publishers():
+            each.stop()
         self._thread.join(self.config.drain_s + 5)
         self._thread = None
+        counts = self.counts()
+        told = ", ".join(f"{what} {number}" for what, number in counts.items() if number)
+        level = logging.WARNING if any(counts[what] for what in WORTH_A_LOOK) else logging.INFO
+        logger.log(level, "run %s leaves its bus: %s", self.run, told or "nothing was said")
+
+    def _publishers(self) -> Iterator[CommandHandler | TelemetryPublisher | EventPublisher]:
+        yield from (self.handler, self.telemetry)
+        if self.events is not None:
+            yield self.events
 
     # ------------------------------------------------------------------ the thread of the bus
 
@@ -167,8 +228,9 @@ class Serving:
         except BaseException as error:  # noqa: BLE001  the run goes on without a bus
             if ready.done():
                 self.fault = error
+                how = "is held, which Ctrl-C ends," if self._signs.make().paused else "goes on"
                 told = f"{type(error).__name__}: {error}"
-                logger.error("run %s goes on without its bus: %s", self.run, told)
+                logger.error("run %s %s without its bus: %s", self.run, how, told)
             else:
                 ready.set_exception(error)
 
@@ -178,14 +240,21 @@ class Serving:
                 await clients.enter_async_context(client)
             async with asyncio.timeout(self.config.start_s):
                 await self._commands.info(self._streams.commands)  # somebody answers
-            await self.lease.take(self._beat)
-            await (self._forget_earlier() if fresh else self.handler.look_at_earlier())
+            await self._signs.take_name()
             self._loop = asyncio.get_running_loop()
-            beside = [asyncio.create_task(work) for work in (self._live(), self._look_after())]
-            serving = [self.handler.run(), self.telemetry.run()]
+            await (self._forget_earlier() if fresh else self._look_at_earlier())
+            serving = {
+                "commands": self.handler.read,
+                "answers": self.handler.answer,
+                "telemetry": self.telemetry.run,
+            }
             if self.events is not None:
-                serving.append(self.events.run())
-            tasks = [asyncio.create_task(work) for work in serving]
+                serving["events"] = self.events.run
+            tasks = [asyncio.create_task(self._steadily(*part)) for part in serving.items()]
+            beside = [
+                asyncio.create_task(self._steadily(*part))
+                for part in {"signs of life": self._live, "the bus": self._look_after}.items()
+            ]
             await self._catch_up()
             ready.set_result(None)
             try:
@@ -195,8 +264,25 @@ class Serving:
                     task.cancel()
                 await asyncio.gather(*tasks, *beside, return_exceptions=True)
             await self.durable.trim(self._saved)
-            with suppress(BusError):  # the name is free after the lease in any case
-                await self.lease.let_go(self._beat(lease=0.0))
+            await self._tell()
+            await self._signs.end()
+
+    async def _steadily(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a part of the service, and begin it again where it failed."""
+        tries, began, rng = 0, 0.0, Random()
+        loop = asyncio.get_running_loop()
+        while True:
+            tries, began = 0 if loop.time() - began > CALM_S else tries + 1, loop.time()
+            try:
+                return await work()
+            except (LeaseLost, BusClosed):
+                raise
+            except Exception as error:  # whatever it is, it is no reason to stop the others
+                if self._stopping:
+                    raise
+                told = f"{error}" if isinstance(error, BusError) else repr(error)
+                self.alarms.sound("critical", what, f"{told}; it is tried again until it succeeds")
+            await asyncio.sleep(DEFAULT_BACKOFF.wait(min(tries + 1, 64), rng))
 
     async def _until_stopped(
         self, tasks: list[asyncio.Task[None]], beside: list[asyncio.Task[None]]
@@ -214,6 +300,17 @@ class Serving:
             with suppress(BusError):  # the bus is away: the log and the stream keep it
                 task.result()
 
+    async def _look_at_earlier(self) -> None:
+        """Learn what is done again; tell where the bus holds other commands than this run knows."""
+        if not await self.handler.look_at_earlier():
+            self.alarms.sound(
+                "warning",
+                "commands lost",
+                f"stream {self._streams.commands!r} does not hold what this run had read of it "
+                "before its checkpoint: the server has lost it, or is another one. What was asked "
+                "since and is not seen in `kasmina ctl status` must be asked again",
+            )
+
     async def _forget_earlier(self) -> None:
         """Take away what an earlier run of this name was asked."""
         info = await self._commands.info(self._streams.commands)
@@ -228,37 +325,22 @@ class Serving:
         while not self.handler.caught_up and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(CATCH_UP_S)
 
-    def _beat(self, lease: float | None = None) -> types.Heartbeat:
-        lease = self.config.lease_s if lease is None else lease
-        return structs.replace(
-            self._make_beat(), lease=lease, folder=self._folder, place=self._place
-        )
-
     async def _live(self) -> None:
-        """Give signs of life: to all who look for runs, and to whoever would be this one."""
         while not self._stopping:
-            beat = self._beat()
-            sign = wire.encode(self._stamp(beat))
-            await asyncio.gather(self._keep_name(beat), self._tell_all(sign))  # in one round trip
+            await self._signs.give()
             await asyncio.sleep(self.config.heartbeat_s)
 
-    async def _keep_name(self, beat: types.Heartbeat) -> None:
-        try:
-            await self.lease.keep(beat)
-        except BusError as error:
-            if not error.transient:
-                raise
-
-    async def _tell_all(self, sign: bytes) -> None:
-        with suppress(BusError):  # an outage is for others to wait out
-            await self._health.publish(HEARTBEATS, sign, keep=1000)
-
     async def _look_after(self) -> None:
-        """Send observations, answer for checkpoints that are on the disk, and trim behind them."""
+        """Send what is rare, answer for checkpoints that are on the disk, and trim behind them."""
         while not self._stopping:
             self._wake.clear()
+            await self._tell()
             await self._showing.send()
             await self.durable.look(self._saved)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S if self.durable.waits else IDLE_S):
                     await self._wake.wait()
+
+    async def _tell(self) -> None:
+        await self.alarms.send(self._signs.make())
+        await self._unread.send()

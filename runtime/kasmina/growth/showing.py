@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +30,22 @@ class Showing:
     """
 
     def __init__(self, client: MessageBusClient, stream: str, stamp: Stamp, run: str) -> None:
+        self.dropped = 0
         self._client, self._stream, self._stamp, self._run = client, stream, stamp, run
         self._claims = ClaimStore(client)
         self._seen: deque[tuple[Observation, NDArray[np.bool_]]] = deque(maxlen=AT_ONCE)
 
     def put(self, seen: Observation, mask: NDArray[np.bool_]) -> None:
         """Hand one over, which must not change any more; from any thread."""
+        self.dropped += len(self._seen) == AT_ONCE
         self._seen.append((seen, mask))
 
     async def send(self) -> None:
         """Send all there are; one that the bus does not take now is worth nothing later."""
         while self._seen:
             message = await asyncio.to_thread(observed_of, self._run, *self._seen.popleft())
-            with suppress(BadClaim, BusError):
+            try:
                 payload = await self._claims.fit(self._stamp(message), self._stamp)
                 await self._client.publish(self._stream, payload, keep=KEPT)
+            except (BadClaim, BusError):
+                self.dropped += 1

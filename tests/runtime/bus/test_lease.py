@@ -8,14 +8,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kasmina.bus.client import Loss
+from kasmina.bus.errors import BusRejected
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.lease import Lease, LeaseLost, RunIsTaken, folder_of, place_of
+from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import types, wire
 
 STREAM = "kasmina:run:lease"
+KEY = Key("key", bytes(range(32)))
 
 
 class Clock:
@@ -149,6 +153,66 @@ def test_what_was_lost_is_begun_anew_and_what_is_no_sign_is_passed_over() -> Non
         await two.other.keep(beat())
         await two.other.keep(beat())
         assert two.other.held
+
+    asyncio.run(work())
+
+
+def test_where_a_key_is_known_only_signed_signs_count_each_once() -> None:
+    """Whoever has no key, copies a sign, or brings one of another run, does nothing."""
+
+    async def work() -> None:
+        two, now = Two(), lambda: 1000.0
+        verify = Verifier((KEY,))
+        one = Lease(two.bus.peer(), STREAM, Stamp("run", clock=now), verify=verify)
+        await one.take(partial(beat, folder="f"))
+        before = (await two.bus.read(STREAM))[0].payload
+        other = Stamp("other", clock=now)
+        forged = [
+            wire.encode(other(beat(folder="f"))),
+            wire.encode(Signer(Key("key", bytes(32)))(other(beat(folder="f")))),
+            wire.encode(Signer(KEY)(other(structs.replace(beat(folder="f"), run="another")))),
+            wire.encode(Signer(KEY)(Stamp("x", clock=lambda: 1.0)(beat(folder="f")))),
+        ]
+        for payload in forged:
+            await two.bus.publish(STREAM, payload)
+            await one.keep(beat(folder="f"))
+        second = Lease(two.bus.peer(), STREAM, Stamp("run", clock=now), verify=verify)
+        await second.take(partial(beat, folder="f"))  # it goes on in the folder
+        await two.bus.publish(STREAM, before)  # the first one's, once more
+        await second.keep(beat(folder="f"))
+        await second.keep(beat(folder="f"))
+        assert second.held
+        with pytest.raises(LeaseLost):
+            await one.keep(beat(folder="f"))
+
+    asyncio.run(work())
+
+
+def test_a_clock_that_is_wrong_is_told_where_signs_are_signed() -> None:
+    """Nobody would believe this process, itself included."""
+
+    async def work() -> None:
+        late = Stamp("run", clock=lambda: 1.0)
+        lease = Lease(Two().bus.peer(), STREAM, late, verify=Verifier((KEY,)))
+        with pytest.raises(BusRejected, match="its clock and this machine's differ by minutes"):
+            await lease.take(beat)
+
+    asyncio.run(work())
+
+
+def test_only_the_last_senders_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody fills the memory of a run by names."""
+    monkeypatch.setattr("kasmina.bus.lease.SENDERS", 3)
+
+    async def work() -> None:
+        two = Two()
+        await two.one.take(beat)
+        for _ in range(10):
+            await two.bus.publish(STREAM, wire.encode(Stamp("x")(beat())))
+            await two.one.keep(beat())
+        await two.one.keep(beat())
+        assert len(two.one._numbers) == 3
+        assert two.one.held
 
     asyncio.run(work())
 

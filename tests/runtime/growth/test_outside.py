@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -262,6 +263,91 @@ def test_a_run_that_goes_on_comes_to_where_it_had_been() -> None:
     assert beds[1].gardener.limits["max_training"] == 7
     assert_same(beds[0].model.state_dict(), beds[1].model.state_dict())
     second.close()
+
+
+def test_each_limit_is_proved_by_what_those_before_it_left() -> None:
+    """Two that are legal alone and not together, asked at once: the second is refused."""
+    bus, bed, asked = InProcessBus(), Bed(), list[tuple[float, float]]()
+    names = ("max_training", "hopeless_epochs")
+
+    def prove(limits: Mapping[str, float]) -> Broken | None:
+        values = limits[names[0]], limits[names[1]]
+        asked.append(values)
+        if limits["max_training"] == 9:
+            raise OSError("no process can be made")
+        return Broken("both", ("a", "b")) if values == (7, 11) else None
+
+    with Outside("test", bus.peer, prove=prove) as outside:
+        outside.start(bed.gardener, fresh=True)
+        before = bed.gardener.limits[names[0]], bed.gardener.limits[names[1]]
+        changes = [("max_training", 7), ("hopeless_epochs", 11), ("max_training", 9)]
+        with ThreadPoolExecutor(3) as asking:
+            found = []
+            for number, (name, value) in enumerate(changes):
+                command = types.SetLimit(run="test", name=name, value=value)
+                work = Operator(bus.peer()).ask(command, timeout_s=60)
+                found.append(asking.submit(asyncio.run, work))
+                end = time.monotonic() + 60
+                while outside.handler.accepted <= number:  # in their order
+                    assert time.monotonic() < end
+                    time.sleep(0.002)
+            while not all(each.done() for each in found):
+                assert time.monotonic() < end
+                outside.after_step()
+                time.sleep(0.002)
+        first, second, third = (each.result() for each in found)
+        assert isinstance(first, types.Applied)
+        assert isinstance(second, types.Refused)
+        assert (second.reason, second.detail, second.witness) == ("property", "both", ("a", "b"))
+        assert isinstance(third, types.Refused)
+        assert third.detail == "it cannot be proved: OSError('no process can be made')"
+        assert asked == [(7, before[1]), (7, 11), (9, before[1])]
+        assert bed.gardener.limits[names[1]] == before[1]
+
+
+def test_what_was_proved_of_other_limits_is_proved_again() -> None:
+    """A rewind may set limits back while a proof is under way; what ends meanwhile is told."""
+    bus, bed = InProcessBus(), Bed()
+    began, goes_on, asked = Event(), Event(), list[float]()
+
+    def prove(limits: Mapping[str, float]) -> Broken | None:
+        asked.append(limits["hopeless_epochs"])
+        began.set()
+        assert goes_on.wait(60)
+        return None
+
+    outside = Outside("test", bus.peer, prove=prove)
+    outside.start(bed.gardener, fresh=True)
+    with ThreadPoolExecutor(2) as asking:
+
+        def sends(command: types.Command) -> Future[Answer]:
+            work = Operator(bus.peer()).ask(command, timeout_s=60)
+            return asking.submit(asyncio.run, work)
+
+        first = sends(types.SetLimit(run="test", name="max_training", value=7))
+        end = time.monotonic() + 60
+        while not began.is_set():
+            assert time.monotonic() < end
+            outside.after_step()
+        bed.gardener.limits.override("hopeless_epochs", 12)
+        goes_on.set()
+        while not first.done():
+            assert time.monotonic() < end
+            outside.after_step()
+        assert isinstance(first.result(), types.Applied)
+        assert len(asked) == 2
+        assert asked[1] == 12 != asked[0]
+        began.clear()
+        goes_on.clear()
+        late = sends(types.SetLimit(run="test", name="max_training", value=8))
+        while not began.is_set():
+            assert time.monotonic() < end
+            outside.after_step()
+        outside.close(finished=True)
+        goes_on.set()
+        answer = late.result(60)
+        assert isinstance(answer, types.Refused)
+        assert (answer.reason, answer.detail) == ("expired", "the run has ended")
 
 
 def test_a_flood_of_commands_waits_in_its_stream() -> None:
