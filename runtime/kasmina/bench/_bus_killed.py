@@ -219,7 +219,7 @@ def _train(
         answered = not len(handler._answers)
         if death == "after the answer" and done > PART and answered:
             _die()
-        if done - saved >= EVERY or (death is None and answered and handler.position != kept):
+        if done - saved >= EVERY if death else answered and handler.position != kept:
             saved, kept = done, _save(checkpoint, effects, step, handler)
             if death == "after the checkpoint" and done > PART:
                 _die()

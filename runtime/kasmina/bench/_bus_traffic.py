@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 
 import numpy as np
 import redis.asyncio
@@ -13,7 +14,7 @@ from kasmina.bench import Row, require
 from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import wire
-from kasmina_generated.messages.types import Address, Envelope, Heartbeat, LayerHealth, Transition
+from kasmina_generated.messages.types import Address, Heartbeat, LayerHealth, Transition
 
 SEEDS = 64  # of a site whose health is sent
 AT_ONCE = 64  # messages in one entry
@@ -22,44 +23,52 @@ EVENTS = 512  # in one call
 PAYLOAD = 100  # bytes of an entry beside the floor
 
 
-def _health(stamp: Stamp, number: int) -> Envelope:
-    values = np.random.default_rng(number)
-    floats = values.standard_normal((3, SEEDS)).astype(np.float32)
-    return stamp(
-        LayerHealth(
+class _Layers:
+    """Health of a site at one step after the other: each message's numbers are its own."""
+
+    def __init__(self) -> None:
+        values = np.random.default_rng(0)
+        self._floats = values.standard_normal(1 << 20).astype(np.float32).tobytes()
+        self._states = values.integers(0, 11, 1 << 16, np.int8).tobytes()
+        self._steps = count()
+
+    def __call__(self) -> LayerHealth:
+        """The next one."""
+        step = next(self._steps)
+        at = 4 * (step * 3 * SEEDS % ((1 << 20) - 3 * SEEDS))
+        alpha, mean, deviation, end = (at + 4 * SEEDS * part for part in range(4))
+        state = step % ((1 << 16) - SEEDS)
+        return LayerHealth(
             run="bench",
-            epoch=number,
-            step=number,
+            epoch=step // 100,
+            step=step,
             site="block.0",
             first=0,
-            gradient_ratio=0.1,
-            state=values.integers(0, 11, SEEDS, np.int8).tobytes(),
+            gradient_ratio=1 / (1 + step),
+            state=self._states[state : state + SEEDS],
             epochs=bytes(2 * SEEDS),
             generation=bytes(4 * SEEDS),
-            alpha=floats[0].tobytes(),
-            mean=floats[1].tobytes(),
-            deviation=floats[2].tobytes(),
+            alpha=self._floats[alpha:mean],
+            mean=self._floats[mean:deviation],
+            deviation=self._floats[deviation:end],
             nonfinite=bytes(8 * SEEDS),
         )
-    )
 
 
 async def telemetry_rows(url: str, seconds: float) -> list[Row]:
-    """Publish and decode in one process, so that both share a core; the server has another."""
-    stamp = Stamp("bench")
-    some = [_health(stamp, number).body for number in range(AT_ONCE)]
-    beat = Heartbeat(run="bench", epoch=1, step=1, every=1.0, paused=False, waiting=0)
+    """Made, checked, published and decoded in one process, whose core both share; the server has another."""
+    stamp, layer, steps = Stamp("bench"), _Layers(), count()
 
     def layers() -> bytes:
-        return wire.encode_many([stamp(body) for body in some], check=False)
+        return wire.encode_many([stamp(layer()) for _ in range(AT_ONCE)])
 
     def beats() -> bytes:
-        return wire.encode_many([stamp(beat) for _ in range(4 * AT_ONCE)], check=False)
+        return wire.encode_many([stamp(_beat(next(steps))) for _ in range(4 * AT_ONCE)])
 
     health = await _through(url, "health", layers, seconds)
     small = await _through(url, "small", beats, seconds)
     return [
-        Row("rows of seeds published and decoded", health * SEEDS, "1/s", 5e6, ">="),
+        Row("rows of seeds made, published and decoded", health * SEEDS, "1/s", 5e6, ">="),
         Row(f"distinct messages, {SEEDS} seeds each", health, "1/s", 8e4, ">="),
         Row("distinct messages, small", small, "1/s", 8e4, ">="),
     ]
@@ -113,7 +122,7 @@ async def floor_rows(url: str, seconds: float) -> list[Row]:
         async def single() -> None:
             await client.publish("ours", payload, keep=10_000)
 
-        batch = wire.encode_many([Stamp("b")(_SMALL) for _ in range(256)])
+        batch = wire.encode_many([Stamp("b")(_beat(step)) for step in range(256)])
 
         async def batched() -> None:
             await client.publish_many("ours", [batch] * ENTRIES, keep=10_000)
@@ -137,7 +146,8 @@ async def floor_rows(url: str, seconds: float) -> list[Row]:
     ]
 
 
-_SMALL = Heartbeat(run="bench", epoch=1, step=1, every=1.0, paused=False, waiting=0)
+def _beat(step: int) -> Heartbeat:
+    return Heartbeat(run="bench", epoch=1, step=step, every=1.0, paused=False, waiting=0)
 
 
 async def _best(work: Callable[[], Awaitable[None]], seconds: float) -> float:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kasmina.bench import (
     Row,
@@ -148,6 +149,21 @@ def test_it_measures_every_target_of_its_table(monkeypatch: pytest.MonkeyPatch) 
     ]
     assert [row.target for row in found[1:]] == [1.0, 2.0, 3.0, 2.0, 2.0]
     assert len(seen) == 7
+
+
+def test_percentiles_are_of_all_commands_of_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was slow counts as any other, and each kind begins as often as the other."""
+    asked: list[str] = []
+
+    def latencies(url: str, kind: str, seconds: float) -> NDArray[np.float64]:
+        asked.append(kind)
+        return np.full(100, 5.0 if asked.count(kind) == 2 else 1.0)
+
+    monkeypatch.setattr(bus, "latencies", latencies)
+    assert bus._percentiles("url", 1.0, 3) == {
+        kind: {50: 1.0, 99: 5.0} for kind in ("bare", "ours")
+    }
+    assert asked == ["ours", "bare", "bare", "ours", "ours", "bare"]
 
 
 def test_the_server_is_gone_afterwards() -> None:
