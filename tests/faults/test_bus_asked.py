@@ -18,10 +18,12 @@ from kasmina.bus.operator import Operator
 from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.bus.stamping import Stamp
 from kasmina.cli.reaching import waits
+from kasmina.control.remote import Steering
 from kasmina_generated.messages import types, wire
 from tests.faults.bus_runs import Told, shell
 from tests.redis_servers import RedisServer, redis_server
 from tests.runtime.bus.buses import run, until
+from tests.runtime.control.test_remote import Bench, Counts
 
 RUN = "r"
 COMMANDS, REPLIES = streams_of(RUN).commands, streams_of(RUN).replies
@@ -107,6 +109,39 @@ def test_a_command_that_the_server_has_lost_is_sent_again(plain: RedisServer) ->
             assert isinstance(answer, types.Applied)
             assert answer.step == 1
             assert asked_run.done == ["Pause"]
+
+    run(script(), within_s=2 * WITHIN_S)
+
+
+def test_who_decides_sends_again_too_and_one_wrong_stream_holds_up_no_other_run(
+    plain: RedisServer,
+) -> None:
+    """FLUSHALL before the run reads its command; another run's stream is no stream."""
+
+    async def script() -> None:
+        told: list[str] = []
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(RedisStreamClient(plain.url, watch_s=0.05))
+            asked_run = await stack.enter_async_context(Run(plain))
+            wrong = types.Heartbeat(
+                run="wrong", epoch=0, step=0, every=1.0, paused=False, waiting=0
+            )
+            await client.publish(HEARTBEATS, wire.encode(Stamp("wrong")(wrong)))
+            plain.ask("SET", streams_of("wrong").observed, "no stream")
+            steering = Steering(client, Counts, warn=told.append)
+            deciding = asyncio.create_task(steering.run(poll_s=0.01))
+            await until(lambda: bool(told), within_s=WITHIN_S)
+            assert told[0].startswith("run 'wrong' is left alone for ")
+            assert "WRONGTYPE" in told[0]
+            await client.publish(streams_of(RUN).observed, Bench().observation(RUN))
+            await arrived(client)
+            plain.ask("FLUSHALL")
+            await arrived(client)
+            asked_run.go_on()
+            await until(lambda: bool(asked_run.done), within_s=WITHIN_S)
+            steering.stop()
+            await deciding
+            assert asked_run.done == ["Germinate"]
 
     run(script(), within_s=2 * WITHIN_S)
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kasmina.bus.errors import BusError
-from kasmina.bus.names import HEARTBEATS
+from kasmina.bus.errors import BusError, BusRejected
+from kasmina.bus.names import HEARTBEATS, is_run_name
 from kasmina.bus.retry import Backoff
-from kasmina.cli.reaching import HERE, Reach, through, verifier
+from kasmina.cli.reaching import HERE, Reach, through, verifier, waits
 from kasmina.cli.saying import say, warn
+from kasmina.errors import UsageError
 
 if TYPE_CHECKING:
     from kasmina.bus.client import MessageBusClient
@@ -41,6 +42,11 @@ def tamiyo(
     from kasmina.control.remote import Steering
     from kasmina.control.tamiyo import TamiyoController
 
+    for name in run:
+        if not is_run_name(name):
+            raise UsageError(
+                f"{name!r} can be no run: give a name of 1 to 256 printable characters"
+            )
     keys = verifier(key)
 
     def tell(name: str, epoch: int, proposal: Proposal) -> None:
@@ -53,6 +59,7 @@ def tamiyo(
             runs=set(run) or None,
             sign=keys.sign if keys else None,
             tell=tell,
+            warn=warn,
         )
         loop = asyncio.get_running_loop()
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -75,9 +82,10 @@ async def _through_outages(steering: Steering) -> None:
         try:
             return await steering.run()
         except BusError as error:
-            if not error.transient or not steering.connected:
+            passing = error.transient or isinstance(error, BusRejected)
+            if not passing or not steering.connected:
                 raise
             tries = 1 if steering.decisions > decided else tries + 1
             if tries == 1:
-                warn(f"waits for the bus: {error}")
+                waits(error)
             await asyncio.sleep(backoff.wait(min(tries, 16), rng))

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kasmina.bus.dead_letters import DeadLetterQueue
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
+from kasmina.bus.operator import RESEND_S
 from kasmina.bus.signing import Key, Signer
 from kasmina.bus.stamping import Stamp
-from kasmina.control.remote import Steering
+from kasmina.control.remote import FORGET_S, Steering
 from kasmina.growth import Observation, Proposal
 from kasmina.growth.controller import Command
 from kasmina.growth.telling import observed_of
 from kasmina_generated.messages import types, wire
+from tests.runtime.bus.virtual import run as in_virtual_time
 from tests.runtime.growth.gardens import Bed
 
 
@@ -65,20 +72,41 @@ class Counts:
         self.count = state["count"]
 
 
+class Breaks(Counts):
+    """Cannot decide while its count is no number, and never on epoch 7."""
+
+    def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
+        """Fail, or count."""
+        if observation.epoch == 7:
+            raise ZeroDivisionError("seven")
+        return super().propose(observation, mask)
+
+
 class Bench:
     """A bus, an observation of a run, and who decides on it."""
 
-    def __init__(self) -> None:
-        self.bus, keeps = InProcessBus(), Keeps()
+    def __init__(self, bus: InProcessBus | None = None) -> None:
+        self.bus, keeps = bus or InProcessBus(), Keeps()
         Bed(keeps).gardener.tick()
         self._seen, self._mask = keeps.seen, keeps.mask
         self._stamp = Stamp("run")
         self.told: list[tuple[str, int, str]] = []
 
-    async def observe(self) -> None:
+    async def observe(self, run: str = "run", **changed: Any) -> None:
         """What a run would publish at the end of an epoch."""
-        body = observed_of("run", self._seen, self._mask)
-        await self.publish(streams_of("run").observed, wire.encode(self._stamp(body)))
+        await self.publish(streams_of(run).observed, self.observation(run, **changed))
+
+    def observation(self, run: str = "run", **changed: Any) -> bytes:
+        """The same, as a message."""
+        body = observed_of(run, replace(self._seen, **changed), self._mask)
+        return wire.encode(self._stamp(body))
+
+    async def beat(self, run: str = "run", **more: Any) -> None:
+        """A sign of life."""
+        beat = types.Heartbeat(
+            run=run, epoch=1, step=1, every=1.0, paused=False, waiting=0, **more
+        )  # fmt: skip
+        await self.publish(HEARTBEATS, wire.encode(self._stamp(beat)))
 
     async def publish(self, stream: str, payload: bytes) -> None:
         """Anything, on a stream."""
@@ -136,8 +164,7 @@ def test_runs_are_found_by_their_signs_of_life() -> None:
     async def work() -> None:
         bench = Bench()
         await bench.publish(HEARTBEATS, b"no message")
-        beat = types.Heartbeat(run="run", epoch=1, step=1, every=1.0, paused=False, waiting=0)
-        await bench.publish(HEARTBEATS, wire.encode(Stamp("run")(beat)))
+        await bench.beat()
         await bench.observe()
         assert (await bench.steer(1)).decisions == 1
 
@@ -172,3 +199,130 @@ def test_commands_are_signed_where_a_key_is_given(signed: bool) -> None:
         assert isinstance(sent.body, types.Signed) == signed
 
     asyncio.run(work())
+
+
+@asynccontextmanager
+async def steered(bench: Bench, make: Any = Counts, **options: Any) -> AsyncIterator[Steering]:
+    """Somebody decides meanwhile."""
+    steering = Steering(
+        bench.bus.peer(),
+        make,
+        tell=lambda run, epoch, proposal: bench.told.append((run, epoch, proposal.reason)),
+        **options,
+    )
+    task = asyncio.create_task(steering.run())
+    try:
+        yield steering
+    finally:
+        steering.stop()
+        await task
+
+
+def test_runs_that_give_no_sign_any_more_are_forgotten_and_found_again() -> None:
+    """And one that has ended at once; nothing is lost by it, as its controller is on the bus."""
+
+    async def work() -> None:
+        bench = Bench()
+        await bench.beat()
+        await bench.beat("other")
+        async with steered(bench) as steering:
+            await bench.observe()
+            await asyncio.sleep(5)
+            assert list(steering.runs) == ["run", "other"]
+            await bench.beat("other", ended=True)
+            await asyncio.sleep(1)
+            assert list(steering.runs) == ["run"]
+            await asyncio.sleep(FORGET_S)
+            assert list(steering.runs) == []
+            await bench.observe(epoch=9)
+            await asyncio.sleep(5)
+            assert steering.decisions == 1
+            await bench.beat()
+            await asyncio.sleep(5)
+            assert steering.decisions == 2
+        targets = [each.body.target.slot for each in await bench.commands()]  # type: ignore[union-attr]
+        assert targets == [0, 1]  # it has counted on
+
+    in_virtual_time(work())
+
+
+def test_signs_of_no_run_and_bad_states_hold_up_nobody() -> None:
+    """Names that no stream can have are passed over; what is no state is told, and begun anew."""
+
+    async def work() -> None:
+        bench, told = Bench(), list[str]()
+        key = f"{streams_of('broken').observed}:tamiyo"
+        await bench.bus.put_many({key: b'{"last": "yesterday"}'}, expires_s=1e9)
+        for name in ("\x1b[2J", "two\nlines", "broken", "run"):
+            await bench.beat(name)
+        async with steered(bench, warn=told.append) as steering:
+            await bench.observe()
+            await bench.observe("broken")
+            await asyncio.sleep(5)
+            assert list(steering.runs) == ["broken", "run"]
+            assert steering.decisions == 2
+        (line,) = told
+        assert line.startswith(f"run 'broken': what {key!r} holds is no controller's state: ")
+        assert line.endswith("; its controller begins anew")
+
+    in_virtual_time(work())
+
+
+def test_a_controller_that_fails_is_tried_again_and_then_its_observation_is_given_up() -> None:
+    """With another run beside it that hears nothing of it, and the next observation decided on."""
+
+    async def work() -> None:
+        bench, told = Bench(), list[str]()
+        # A state that is well formed, and with which it cannot count.
+        plain = {"last": "0", "now": {"count": "many"}, "before": []}
+        key = f"{streams_of('run').observed}:tamiyo"
+        await bench.bus.put_many({key: json.dumps(plain).encode()}, expires_s=1e9)
+        async with steered(bench, Breaks, runs=["run", "other"], warn=told.append) as steering:
+            await bench.observe(epoch=6)
+            await bench.observe("other", epoch=6)
+            await asyncio.sleep(60)
+            assert sorted(bench.told) == [("other", 6, "room"), ("run", 6, "room")]
+            assert sum("TypeError" in line for line in told) == 2  # as it was found, and once more
+            await bench.observe(epoch=7)
+            await bench.observe(epoch=8)
+            await asyncio.sleep(60)
+            assert bench.told[2:] == [("run", 8, "room")]
+            assert (steering.decisions, steering.unreadable) == (3, 1)
+        (letter,) = await DeadLetterQueue(bench.bus, DEAD_LETTERS).list()
+        assert letter.letter is not None
+        assert (letter.letter.attempts, letter.letter.cause) == (3, "ZeroDivisionError: seven")
+        assert "in propose" in letter.letter.traceback
+
+    in_virtual_time(work())
+
+
+def test_commands_are_sent_again_until_they_are_answered() -> None:
+    """From time to time; a copy has the same id, and is let go of once its outcome is told."""
+
+    async def work() -> None:
+        bench, stamp = Bench(), Stamp("run")
+        async with steered(bench, runs=["run"]):
+            await bench.observe()
+            await asyncio.sleep(2 * RESEND_S)
+            sent = await bench.commands()
+            assert len(sent) >= 2
+            assert len({(each.producer, each.id) for each in sent}) == 1
+            lies = types.Applied(run="run", epoch=1, step=1, seeds=(), asker="another")
+            replies = [
+                b"nonsense",
+                wire.encode(stamp(lies, correlation=sent[0].id)),
+                wire.encode(stamp(types.Accepted(run="run", waiting=0), correlation=sent[0].id)),
+            ]
+            await bench.bus.publish_many(streams_of("run").replies, replies)
+            await asyncio.sleep(2 * RESEND_S)
+            more = await bench.commands()
+            assert len(more) > len(sent)
+            done = types.Applied(run="run", epoch=1, step=1, seeds=())
+            told = wire.encode(stamp(done, correlation=sent[0].id))
+            await bench.bus.publish(streams_of("run").replies, told)
+            await asyncio.sleep(1)
+            more = await bench.commands()
+            await asyncio.sleep(10 * RESEND_S)
+            assert len(await bench.commands()) == len(more)
+
+    in_virtual_time(work())
