@@ -222,6 +222,10 @@ class MessageBusClient(Protocol):
         """Return where a stream and its groups stand."""
         ...
 
+    async def time(self) -> float:
+        """Seconds since 1970 by the bus's clock, which its ids go by."""
+        ...
+
     async def put_many(self, values: Mapping[str, bytes], *, expires_s: float) -> None:
         """Keep values beside the streams, by key, for a time; each at most `LARGEST_PAYLOAD`."""
         ...

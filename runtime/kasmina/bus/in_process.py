@@ -259,6 +259,11 @@ class InProcessBus:
             found = broker.streams.get(stream)
             return NO_STREAM if found is None else found.info()
 
+    async def time(self) -> float:
+        """Seconds by the bus's clock."""
+        with self._open() as broker:
+            return broker.clock()
+
     async def put_many(self, values: Mapping[str, bytes], *, expires_s: float) -> None:
         """Keep values beside the streams, by key, for a time."""
         check_payloads(list(values.values()))

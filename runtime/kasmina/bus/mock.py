@@ -99,6 +99,7 @@ class MockMessageBusClient(InProcessBus):
     remove = _noted(InProcessBus.remove)
     trim = _noted(InProcessBus.trim)
     info = _noted(InProcessBus.info)
+    time = _noted(InProcessBus.time)
     put_many = _noted(InProcessBus.put_many)
     get_many = _noted(InProcessBus.get_many)
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import blake3
 
-from kasmina.bus.client import FIRST, MessageBusClient
+from kasmina.bus.client import FIRST, MessageBusClient, position
 from kasmina.bus.errors import BusError
 from kasmina.bus.following import behind
 from kasmina.bus.names import HEARTBEATS, is_run_name, streams_of
@@ -101,6 +101,7 @@ class Operator:
         What no run can be called was not sent by one, and is passed over.
         """
         found: dict[str, Alive] = {}
+        now = await self._client.time()  # by the clock of the ids, and no other machine's
         for each in await self._client.read_back(HEARTBEATS, count=LOOKED_AT):
             try:
                 envelope = wire.decode(each.payload)
@@ -108,7 +109,8 @@ class Operator:
                 continue
             beat = envelope.body
             if isinstance(beat, types.Heartbeat) and is_run_name(beat.run):
-                found[beat.run] = Alive(beat, max(0.0, time.time() - envelope.time))
+                age = now - position(each.id)[0] / 1000
+                found[beat.run] = Alive(beat, max(0.0, age))
         return found
 
     async def find(self, run: str | None, *, silent: bool = False) -> str:

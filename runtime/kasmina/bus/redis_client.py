@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -19,7 +20,7 @@ from kasmina.bus.client import (
     check_names,
     check_payloads,
 )
-from kasmina.bus.errors import BusError
+from kasmina.bus.errors import BusError, BusRefused
 from kasmina.bus.in_process import no_such_group, vanished
 from kasmina.bus.losses import Ledger
 from kasmina.bus.redis_asking import Asker, Waiters
@@ -228,6 +229,14 @@ class RedisStreamClient:
         first, last = about["first-entry"], about["last-generated-id"].decode()
         oldest = first[0].decode() if first else None
         return StreamInfo(about["length"], oldest, last, groups_of(replies[1], last))
+
+    async def time(self) -> float:
+        """Seconds since 1970 by the server's clock; where it may not be asked, by this machine's."""
+        try:
+            (found,) = await self._asker.call(pack("TIME"), name="TIME")
+        except BusRefused:
+            return time.time()
+        return int(found[0]) + int(found[1]) / 1e6
 
     async def put_many(self, values: Mapping[str, bytes], *, expires_s: float) -> None:
         """Keep values beside the streams, by key, for a time."""

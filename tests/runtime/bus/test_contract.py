@@ -243,6 +243,8 @@ def test_reading_leaves_nothing_pending_and_goes_on_behind_an_id(bus: Bus) -> No
             assert mixed == [*found[20:23], Delivery("other", other, b"o")]
             assert await client.read_many({S: found[-1].id, "other": other}) == []
             assert await client.read_many({}) == []
+            made = position(other)[0] / 1000  # ids go by the bus's clock
+            assert made - 0.001 <= await client.time() < made + 600
 
     run(script())
 

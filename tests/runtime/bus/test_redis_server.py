@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,8 @@ def test_a_user_may_do_what_its_rights_say() -> None:
                     "the user may not run INFO, so its version and persistence are not known",
                 )
                 assert (await client.info("run/commands")).groups["g"].lag == 0
+                before = time.time()  # the server's may not be asked
+                assert before <= await client.time() <= time.time()
 
         run(script())
 
