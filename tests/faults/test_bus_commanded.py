@@ -31,6 +31,7 @@ from tests.faults.bus_runs import (
     answers,
     ask,
     growing,
+    kasmina,
     on,
     published,
     sent,
@@ -272,9 +273,10 @@ def test_limits_strategies_and_checkpoints(blocks: Blocks, tell: Shell) -> None:
     told = tell("strategy", "cosine", "body.second")
     addresses = " ".join(f"body.second[{slot}]#0" for slot in range(12))
     assert (told.code, told.out.endswith(f": {addresses}\n")) == (0, True), told
-    saved = tell("checkpoint")
+    saved = tell("checkpoint", "before lunch")
     assert saved.code == 0
     name = saved.out.split()[-1]
+    assert tagged(blocks) == {name: "before lunch"}
     assert name in json.loads(tell("status", "checkpoints").out.splitlines()[-1])
     assert (blocks.folder / "run3" / "checkpoints" / f"{name}.ckpt").exists()
 
@@ -286,6 +288,13 @@ def test_limits_strategies_and_checkpoints(blocks: Blocks, tell: Shell) -> None:
     while step_of(tell("status")) == step:
         assert time.monotonic() < end
     assert ": the run is held\n" in tell("pause").out
+
+
+def tagged(blocks: Blocks) -> dict[str, str]:
+    """What `kasmina checkpoint list` calls the checkpoints that have a tag."""
+    folder = str(blocks.folder / "run3")
+    listed = json.loads(subprocess.check_output(kasmina("checkpoint", "list", folder, "--json")))
+    return {each["id"]: each["tag"] for each in listed["checkpoints"] if each["tag"]}
 
 
 def on_trial(blocks: Blocks, slot: int) -> str:

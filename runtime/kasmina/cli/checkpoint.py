@@ -50,9 +50,12 @@ def list_(directory: Path, /, *, json: _Switch = False) -> int:
     """
     manager = _manager(directory)
     entries = manager.list()
-    table = _table(_ID, "created (UTC)", "priority", _number("size"), _number("seeds"), "spec")
+    tags = {entry.id: _tag(entry.manifest) or "" for entry in entries}
+    tagged = ["tag"] if any(tags.values()) else []
+    columns = "created (UTC)", "priority", _number("size"), _number("seeds"), "spec"
+    table = _table(_ID, *columns, *tagged)
     for entry in entries:
-        table.add_row(*map(_cell, _row(entry)))
+        table.add_row(*map(_cell, (*_row(entry), *([tags[entry.id]] * len(tagged)))))
     _tell(
         {
             "directory": str(manager.directory),
@@ -287,6 +290,13 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )
 
 
+def _tag(manifest: Manifest | None) -> str | None:
+    """What a checkpoint was called by whoever asked for it."""
+    known = manifest.metadata if manifest and isinstance(manifest.metadata, dict) else {}
+    tag = known.get("tag")
+    return tag if isinstance(tag, str) else None
+
+
 def _seeds(manifest: Manifest) -> str:
     column = next(iter(manifest.schema.values()), None)
     return "" if column is None or not column.shape else f"{column.shape[0]:,}"
@@ -321,7 +331,7 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         return plain
     keep = ("created", "priority", "parent", "kasmina", "torch", "device", "spec", "data")
     fields = msgspec.to_builtins(manifest)
-    return plain | {name: fields[name] for name in keep}
+    return plain | {name: fields[name] for name in keep} | {"tag": _tag(manifest)}
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -127,13 +127,14 @@ def limit(name: str, value: float, /, *, how: How = HERE) -> int:
 
 
 @app.command
-def checkpoint(*, how: How = HERE) -> int:
+def checkpoint(tag: str | None = None, /, *, how: How = HERE) -> int:
     """Save the run now; answered when it is on the disk.
 
     Args:
+        tag: what `kasmina checkpoint list` calls it.
         how: whom to ask.
     """
-    return _send(how, None, lambda known: types.Checkpoint(**known))
+    return _send(how, None, lambda known: types.Checkpoint(**known, tag=tag))
 
 
 @app.command

@@ -50,10 +50,10 @@ class Durable:
         self._positions[checkpoint] = position
         self._newest = checkpoint
 
-    def save(self, request: Request) -> None:
+    def save(self, request: Request, tag: str | None) -> None:
         """Save in the background; `look` answers when the checkpoint is on the disk."""
         assert self.keeper is not None
-        self._waiting.append((request, self.keeper.save("high")))
+        self._waiting.append((request, self.keeper.save("high", tag=tag)))
 
     async def look(self, answer: Callable[[str], Outcome]) -> None:
         """Answer for checkpoints that are there, and let go of commands that all of them hold.

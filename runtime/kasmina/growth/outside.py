@@ -210,7 +210,7 @@ class Outside:
             if isinstance(request.command, types.SetLimit) and asks:
                 self._ask_for_proof(request, request.command)
             elif isinstance(request.command, types.Checkpoint) and self._serving.durable.keeps:
-                self._serving.durable.save(request)
+                self._serving.durable.save(request, request.command.tag)
                 self._serving.wake()
             else:
                 self.handler.settle(request, self._carried_out(request.command))

@@ -53,6 +53,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     log: Position
     seconds: float  # of training
     machine: dict[str, Any]
+    tag: str | None = None  # what it was called by whoever asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +210,22 @@ class Keeper:
         """Ids of the checkpoints on the disk, the newest first; from any thread."""
         return [str(entry.id) for entry in self._saving.manager.list()]
 
-    def save(self, priority: Priority = "normal", *, blocking: bool = False) -> str:
+    def save(
+        self, priority: Priority = "normal", *, blocking: bool = False, tag: str | None = None
+    ) -> str:
         """Save now and return the id, "" where none is kept.
+
+        Args:
+            priority: which retention it falls under.
+            blocking: return when it is on the disk.
+            tag: what it is called in lists.
 
         Raises:
             KasminaError: something in the run cannot be kept.
         """
         if not self._steps:
             return ""
-        contents = self._contents()
+        contents = self._contents(tag)
         try:
             saved = self._saving.manager.save(
                 contents, priority=priority, blocking=blocking, parent=self._parent
@@ -265,7 +273,7 @@ class Keeper:
         self._milestones, self._when = self._gardener.milestones, time.monotonic()
         self._due = self._gardener.clock.step + self._steps
 
-    def _contents(self) -> Contents:
+    def _contents(self, tag: str | None) -> Contents:
         gardener = self._gardener
         clock = gardener.clock
         parts = rewind.gather(
@@ -277,6 +285,7 @@ class Keeper:
             log=Position(0, 0) if self._log is None else self._log.sync(),
             seconds=self.seconds(),
             machine=_machine(),
+            tag=tag,
         )
         if self._outside is not None:
             parts[OUTSIDE] = self._outside.state_dict()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,23 @@ def test_list_shows_the_newest_first(three: tuple[Path, list[str]], capsys: Prin
     assert [line.split()[0] for line in lines[1:]] == ids[::-1]
     assert lines[1].split()[3:] == ["normal", "1.11", "kB", "6", "00000000"]
     assert lines[3].split()[3] == "archived"
+
+
+def test_list_shows_tags_where_there_are_any(
+    three: tuple[Path, list[str]], capsys: Printed
+) -> None:
+    """What a checkpoint was called; what could move the cursor is spelled out."""
+    place, ids = three
+    tag = "before\x1b[2J lunch"
+    tagged = CheckpointManager(place).save(replace(contents(4), metadata={"tag": tag}))
+    assert main(["checkpoint", "list", str(place)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[-2:] == ["spec", "tag"]
+    assert lines[1].rstrip().endswith("before\\x1b[2J lunch")
+    assert lines[2].rstrip().endswith("00000000")
+    assert main(["checkpoint", "list", str(place), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert {each["id"]: each["tag"] for each in found} == {tagged: tag, **dict.fromkeys(ids)}
 
 
 def test_tables_fit_a_terminal_of_80_columns(
