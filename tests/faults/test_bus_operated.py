@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from msgspec import structs
 
 from kasmina.bus.attempts import Attempts
 from kasmina.bus.client import Delivery
@@ -105,6 +106,29 @@ def test_what_is_no_letter_is_listed_and_purged(server: RedisServer, tell: Shell
     assert tell("bus", "dlq", "purge", "--all").out == "1 thrown away\n"
 
 
+def test_only_dead_letters_are_thrown_away(server: RedisServer, tell: Shell) -> None:
+    """Acknowledgements, and what is no message, stay where they are."""
+    replies, stamp = streams_of("r").replies, Stamp("r")
+    applied = types.Applied(run="r", epoch=0, step=0, seeds=())
+
+    async def fill(client: RedisStreamClient) -> str:
+        await client.publish(WORK, b"work")
+        return await client.publish(replies, wire.encode(stamp(applied)))
+
+    id = on(server, fill)
+    for which in ("--all", id):
+        assert tell("bus", "dlq", "purge", which, "--stream", replies) == (
+            1,
+            "",
+            f"{replies!r} holds Applied messages and not dead letters; nothing was thrown away\n",
+        )
+    assert tell("bus", "dlq", "purge", "--all", "--stream", WORK).err == (
+        "'work' holds what is no message at all and not dead letters; nothing was thrown away\n"
+    )
+    assert [server.ask("XLEN", each) for each in (replies, WORK)] == [1, 1]
+    assert tell("bus", "dlq", "purge", "--all", "--stream", "nothing").out == "0 thrown away\n"
+
+
 @pytest.mark.parametrize("version", ["7", "6.2"])
 def test_tail_lag_and_doctor(version: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without persistence and with, on the newest and the oldest server."""
@@ -133,6 +157,7 @@ def test_tail_lag_and_doctor(version: str, capsys: pytest.CaptureFixture[str]) -
         told = tell("tail", "--count", "2")
         last, broken = map(json.loads, told.out.splitlines())
         assert (told.code, last["body"]["kind"], last["sequence"]) == (0, "logged", 5)
+        assert last["body"]["line"] == {"seq": 0}
         assert broken.keys() == {"entry", "unreadable"}
         assert [json.loads(x) for x in tell("tail", "--after", last["entry"]).out.splitlines()] == [
             broken
@@ -154,6 +179,19 @@ def test_tail_lag_and_doctor(version: str, capsys: pytest.CaptureFixture[str]) -
         assert tell("lag", "--run", "x").err == (
             "no run 'x' was heard of on this bus; there are: r\n"
         )
+        server.ask("SET", streams_of("r").health, "no stream")
+        told = tell("lag")
+        assert (told.code, "  health: " in told.out, "WRONGTYPE" in told.out) == (0, True, True)
+
+        told = tell("monitor")
+        assert (told.code, told.err) == (0, "")
+        assert told.out.startswith(f"bus up; {streams_of('r').events}/readers lag ")
+        for figure in ("runs alive 1", "r: step 40", "r: commands waiting 2", "events: entries 6"):
+            assert figure in told.out
+        found = json.loads(tell("monitor", "--format", "json").out)
+        assert (found["up"], found["groups"][0]["pending"]) == (True, 1)
+        told = tell("monitor", "--format", "prometheus", "--stream", HEARTBEATS)
+        assert 'kasmina_bus_value{what="kasmina:heartbeats: entries"} 1.0' in told.out
 
         told = tell("doctor")
         assert told.code == 1  # it lacks something
@@ -177,7 +215,7 @@ def test_tail_lag_and_doctor(version: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_tail_that_follows_ends_by_ctrl_c(server: RedisServer) -> None:
-    """What comes is printed at once; the end is told by the code, and without a traceback."""
+    """What comes is printed at once, also after the server was killed; the end has no traceback."""
     command = kasmina("bus", "tail", "heartbeats", "--follow", "--bus", server.url)
     with subprocess.Popen(
         command,
@@ -196,6 +234,14 @@ def test_a_tail_that_follows_ends_by_ctrl_c(server: RedisServer) -> None:
             threading.Thread(target=again, daemon=True).start()
             line = tail.stdout.readline()
             assert json.loads(line)["body"]["run"] == "r"
+            server.kill()
+            assert tail.stderr is not None
+            assert tail.stderr.readline().startswith("waits for the bus: redis://127.0.0.1:")
+            server.start()
+            late = wire.encode(Stamp("r")(structs.replace(beat, run="late")))
+            on(server, lambda client: client.publish(HEARTBEATS, late))
+            while json.loads(tail.stdout.readline())["body"]["run"] != "late":
+                pass
         finally:
             tail.send_signal(signal.SIGINT)
         _, err = tail.communicate(timeout=WITHIN_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from kasmina.bus.client import Loss, MessageBusClient
 from kasmina.bus.errors import BusError
+from kasmina.bus.names import HEARTBEATS
 from kasmina.bus.retry import BadSetting
 
 logger = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class MessageBusMonitor:
         """Look now. A bus that cannot be reached is told as such, with all that is known here."""
         groups: list[GroupSample] = []
         try:
+            await self._client.info(HEARTBEATS)  # somebody answers
             for stream, group in self._groups[: self._series]:
                 groups.append(await self._group(stream, group))
             up = True
@@ -150,13 +153,19 @@ class MessageBusMonitor:
 
     def log(self) -> None:
         """Write the last sample to the log of the process, in one line."""
+        logger.info("%s", self.line())
+
+    def line(self) -> str:
+        """The last sample in words."""
         last = self.last
         groups = ", ".join(
             f"{g.stream}/{g.group} lag {g.lag} pending {g.pending}" for g in last.groups
         )
         rates = ", ".join(f"{name} {rate:.3g}/s" for name, rate in last.rates.items() if rate)
         state = "up" if last.up else "not reachable"
-        logger.info("bus %s; %s; %s", state, groups or "no groups", rates or "idle")
+        values = ", ".join(f"{n} {v:.6g}" for n, v in last.values.items() if not math.isnan(v))
+        parts = [f"bus {state}", groups or "no groups", rates or "idle", *filter(None, [values])]
+        return "; ".join(parts)
 
     async def _group(self, stream: str, group: str) -> GroupSample:
         info = await self._client.info(stream)

@@ -31,6 +31,7 @@ from kasmina_generated.messages import wire
 app = cyclopts.App(name="bus", help="Look at a message bus.")
 dlq = cyclopts.App(name="dlq", help="Messages that could not be handled, and why.")
 app.command(dlq)
+app.command("kasmina.cli.monitoring:monitor", name="monitor", help="Tell how runs and streams do.")
 
 Flag = Annotated[bool, Parameter(negative=())]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
