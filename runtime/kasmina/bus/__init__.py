@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kasmina.bus.operator import Operator
     from kasmina.bus.operator_thread import OperatorThread
     from kasmina.bus.ordering import Order, OrderedMessageProcessor
+    from kasmina.bus.outbox import Outbox
     from kasmina.bus.packing import Precision
     from kasmina.bus.redis_client import RedisStreamClient
     from kasmina.bus.retry import Backoff
@@ -63,6 +64,7 @@ _MODULE_OF = {
     "OperatorThread": "operator_thread",
     "Order": "ordering",
     "OrderedMessageProcessor": "ordering",
+    "Outbox": "outbox",
     "Precision": "packing",
     "RateLimiter": "limiter",
     "RedisStreamClient": "redis_client",
@@ -102,6 +104,7 @@ __all__ = [
     "OperatorThread",
     "Order",
     "OrderedMessageProcessor",
+    "Outbox",
     "Precision",
     "RateLimiter",
     "RedisStreamClient",

@@ -11,11 +11,12 @@ from typing import Any, Self, TypeVar
 from kasmina.bus.claims import BadClaim, ClaimStore
 from kasmina.bus.client import FIRST, Delivery, MessageBusClient
 from kasmina.bus.errors import BusClosed
+from kasmina.bus.following import behind
 from kasmina.bus.frames import BadHealth, HealthFrame
 from kasmina.bus.health import MissingKeyframe
 from kasmina.bus.names import streams_of
 from kasmina.bus.operator import Alive, Answer, Operator
-from kasmina.bus.signing import Signer
+from kasmina.bus.signing import Signer, Verifier
 from kasmina.bus.telemetry import TelemetryReader
 from kasmina_generated.messages import types, wire
 from kasmina_generated.messages.types import Envelope
@@ -35,11 +36,18 @@ class OperatorThread:
     Args:
         client: the bus; closed with the operator.
         sign: signs commands.
+        verify: takes only answers that it finds proved.
     """
 
-    def __init__(self, client: MessageBusClient, *, sign: Signer | None = None) -> None:
+    def __init__(
+        self,
+        client: MessageBusClient,
+        *,
+        sign: Signer | None = None,
+        verify: Verifier | None = None,
+    ) -> None:
         self.unreadable = 0  # entries that were passed over
-        self._client, self._operator = client, Operator(client, sign=sign)
+        self._client, self._operator = client, Operator(client, sign=sign, verify=verify)
         self._claims = ClaimStore(client)
         self._readers: dict[str, TelemetryReader] = {}
         self._read: dict[str, str] = {}  # up to which entry, by stream
@@ -47,9 +55,17 @@ class OperatorThread:
         self._thread = Thread(target=self._loop.run_forever, name="kasmina-operator", daemon=True)
         self._thread.start()
 
-    def ask(self, command: types.Command, *, timeout_s: float = 60.0) -> Future[Answer]:
-        """Send a command; the future gives what became of it, or raises `NoAnswer`."""
-        return self._begin(self._operator.ask(command, timeout_s=timeout_s))
+    def ask(
+        self, command: types.Command, *, timeout_s: float = 60.0, id: str | None = None
+    ) -> Future[Answer]:
+        """Send a command; the future gives what became of it, or raises `NoAnswer`.
+
+        Args:
+            command: the message.
+            timeout_s: how long to wait for it, also while the bus is away, seconds.
+            id: asks for the same command as before, which is done once.
+        """
+        return self._begin(self._operator.ask(command, timeout_s=timeout_s, id=id))
 
     def runs(self) -> dict[str, Alive]:
         """The runs that were heard of, with their last signs of life; raises BusError."""
@@ -111,11 +127,12 @@ class OperatorThread:
         """All that a stream holds behind what was read of it."""
         found: list[Delivery] = []
         after = self._read.get(stream, FIRST)
-        while page := await self._client.read(stream, after=after, wait_s=0 if found else wait_s):
+        while True:
+            page, after = await behind(self._client, stream, after, wait_s=0 if found else wait_s)
             found += page
-            after = page[-1].id
-        self._read[stream] = after
-        return found
+            if not page:
+                self._read[stream] = after
+                return found
 
     async def _events(self, stream: str, wait_s: float) -> list[Envelope]:
         found = []

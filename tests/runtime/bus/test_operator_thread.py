@@ -22,6 +22,7 @@ from tests.helpers import ROOT, run_python
 
 RUN = "run"
 STAMP = Stamp(RUN)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "bus.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
@@ -43,14 +44,22 @@ def logged(number: int) -> types.Logged:
 
 def test_the_example_of_the_documents_runs(tmp_path: Path) -> None:
     """As it stands, in a fresh process: it germinates, and sees its events and its health."""
-    match = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "bus.md").read_text(), re.DOTALL)
-    assert match
-    done = run_python("import torch\ntorch.manual_seed(0)\n" + match.group(1), cwd=tmp_path)
+    done = run_python("import torch\ntorch.manual_seed(0)\n" + EXAMPLES[0], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first == "(Address(site='0', slot=1, generation=0),)"
     assert any(line.endswith(" Transition") for line in rest)
     assert any(line.startswith("0 ") and line.endswith("[0. 0. 0.]") for line in rest)
+
+
+def test_the_consumer_of_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy is done once, what came late is in its place, and what nobody can do is put aside."""
+    code = compile(EXAMPLES[1], "docs/bus.md", "exec")
+    exec(code, {"__name__": "example"})  # noqa: S102  what users are told to write
+    assert capsys.readouterr().out.splitlines() == [
+        *("called for a", "called for b", "called for d"),
+        "2 RuntimeError: nobody answers",
+    ]
 
 
 def test_events_are_read_once_and_what_cannot_be_read_is_counted(bus: InProcessBus) -> None:
@@ -68,6 +77,11 @@ def test_events_are_read_once_and_what_cannot_be_read_is_counted(bus: InProcessB
         send(bus, stream, logged(2))
         assert [each.body for each in operator.events(RUN, wait_s=20)] == [logged(2)]
         assert operator.events(RUN, wait_s=0.01) == []
+        asyncio.run(bus.wipe())
+        bus.broker.clock = lambda: 1.0  # of a server whose clock went back
+        send(bus, stream, logged(3))
+        assert operator.events(RUN) == []  # it is found out that the stream begins anew
+        assert [each.body for each in operator.events(RUN)] == [logged(3)]
 
 
 def test_health_is_read_from_where_it_was_left(bus: InProcessBus) -> None:
