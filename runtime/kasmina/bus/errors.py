@@ -52,6 +52,10 @@ class BusRejected(BusError):
     """The server answered with an error that this client has no name for."""
 
 
+class AnswerTooLarge(BusRejected):
+    """The server answered with more than anything of ours takes; it was not read."""
+
+
 class BadBusUrl(BusError, ValueError):
     """A text that names no bus."""
 

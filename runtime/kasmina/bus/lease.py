@@ -148,7 +148,7 @@ class Lease:
     async def _look(self) -> None:
         """Read what came, all of it."""
         page = None
-        while page is None or len(page) == PAGE:
+        while page is None or page:
             page = await self._client.read(self._stream, after=self._last, count=PAGE)
             for each in page:
                 self._note(each)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from kasmina.bus.client import Delivery, Loss
+from kasmina.bus.errors import AnswerTooLarge
 from kasmina.bus.losses import Ledger
 from kasmina.bus.redis_asking import Asker
+from kasmina.bus.redis_reading import Entries, Lines
 from kasmina.bus.redis_wire import deliveries, is_no_group, pack, pending_of
+
+LOOKED_AT = 16  # entries at once, of which there may be none any more
 
 
 class Claims:
@@ -16,14 +21,22 @@ class Claims:
 
     Args:
         asker: sends commands.
+        lines: sends those whose replies hold entries.
+        entries: takes them out.
         ledger: hears of entries that were trimmed while they were pending.
         make_again: makes a group of ours that has vanished.
     """
 
     def __init__(
-        self, asker: Asker, ledger: Ledger, make_again: Callable[[str, str], Awaitable[None]]
+        self,
+        asker: Asker,
+        lines: Lines,
+        entries: Entries,
+        ledger: Ledger,
+        make_again: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        self._asker, self._ledger, self._make_again = asker, ledger, make_again
+        self._asker, self._lines, self._entries = asker, lines, entries
+        self._ledger, self._make_again = ledger, make_again
 
     async def take_over(
         self, stream: str, group: str, consumer: str, idle_s: float, count: int
@@ -33,13 +46,13 @@ class Claims:
         gone: list[str] = []
         cursor = b"0-0"
         least = max(0, round(idle_s * 1000))
-        while len(taken) < count:
-            left = count - len(taken)
+        while (left := self._entries.at_once([stream], count) - len(taken)) > 0:
             command = pack("XAUTOCLAIM", stream, group, consumer, least, cursor, "COUNT", left)
             reply = await self._claimed(stream, group, command)
-            taken += [entry for entry in reply[1] if entry is not None and entry[1] is not None]
+            came = self._entries.of(stream, reply[1]) or self._entries.too_large(reply[1])
+            taken += [entry for entry in came if entry is not None and entry[1] is not None]
             lost = [] if len(reply) < 3 else [entry_id.decode() for entry_id in reply[2]]
-            if None in reply[1]:  # before Redis 7 it does not say which are there no more
+            if None in came:  # before Redis 7 it does not say which are there no more
                 lost += await self._not_there(stream, group, consumer, reply[0].decode())
             gone += lost
             cursor = reply[0]
@@ -60,10 +73,11 @@ class Claims:
         return found
 
     async def _claimed(self, stream: str, group: str, command: bytes) -> Any:
-        (reply,) = await self._asker.ask(command, 1, "XAUTOCLAIM")
+        reply = await self._lines.ask(command, "XAUTOCLAIM")
         if isinstance(reply, Exception) and is_no_group(reply):
+            self._asker.count(reply)
             await self._make_again(stream, group)
-            (reply,) = await self._asker.ask(command, 1, "XAUTOCLAIM")
+            reply = await self._lines.ask(command, "XAUTOCLAIM")
         self._asker.raise_first([reply], "XAUTOCLAIM")
         return reply
 
@@ -74,9 +88,13 @@ class Claims:
         """
         end = "+" if before == "0-0" else f"({before}"
         held = pending_of(await self.pending(stream, group, "-", end, 10_000, consumer))
-        commands = [pack("XRANGE", stream, each.id, each.id) for each in held]
-        replies = await self._asker.call(*commands, name="XRANGE") if commands else []
-        gone = [each.id for each, entry in zip(held, replies, strict=True) if not entry]
+        gone: list[str] = []
+        for start in range(0, len(held), LOOKED_AT):
+            some = held[start : start + LOOKED_AT]
+            commands = [pack("XRANGE", stream, each.id, each.id) for each in some]
+            with suppress(AnswerTooLarge):  # so it is there
+                replies = await self._asker.call(*commands, name="XRANGE")
+                gone += [each.id for each, entry in zip(some, replies, strict=True) if not entry]
         if gone:
             await self._asker.call(pack("XACK", stream, group, *gone), name="XACK")
         return gone

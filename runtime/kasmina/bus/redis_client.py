@@ -20,17 +20,18 @@ from kasmina.bus.client import (
     check_names,
     check_payloads,
 )
-from kasmina.bus.errors import BusError, BusRefused
+from kasmina.bus.errors import AnswerTooLarge, BusError, BusRefused
 from kasmina.bus.in_process import no_such_group, vanished
 from kasmina.bus.losses import Ledger
-from kasmina.bus.redis_asking import Asker, Waiters
+from kasmina.bus.redis_asking import Asker
 from kasmina.bus.redis_claims import Claims
 from kasmina.bus.redis_link import Limits, Link
+from kasmina.bus.redis_reading import Entries, Lines
 from kasmina.bus.redis_server import Features, connector, features, probe_commands
+from kasmina.bus.redis_skim import SkimmingParser
 from kasmina.bus.redis_watch import Watch
 from kasmina.bus.redis_wire import (
     Argument,
-    by_stream,
     deliveries,
     groups_of,
     is_no_group,
@@ -42,7 +43,7 @@ from kasmina.bus.redis_wire import (
 )
 from kasmina.bus.streams import NO_STREAM
 
-VALUES_AT_ONCE = 16  # of `get_many`: with the largest values 16 MiB a reply
+VALUES_AT_ONCE = 8  # of `get_many`: with the largest values, what a reply may have
 
 
 class RedisStreamClient:
@@ -76,15 +77,19 @@ class RedisStreamClient:
         watch_s: float = 1.0,
         rng: random.Random | None = None,
     ) -> None:
-        self._connect, self.server = connector(url, connect_s=connect_s)
+        connect, self.server = connector(url, connect_s=connect_s)
+        read, _ = connector(url, connect_s=connect_s, parser=SkimmingParser)
         self._ledger = Ledger()
         self._limits = Limits(timeout_s, queue_bytes, rng or random.Random())
         self._watch, self._watch_s = Watch(self._ledger), watch_s
         counters = self._ledger.counters
-        self._link = Link(self._connect, self.server, self._limits, counters, self._prepare)
+        self._link = Link(connect, self.server, self._limits, counters, self._prepare)
         self._asker = Asker(self._link, self._ledger)
-        self._claims = Claims(self._asker, self._ledger, self._make_again)
-        self._waiters = Waiters(self._connect, self.server, timeout_s, self.features)
+        self._lines = Lines(read, self.server, timeout_s, self.features, self._limits.rng)
+        self._entries = Entries(counters)
+        self._claims = Claims(
+            self._asker, self._lines, self._entries, self._ledger, self._make_again
+        )
         self._groups: set[tuple[str, str]] = set()  # that this client has made
         self._features: Features | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -143,6 +148,7 @@ class RedisStreamClient:
     ) -> list[Delivery]:
         """Give this consumer entries that the group has given to nobody yet."""
         check_names(group=group, consumer=consumer)
+        count = self._entries.at_once(streams, count)
         head: list[Argument] = ["XREADGROUP", "GROUP", group, consumer, "COUNT", count]
         tail: list[Argument] = ["STREAMS", *streams, *(">" for _ in streams)]
         reply = await self._read(head, tail, wait_s)
@@ -151,7 +157,7 @@ class RedisStreamClient:
                 await self._make_again(stream, group)
             reply = await self._read(head, tail, wait_s)
         self._asker.raise_first([reply], "XREADGROUP")
-        taken = by_stream(reply)
+        taken = self._entries.by_stream(reply)
         self._ledger.counters["delivered"] += len(taken)
         return taken
 
@@ -181,9 +187,10 @@ class RedisStreamClient:
         check_names(stream=stream)
         if after == NEWEST and wait_s <= 0:
             return []
+        count = self._entries.at_once([stream], count)
         reply = await self._read(["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s)
         self._asker.raise_first([reply], "XREAD")
-        return by_stream(reply)
+        return self._entries.by_stream(reply)
 
     async def read_many(self, after: Mapping[str, str], *, count: int = 512) -> list[Delivery]:
         """Return what several streams hold behind an id each; it does not wait."""
@@ -191,8 +198,11 @@ class RedisStreamClient:
             check_names(stream=stream)
         if not after:
             return []
+        count = self._entries.at_once(list(after), count)
         command = pack("XREAD", "COUNT", count, "STREAMS", *after, *after.values())
-        return by_stream((await self._asker.call(command, name="XREAD"))[0])
+        reply = await self._lines.ask(command, "XREAD")
+        self._asker.raise_first([reply], "XREAD")
+        return self._entries.by_stream(reply)
 
     async def read_back(
         self, stream: str, *, before: str | None = None, count: int = 512
@@ -200,9 +210,12 @@ class RedisStreamClient:
         """Return the last entries, in the order of their ids."""
         check_names(stream=stream)
         last = "+" if before is None else f"({before}"
+        count = self._entries.at_once([stream], count)
         command = pack("XREVRANGE", stream, last, "-", "COUNT", count)
-        (entries,) = await self._asker.call(command, name="XREVRANGE")
-        return deliveries(stream, reversed(entries))
+        reply = await self._lines.ask(command, "XREVRANGE")
+        self._asker.raise_first([reply], "XREVRANGE")
+        found = self._entries.of(stream, reply) or self._entries.too_large(reply)
+        return deliveries(stream, reversed(found))
 
     async def remove(self, stream: str, ids: Sequence[str]) -> int:
         """Take single entries away; returns how many there were."""
@@ -220,8 +233,11 @@ class RedisStreamClient:
 
     async def info(self, stream: str) -> StreamInfo:
         """Return where a stream and its groups stand."""
-        commands = pack("XINFO", "STREAM", stream), pack("XINFO", "GROUPS", stream)
-        replies = await self._asker.ask(b"".join(commands), 2, "XINFO")
+        about, (groups,) = await asyncio.gather(  # the first holds two entries
+            self._lines.ask(pack("XINFO", "STREAM", stream), "XINFO"),
+            self._asker.ask(pack("XINFO", "GROUPS", stream), 1, "XINFO"),
+        )
+        replies = [about, groups]
         if any(isinstance(reply, Exception) and is_no_key(reply) for reply in replies):
             return NO_STREAM
         self._asker.raise_first(replies, "XINFO")
@@ -253,7 +269,10 @@ class RedisStreamClient:
         found: list[bytes | None] = []
         for start in range(0, len(keys), VALUES_AT_ONCE):
             some = keys[start : start + VALUES_AT_ONCE]
-            found += (await self._asker.call(pack("MGET", *some), name="MGET"))[0]
+            try:
+                found += (await self._asker.call(pack("MGET", *some), name="MGET"))[0]
+            except AnswerTooLarge:  # values of somebody else
+                found += [None] * len(some)
         return found
 
     async def drain(self) -> None:
@@ -272,7 +291,7 @@ class RedisStreamClient:
             with suppress(asyncio.CancelledError):
                 await self._watcher
         await self._link.close()
-        await self._waiters.close()
+        await self._lines.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,8 +338,9 @@ class RedisStreamClient:
     async def _read(self, head: list[Argument], tail: list[Argument], wait_s: float) -> Any:
         """Run a command that may wait; returns its reply, an error too."""
         if wait_s <= 0:
-            return (await self._asker.ask(pack(*head, *tail), 1, str(head[0])))[0]
-        block: list[Argument] = ["BLOCK", max(1, round(wait_s * 1000))]
-        reply = await self._waiters.ask(pack(*head, *block, *tail), wait_s)
+            reply = await self._lines.ask(pack(*head, *tail), str(head[0]))
+        else:
+            block: list[Argument] = ["BLOCK", max(1, round(wait_s * 1000))]
+            reply = await self._lines.wait(pack(*head, *block, *tail), wait_s)
         self._asker.count(reply)
         return reply

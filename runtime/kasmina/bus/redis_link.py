@@ -14,13 +14,14 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from kasmina.bus.errors import BusClosed, BusError, BusUnavailable
+from kasmina.bus.redis_skim import ReplyTooLarge, reply_of
 from kasmina.bus.redis_wire import refusal
 
 MOST_BYTES_AT_ONCE = 4 << 20  # of a round trip; more waits for the next
 SWEEPS = 20  # in the time that a call may take, to find those whose time is out
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.02, 1.0  # between tries to connect
 READS = frozenset(  # commands that may be sent in vain without any effect
-    {"EXISTS", "MGET", "PING", "XINFO", "XPENDING", "XRANGE", "XREAD", "XREVRANGE"}
+    {"EXISTS", "MGET", "PING", "TIME", "XINFO", "XPENDING", "XRANGE", "XREAD", "XREVRANGE"}
 )
 BROKEN = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, TimeoutError)
 
@@ -144,7 +145,7 @@ class Link:
         connection = self._connection
         assert connection is not None
         await connection.send_packed_command([packed], check_health=False)
-        return [await _reply(connection) for _ in range(count)]
+        return [await reply_of(connection) for _ in range(count)]
 
     def _sweep(self) -> None:
         """Tell those whose time is out; one timer for all costs less than one for each."""
@@ -246,13 +247,20 @@ class Link:
         await connection.send_packed_command(packed, check_health=False)
         demoted = False
         for request in batch:
-            replies = [await _reply(connection) for _ in range(request.count)]
+            replies = await self._replies(connection, request)
             if not request.done.done():
                 request.done.set_result(replies)
                 request.packed = b""
             demoted |= any(isinstance(reply, redis_errors.ReadOnlyError) for reply in replies)
         if demoted:  # the name may stand for another server by now
             await self._disconnect()
+
+    async def _replies(self, connection: AbstractConnection, request: _Request) -> list[Reply]:
+        try:
+            return [await reply_of(connection) for _ in range(request.count)]
+        except ReplyTooLarge as error:  # the others of the batch are asked again
+            self._fail([request], refusal(error, request.name, self.server))
+            raise
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -264,13 +272,6 @@ async def opened(connection: AbstractConnection) -> None:
     """Open a connection, if it is not open."""
     if not connection.is_connected:
         await connection.connect()  # type: ignore[no-untyped-call]
-
-
-async def _reply(connection: AbstractConnection) -> Reply:
-    try:
-        return await connection.read_response()
-    except redis_errors.ResponseError as error:
-        return error
 
 
 async def shut(connection: AbstractConnection) -> None:

@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from kasmina.bus.errors import BadBusUrl, BusTooOld
+from kasmina.bus.redis_skim import BoundedParser
 from kasmina.bus.redis_wire import info_text, pack
 from kasmina.bus.urls import hidden
 
@@ -31,8 +32,15 @@ class Features(NamedTuple):
     lacks: tuple[str, ...]
 
 
-def connector(url: str, *, connect_s: float) -> tuple[Callable[[], AbstractConnection], str]:
+def connector(
+    url: str, *, connect_s: float, parser: type[BoundedParser] = BoundedParser
+) -> tuple[Callable[[], AbstractConnection], str]:
     """Return what makes connections to a URL, and how the server is called in messages.
+
+    Args:
+        url: of the server.
+        connect_s: how long opening a connection may take.
+        parser: of replies.
 
     Raises:
         BadBusUrl: the URL names no server.
@@ -52,11 +60,13 @@ def connector(url: str, *, connect_s: float) -> tuple[Callable[[], AbstractConne
         raise BadBusUrl(f"{hidden(url)!r} names no socket; write unix:///path/of/socket")
     if port == 0:
         raise BadBusUrl(f"{hidden(url)!r}: port 0 is none; write {EXAMPLE}")
-    make = _maker(url, connect_s)
+    make = _maker(url, connect_s, parser)
     return make, f"{parts.scheme}://{_address(parts.hostname, port, parts.path)}"
 
 
-def _maker(url: str, connect_s: float) -> Callable[[], AbstractConnection]:
+def _maker(
+    url: str, connect_s: float, parser: type[BoundedParser]
+) -> Callable[[], AbstractConnection]:
     """Return what makes connections; a link has its own waiting and trying again."""
     ours: dict[str, Any] = {
         "protocol": 2,
@@ -65,6 +75,7 @@ def _maker(url: str, connect_s: float) -> Callable[[], AbstractConnection]:
         "retry": Retry(NoBackoff(), 0),
         "client_name": "kasmina",
         "socket_read_size": 1 << 16,
+        "parser_class": parser,
     }
     if not url.startswith("unix"):
         ours["socket_keepalive"] = True

@@ -16,6 +16,7 @@ from uuid import uuid4
 from kasmina.bus.client import Loss, position
 from kasmina.bus.losses import Ledger
 from kasmina.bus.redis_link import Link
+from kasmina.bus.redis_skim import ReplyTooLarge
 from kasmina.bus.redis_wire import pack, table
 
 MARK = "kasmina:bus:mark"
@@ -41,7 +42,7 @@ class Watch:
             return
         for stream, known in list(self._published.items()):
             if known:
-                await self._compare(link, stream, known)
+                await self._compare_or_leave(link, stream, known)
 
     async def look(self, link: Link) -> None:
         """Look for losses at any other time."""
@@ -70,6 +71,13 @@ class Watch:
             "its data"
         )
         self._ledger.lost(Loss("wiped", None, None, known or None, detail))
+
+    async def _compare_or_leave(self, link: Link, stream: str, known: deque[str]) -> None:
+        try:
+            await self._compare(link, stream, known)
+        except ReplyTooLarge:  # of an entry of somebody's: nothing is known, on the next connection
+            known.clear()
+            raise
 
     async def _compare(self, link: Link, stream: str, known: deque[str]) -> None:
         """Look whether the server still has the newest entry that it has given us an id for."""

@@ -9,6 +9,7 @@ from redis import exceptions as redis_errors
 
 from kasmina.bus.client import Delivery, GroupInfo, Pending
 from kasmina.bus.errors import (
+    AnswerTooLarge,
     BusError,
     BusFull,
     BusLoading,
@@ -19,6 +20,7 @@ from kasmina.bus.errors import (
     BusUnavailable,
     NoSuchGroup,
 )
+from kasmina.bus.redis_skim import ReplyTooLarge
 
 FIELD = b"p"  # the one field of an entry: its payload
 
@@ -46,28 +48,21 @@ def pack_publish(stream: str, payloads: Sequence[bytes], keep: int | None) -> by
 def deliveries(stream: str, entries: Iterable[Any], attempt: int = 1) -> list[Delivery]:
     """Return entries `[id, [field, value, ...]]` as deliveries; ones of others have no payload."""
     return [
-        Delivery(stream, entry_id.decode(), _payload(fields), attempt)
+        Delivery(stream, entry_id.decode(), payload_of(fields), attempt)
         for entry_id, fields in entries
     ]
 
 
-def _payload(fields: list[bytes]) -> bytes:
+def payload_of(fields: list[bytes]) -> bytes:
+    """Return the payload among an entry's fields; empty where there is none."""
     if len(fields) == 2 and fields[0] == FIELD:
         return fields[1]
     return dict(zip(fields[::2], fields[1::2], strict=False)).get(FIELD, b"")
 
 
-def by_stream(reply: Any) -> list[Delivery]:
-    """Return what XREAD and XREADGROUP give, `[[stream, entries], ...]` or nothing."""
-    found: list[Delivery] = []
-    for stream, entries in reply or ():
-        found += deliveries(stream.decode(), entries)
-    return found
-
-
 def table(reply: Sequence[Any]) -> dict[str, Any]:
-    """Return a flat list of names and values as a dictionary."""
-    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+    """Return a flat list of names and values as a dictionary; a last name may lack its value."""
+    return {name.decode(): value for name, value in zip(reply[::2], reply[1::2], strict=False)}
 
 
 def pending_of(reply: Iterable[Any]) -> list[Pending]:
@@ -142,6 +137,8 @@ def refusal(error: Exception, command: str, server: str) -> BusError:
             return kind(f"{server} answered{asked}: {text}; {advice}")
     if isinstance(error, redis_errors.AuthenticationError):
         return BusRefused(f"{server} answered{asked}: {text}; check user and password in the URL")
+    if isinstance(error, ReplyTooLarge):
+        return AnswerTooLarge(f"{server} answered{asked}: {text}")
     if isinstance(error, redis_errors.ResponseError):
         return BusRejected(f"{server} answered{asked}: {text}")
     told = text.strip() or type(error).__name__
