@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Self
@@ -20,7 +22,8 @@ from kasmina.bus.stamping import Stamp
 from kasmina.cli.reaching import waits
 from kasmina.control.remote import Steering
 from kasmina_generated.messages import types, wire
-from tests.faults.bus_runs import Told, shell
+from tests.faults.bus_runs import Told, kasmina, shell
+from tests.helpers import ROOT
 from tests.redis_servers import RedisServer, redis_server
 from tests.runtime.bus.buses import run, until
 from tests.runtime.control.test_remote import Bench, Counts
@@ -76,6 +79,12 @@ class Run:
                 outcome = types.Applied(run=RUN, epoch=1, step=len(self.done), seeds=())
                 self._handler.settle(request, outcome)
             await asyncio.sleep(0.005)
+
+
+async def signs(server: RedisServer) -> None:
+    """The run has been there."""
+    async with Run(server):
+        pass
 
 
 async def arrived(client: MessageBusClient, entries: int = 1) -> None:
@@ -206,12 +215,7 @@ def test_a_run_that_gives_no_answer_in_time_ends_the_shell_with_the_id(
     plain: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line and code 1."""
-
-    async def beat() -> None:
-        async with Run(plain):
-            pass
-
-    run(beat())
+    run(signs(plain))
     told = shell(["ctl", "pause", "--timeout", "0.3", "--bus", plain.url], capsys)
     assert (told.code, told.out) == (1, "")
     (line,) = told.err.splitlines()
@@ -223,3 +227,33 @@ def test_a_run_that_gives_no_answer_in_time_ends_the_shell_with_the_id(
             return [wire.decode(each.payload).id for each in await client.read(COMMANDS)]
 
     assert run(look()) == [id]
+
+
+def test_ctrl_c_names_the_command_that_is_under_way(plain: RedisServer) -> None:
+    """So that it can be asked for again."""
+
+    async def waits_for_it() -> str:
+        async with RedisStreamClient(plain.url) as client:
+            await arrived(client)
+            (sent,) = await client.read(COMMANDS)
+            return wire.decode(sent.payload).id
+
+    run(signs(plain))
+    with subprocess.Popen(
+        kasmina("ctl", "pause", "--bus", plain.url),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as asking:
+        try:
+            id = run(waits_for_it(), within_s=WITHIN_S)
+        finally:
+            asking.send_signal(signal.SIGINT)
+        _, err = asking.communicate(timeout=WITHIN_S)
+    assert asking.returncode == 130
+    assert err.splitlines() == [
+        f"command {id} may have been sent; --id {id} asks for the same again",
+        "interrupted",
+    ]

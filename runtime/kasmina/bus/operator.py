@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -29,6 +29,7 @@ from kasmina_generated.messages.types import VERSION, Envelope
 SILENT = 5.0  # signs of life that a run may miss before it counts as away
 LONGEST_EVERY_S = 60.0  # between two signs, whatever a sign says
 RESEND_S = 30.0  # after which a command that nobody answers is sent again
+MOST_LISTED = 20  # runs
 LOOKED_AT = 5000  # signs of life, the newest
 LOOKS_FOR_S = 2.0  # whether a command is still there, when time is out
 
@@ -124,7 +125,7 @@ class Operator:
             NoSuchRun: there is none, or several; the message lists them.
         """
         runs = await self.runs()
-        listed = ", ".join(runs)
+        listed = _listed(runs)
         if not runs:
             raise NoSuchRun(
                 "no run was heard of on this bus; start one by `kasmina grow --bus URL`"
@@ -136,7 +137,7 @@ class Operator:
         alive = [name for name, each in runs.items() if not each.silent]
         alive = alive or list(runs) * silent
         if run is None and len(alive) != 1:
-            which = f"there are several runs: {', '.join(alive)}" if alive else (
+            which = f"there are several runs: {_listed(alive)}" if alive else (
                 f"no run is alive on this bus; heard of: {listed}"
             )  # fmt: skip
             raise NoSuchRun(f"{which}; name one by --run")
@@ -268,6 +269,11 @@ class Operator:
 
 
 _AGAIN = "the same id (`kasmina ctl --id ID`) asks for it again, and it is done once"
+
+
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(list(names)[:MOST_LISTED]) + more
 
 
 def enveloped(command: types.Command, id: str) -> Envelope:

@@ -11,7 +11,7 @@ from kasmina.bus.client import MessageBusClient
 from kasmina.bus.errors import BusError, BusRefused, BusUnavailable
 from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import HEARTBEATS, streams_of
-from kasmina.bus.operator import LONGEST_EVERY_S, RESEND_S, SILENT, NoAnswer, Operator
+from kasmina.bus.operator import LONGEST_EVERY_S, RESEND_S, SILENT, NoAnswer, NoSuchRun, Operator
 from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import types, wire
@@ -197,5 +197,29 @@ def test_hostile_signs_of_life_are_no_runs() -> None:
         assert ages == {"fine": 401.5, "gone": 401.5, "ended": 401.5, "alive": 1.5}
         assert SILENT * LONGEST_EVERY_S < 400
         assert [name for name, each in runs.items() if not each.silent] == ["alive"]
+
+    run(script())
+
+
+def test_of_many_runs_some_are_listed() -> None:
+    """Whoever writes to the bus decides how many there are."""
+
+    async def script() -> None:
+        bus = MockMessageBusClient()
+        operator = Operator(bus)
+        with pytest.raises(NoSuchRun, match="no run was heard of on this bus; start one by"):
+            await operator.find(None)
+        for number in range(25):
+            beat = types.Heartbeat(
+                run=f"run{number}", epoch=0, step=0, every=1.0, paused=False, waiting=0
+            )
+            await bus.publish(HEARTBEATS, wire.encode(Stamp(RUN)(beat)))
+        some = ", ".join(f"run{number}" for number in range(20))
+        with pytest.raises(NoSuchRun) as caught:
+            await operator.find(None)
+        assert str(caught.value) == f"there are several runs: {some} and 5 more; name one by --run"
+        with pytest.raises(NoSuchRun) as caught:
+            await operator.find("x")
+        assert str(caught.value).endswith(f"; there are: {some} and 5 more")
 
     run(script())
