@@ -51,8 +51,7 @@ def test_only_who_knows_the_key_is_obeyed(
             return sent(server, RUN, wire.encode(envelope), envelope.id)
 
         assert refused() == (
-            "refused (unsigned): this run takes signed commands only; give the sender the key's "
-            "file\n"
+            "refused (unsigned): only what is signed counts here; give the sender the key's file\n"
         )
         assert refused("--key", str(others)) == (
             f"refused (forged): it is signed by key {read_keys(others)[0].name!r}, which is not "

@@ -94,15 +94,20 @@ class ClaimStore:
             expires=self._clock() + self._expires_s,
         )
 
-    async def fit(self, envelope: Envelope, stamp: Stamp) -> bytes:
+    async def fit(self, envelope: Envelope, stamp: Stamp, *, room: int = 0) -> bytes:
         """Return a message as an entry, by claim-check where it is too large for one.
+
+        Args:
+            envelope: the message.
+            stamp: of this process.
+            room: bytes of the entry that are for something else.
 
         Raises:
             BadClaim: it is larger than `largest`.
             MessageRefused: a value is not legal.
         """
         payload = wire.encode(envelope)
-        if len(payload) <= LARGEST_PAYLOAD:
+        if len(payload) <= LARGEST_PAYLOAD - room:
             return payload
         ticket = await self.put(payload)
         return wire.encode(stamp(ticket, correlation=envelope.id))
@@ -114,7 +119,10 @@ class ClaimStore:
             MessageRefused: it is no message that can be read.
             BadClaim: see `get`; a ticket for a ticket too.
         """
-        envelope = wire.decode(payload)
+        return await self.fetched(wire.decode(payload))
+
+    async def fetched(self, envelope: Envelope) -> Envelope:
+        """Return a message, fetched where it went by claim-check; see `read`."""
         if not isinstance(envelope.body, ClaimCheck):
             return envelope
         found = wire.decode(await self.get(envelope.body))

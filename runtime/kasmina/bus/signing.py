@@ -24,6 +24,7 @@ from kasmina_generated.messages import wire
 from kasmina_generated.messages.types import Envelope, Signed
 
 LEAST_KEY = 32  # bytes
+AROUND = 2048  # bytes that a signature takes at most, with its envelope
 _PURPOSE = b"kasmina signed message 1\x00"
 Reason = Literal["unsigned", "forged", "replayed", "expired"]
 
@@ -213,7 +214,7 @@ class Verifier:
         """
         signed = envelope.body
         if not isinstance(signed, Signed):
-            detail = "this run takes signed commands only; give the sender the key's file"
+            detail = "only what is signed counts here; give the sender the key's file"
             raise SignatureRefused("unsigned", detail, envelope.id)
         key = self._keys.get(signed.key)
         if key is None:

@@ -36,7 +36,8 @@ def tamiyo(
 
     Args:
         run: only this run; may be given again. All that are alive if not given.
-        key: file with the key that commands are signed with.
+        key: file with the key of the runs: commands are signed with it, and nothing is decided on
+            what it does not prove.
         reach: where the bus is.
     """
     from kasmina.control.remote import Steering
@@ -57,7 +58,7 @@ def tamiyo(
             client,
             TamiyoController,
             runs=set(run) or None,
-            sign=keys.sign if keys else None,
+            verify=keys,
             tell=tell,
             warn=warn,
         )

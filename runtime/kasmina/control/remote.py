@@ -30,11 +30,11 @@ from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, is_run_name
 from kasmina.bus.operator import LOOKED_AT, RESEND_S, answer_to, silent_after
 from kasmina.bus.outbox import Outbox
 from kasmina.bus.retry import Backoff
-from kasmina.bus.signing import Signer, unsealed
+from kasmina.bus.signing import SignatureRefused, Verifier, unsealed
 from kasmina.control.steered import BadState, SteeredRun
 from kasmina.growth.controller import Controller, Observation, Proposal
 from kasmina.growth.outside import Outside
-from kasmina.growth.telling import seen_of
+from kasmina.growth.telling import NoObservation, seen_of
 from kasmina_generated.messages import types, wire
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Steering:
         make: makes the controller of a run.
         runs: which runs; None takes all that show a sign of life.
         name: of whoever decides; another process of the same name takes over from this one.
-        sign: signs commands.
+        verify: signs commands, and lets only observations and answers count that it proves.
         tell: hears of each decision: the run, the epoch and the proposal.
         warn: hears what is wrong with a run; the others go on.
     """
@@ -90,17 +90,17 @@ class Steering:
         *,
         runs: Collection[str] | None = None,
         name: str = "tamiyo",
-        sign: Signer | None = None,
+        verify: Verifier | None = None,
         tell: Callable[[str, int, Proposal], object] = lambda run, epoch, proposal: None,
         warn: Callable[[str], object] = logger.warning,
     ) -> None:
         self.decisions = self.unreadable = 0
         self.connected = False  # the bus has answered once
         self._client, self._make, self._name = client, make, name
-        self._chosen, self._sign, self._tell, self._warn = runs, sign, tell, warn
+        self._chosen, self._verify, self._tell, self._warn = runs, verify, tell, warn
         self._claims = ClaimStore(client)
         self._dead = DeadLetterQueue(client, DEAD_LETTERS, reader=name)
-        resend_s = RESEND_S if sign is None else math.inf  # an old signature proves nothing
+        resend_s = RESEND_S if verify is None else math.inf  # an old signature proves nothing
         self._outbox = Outbox(client, resend_s=resend_s, capacity=MOST_ASKED)
         self._runs = {run: self._new(run) for run in runs or ()}
         self._beats: str | None = None  # the sign of life that was read
@@ -169,7 +169,8 @@ class Steering:
         return self._chosen is None and is_run_name(run) and len(self._runs) < MOST_RUNS
 
     def _new(self, run: str) -> SteeredRun:
-        return SteeredRun(run, self._make, self._name, self._sign)
+        sign = None if self._verify is None else self._verify.sign
+        return SteeredRun(run, self._make, self._name, sign)
 
     def _forget(self, run: SteeredRun) -> None:
         """What there is to know of it stands on the bus."""
@@ -229,7 +230,7 @@ class Steering:
         for each in await self._read(runs, after, count=512):
             run = runs[each.stream]
             run.replied = each.id
-            id = _settled_in(each.payload, run.producer)
+            id = _settled_in(each.payload, run.producer, self._verify)
             if id in run.asked:
                 run.asked.discard(id)
                 self._outbox.done(f"{run.run} {id}")
@@ -266,7 +267,12 @@ class Steering:
     async def _follow(self, run: SteeredRun, delivery: Delivery) -> None:
         """Decide on an observation, or give it up."""
         try:
-            body, seen, mask = seen_of(await self._claims.read(delivery.payload))
+            body, seen, mask = await self._observed(run, delivery)
+        except SignatureRefused as error:  # no dead letter, of which there might be a flood
+            self.unreadable += 1
+            self._warn(f"run {run.run!r}: nothing is decided on observation {delivery.id}: {error}")
+            await self._went_on(run, delivery)
+            return
         except Exception as error:
             if isinstance(error, BusError) and not isinstance(error, BadClaim):
                 raise
@@ -282,6 +288,16 @@ class Steering:
         self.decisions += 1
         self._tell(run.run, seen.epoch, proposal)
         await self._went_on(run, delivery)
+
+    async def _observed(
+        self, run: SteeredRun, delivery: Delivery
+    ) -> tuple[types.Observed, Observation, NDArray[np.bool_]]:
+        read = wire.decode(delivery.payload)
+        read = self._verify.recent(read, delivery.id) if self._verify else unsealed(read)
+        body, seen, mask = seen_of(await self._claims.fetched(read))
+        if body.run != run.run:
+            raise NoObservation(f"it is of run {body.run!r}")
+        return body, seen, mask
 
     async def _send(self, run: SteeredRun, commands: Mapping[str, bytes]) -> None:
         if not commands:
@@ -347,11 +363,12 @@ def _beat_in(payload: bytes) -> types.Heartbeat | None:
     return body if isinstance(body, types.Heartbeat) else None
 
 
-def _settled_in(payload: bytes, asker: str) -> str | None:
+def _settled_in(payload: bytes, asker: str, verify: Verifier | None) -> str | None:
     """The id of the command that an answer says the outcome of."""
     try:
-        envelope = unsealed(wire.decode(payload))
-    except wire.MessageRefused:
+        read = wire.decode(payload)
+        envelope = verify.opened(read) if verify else unsealed(read)
+    except (wire.MessageRefused, SignatureRefused):
         return None
     answer = answer_to(asker, envelope)
     return envelope.correlation if isinstance(answer, types.Applied | types.Refused) else None

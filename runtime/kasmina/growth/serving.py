@@ -121,12 +121,15 @@ class Serving:
             verify=verify,
         )
         self.lease = self._signs.lease
-        self._showing = Showing(self._health, self._streams.observed, self._stamp, run)
+        self._showing = Showing(
+            self._health, self._streams.observed, self._stamp, run, verify=verify
+        )
         self.durable = Durable(self.handler, self._commands, self._streams.commands)
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stopping = False
+        self._end: float | None = None  # when all of it must be over, by the loop's clock
 
     def _publisher(self, log: EventLog, cursor: Path | None) -> EventPublisher:
         publisher = EventPublisher(
@@ -236,8 +239,7 @@ class Serving:
 
     async def _serve(self, ready: Future[None], fresh: bool) -> None:
         async with AsyncExitStack() as clients:
-            for client in (self._commands, self._health):
-                await clients.enter_async_context(client)
+            clients.push_async_callback(self._let_go)
             async with asyncio.timeout(self.config.start_s):
                 await self._commands.info(self._streams.commands)  # somebody answers
             await self._signs.take_name()
@@ -263,9 +265,19 @@ class Serving:
                 for task in (*tasks, *beside):
                     task.cancel()
                 await asyncio.gather(*tasks, *beside, return_exceptions=True)
-            await self.durable.trim(self._saved)
-            await self._tell()
-            await self._signs.end()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._end):
+                    await self.durable.trim(self._saved)
+                    await self._tell()
+                    await self._signs.end()
+
+    async def _let_go(self) -> None:
+        """Close the clients, in what is left of the time that the end may take."""
+        within_s = None
+        if self._end is not None:
+            within_s = max(0.0, self._end - asyncio.get_running_loop().time())
+        clients = (self._commands, self._health)
+        await asyncio.gather(*(each.close(within_s=within_s) for each in clients))
 
     async def _steadily(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a part of the service, and begin it again where it failed."""
@@ -293,6 +305,7 @@ class Serving:
             for task in (*tasks, *beside):
                 if task.done():
                     task.result()
+        self._end = asyncio.get_running_loop().time() + self.config.drain_s
         done, left = await asyncio.wait(tasks, timeout=self.config.drain_s)
         if left:
             logger.warning("run %s: the bus did not take everything in time", self.run)

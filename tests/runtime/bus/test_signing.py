@@ -72,7 +72,7 @@ def test_an_unsigned_command_is_refused() -> None:
     error = refused(Verifier((KEY,)), command(id="c1"))
     assert error.reason == "unsigned"
     assert str(error) == (
-        "message 'c1' refused (unsigned): this run takes signed commands only; give the sender the "
+        "message 'c1' refused (unsigned): only what is signed counts here; give the sender the "
         "key's file"
     )
 

@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from kasmina.bus.dead_letters import DeadLetterQueue
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import RESEND_S
-from kasmina.bus.signing import Key, Signer
+from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina.control.remote import FORGET_S, Steering
 from kasmina.growth import Observation, Proposal
@@ -26,6 +25,8 @@ from kasmina.growth.telling import observed_of
 from kasmina_generated.messages import types, wire
 from tests.runtime.bus.virtual import run as in_virtual_time
 from tests.runtime.growth.gardens import Bed
+
+KEY = Key("key", bytes(range(32)))
 
 
 class Keeps:
@@ -96,10 +97,11 @@ class Bench:
         """What a run would publish at the end of an epoch."""
         await self.publish(streams_of(run).observed, self.observation(run, **changed))
 
-    def observation(self, run: str = "run", **changed: Any) -> bytes:
+    def observation(self, run: str = "run", *, sign: Signer | None = None, **changed: Any) -> bytes:
         """The same, as a message."""
         body = observed_of(run, replace(self._seen, **changed), self._mask)
-        return wire.encode(self._stamp(body))
+        envelope = self._stamp(body)
+        return wire.encode(envelope if sign is None else sign(envelope))
 
     async def beat(self, run: str = "run", **more: Any) -> None:
         """A sign of life."""
@@ -186,17 +188,39 @@ def test_what_cannot_be_read_is_a_dead_letter_and_holds_nothing_up() -> None:
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_commands_are_signed_where_a_key_is_given(signed: bool) -> None:
-    """And only there."""
+def test_without_a_key_nothing_is_signed() -> None:
+    """And what is signed is read all the same."""
 
     async def work() -> None:
         bench = Bench()
-        await bench.observe()
-        sign = Signer(Key("operator", b"k" * 32)) if signed else None
-        await bench.steer(1, runs=["run"], sign=sign)
+        await bench.observe(sign=Signer(KEY))
+        await bench.steer(1, runs=["run"])
         (sent,) = await bench.commands()
-        assert isinstance(sent.body, types.Signed) == signed
+        assert isinstance(sent.body, types.Germinate)
+
+    asyncio.run(work())
+
+
+def test_with_a_key_only_what_it_proves_is_decided_on() -> None:
+    """Commands are signed; an observation that is not, by another key or of another run, is not."""
+
+    async def work() -> None:
+        bench = Bench()
+        stream = streams_of("run").observed
+        await bench.observe()
+        await bench.observe(sign=Signer(Key("key", bytes(32))))
+        await bench.publish(stream, bench.observation("another", sign=Signer(KEY)))
+        told: list[str] = []
+        steering = await bench.steer(3, runs=["run"], verify=Verifier((KEY,)), warn=told.append)
+        assert (steering.decisions, steering.unreadable) == (0, 3)
+        assert [each.partition("(")[2][:8] for each in told[:2]] == ["unsigned", "forged):"]
+        assert "it is of run 'another'" in told[2]
+        assert (await bench.bus.peer().info(DEAD_LETTERS)).length == 1
+        assert await bench.commands() == []
+        await bench.observe(sign=Signer(KEY))
+        await bench.steer(1, runs=["run"], verify=Verifier((KEY,)))
+        (sent,) = await bench.commands()
+        assert isinstance(sent.body, types.Signed)
 
     asyncio.run(work())
 

@@ -16,16 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from kasmina.bus.breaker import BreakerState
+from kasmina.bus.claims import ClaimStore
+from kasmina.bus.client import LARGEST_PAYLOAD
 from kasmina.bus.errors import BusUnavailable
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.lease import Lease, LeaseLost, RunIsTaken
+from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import streams_of
 from kasmina.bus.operator import Answer, Operator
+from kasmina.bus.signing import Key, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina.bus.telemetry import TelemetryConfig
 from kasmina.growth import Observation, Proposal
 from kasmina.growth.outside import Broken, Outside, OutsideConfig
 from kasmina.growth.saving import Keeper
+from kasmina.growth.showing import AT_ONCE, Showing
 from kasmina.growth.telling import observed_of, seen_of
 from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types, wire
@@ -157,6 +162,48 @@ def test_an_observation_comes_back_as_it_was() -> None:
     _, back, mask = seen_of(wire.decode(wire.encode(Stamp("test")(body))))
     assert back.to_plain() == keeps.seen.to_plain()
     assert (mask == keeps.mask).all()
+
+
+@pytest.mark.parametrize("room", [0, LARGEST_PAYLOAD])
+def test_an_observation_is_signed_whatever_its_size(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Itself, or the ticket for it, whose digest proves the rest."""
+    monkeypatch.setattr("kasmina.growth.showing.AROUND", room)
+    keeps, key = _Keeps(), Key("key", bytes(range(32)))
+    Bed(keeps).gardener.tick()
+
+    async def work() -> None:
+        bus = InProcessBus()
+        showing = Showing(bus, "observed", Stamp("test"), "test", verify=Verifier((key,)))
+        showing.put(keeps.seen, keeps.mask)
+        await showing.send()
+        (entry,) = await bus.read("observed")
+        read = Verifier((key,)).recent(wire.decode(entry.payload), entry.id)
+        assert isinstance(read.body, types.ClaimCheck) == bool(room)
+        _, back, _ = seen_of(await ClaimStore(bus).fetched(read))
+        assert back.to_plain() == keeps.seen.to_plain()
+        assert showing.dropped == 0
+
+    asyncio.run(work())
+
+
+def test_what_is_shown_and_not_sent_is_counted() -> None:
+    """Of too many the oldest; and what the bus does not take, as it is worth nothing later."""
+    keeps = _Keeps()
+    Bed(keeps).gardener.tick()
+
+    async def work() -> None:
+        bus = MockMessageBusClient()
+        showing = Showing(bus, "observed", Stamp("test"), "test")
+        for _ in range(AT_ONCE + 3):
+            showing.put(keeps.seen, keeps.mask)
+        bus.fail("publish_many", BusUnavailable("away"), times=2)
+        await showing.send()
+        assert showing.dropped == 3 + 2
+        assert len(await bus.read("observed")) == AT_ONCE - 2
+
+    asyncio.run(work())
 
 
 def test_a_second_run_of_the_name_is_refused_and_the_first_goes_on(here: Here) -> None:
