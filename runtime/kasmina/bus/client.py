@@ -238,8 +238,12 @@ class MessageBusClient(Protocol):
         """Wait until everything that was handed over before has been answered."""
         ...
 
-    async def close(self) -> None:
-        """Drain for a bounded time, then let go of all connections; closing twice is fine."""
+    async def close(self, *, within_s: float | None = None) -> None:
+        """Drain for a bounded time, then let go of all connections; closing twice is fine.
+
+        Args:
+            within_s: how long it may drain; None: as long as any call may take.
+        """
         ...
 
     async def __aenter__(self) -> Self: ...

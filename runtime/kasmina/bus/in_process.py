@@ -287,7 +287,7 @@ class InProcessBus:
     async def drain(self) -> None:
         """Return at once: every call has been answered when it returns."""
 
-    async def close(self) -> None:
+    async def close(self, *, within_s: float | None = None) -> None:
         """Let go of the bus; what waits raises `BusClosed`."""
         with self.broker.lock:
             self._closed = True

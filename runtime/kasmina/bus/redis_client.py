@@ -279,12 +279,13 @@ class RedisStreamClient:
         """Wait until everything that was handed over before has been answered."""
         await self._link.drain()
 
-    async def close(self) -> None:
+    async def close(self, *, within_s: float | None = None) -> None:
         """Drain for a bounded time, then let go of all connections; closing twice is fine."""
         if self._closed:
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._link.drain(), self._limits.timeout_s)
+            drain_s = self._limits.timeout_s if within_s is None else within_s
+            await asyncio.wait_for(self._link.drain(), drain_s)
         self._closed = True
         if self._watcher is not None:
             self._watcher.cancel()

@@ -19,7 +19,8 @@ class OutsideConfig:
         commands_a_second: that are read at most; those of a flood wait in their stream.
         events_keep: entries that the stream of events keeps; None keeps all.
         start_s: how long the bus may take to answer first, seconds.
-        drain_s: how long the end waits for what was not sent yet, seconds.
+        drain_s: how long the end may take, with what was not sent yet and with a bus that does not
+            answer, seconds.
     """
 
     telemetry_s: float = 1.0
@@ -29,4 +30,4 @@ class OutsideConfig:
     commands_a_second: int = 5000
     events_keep: int | None = 1_000_000
     start_s: float = 10.0
-    drain_s: float = 10.0
+    drain_s: float = 5.0
