@@ -273,6 +273,9 @@ def _tell(answer: Answer, json: bool) -> None:
             states = ", ".join(f"{each.seeds} {each.state}" for each in site.states)
             embargoed = "; rewound too often, germinates no more" * site.embargoed
             say(f"  {site.path} ({site.placement}, {'|'.join(site.kinds)}): {states}{embargoed}")
+        counts = ", ".join(f"{each.what} {each.number}" for each in answer.counts if each.number)
+        if counts:
+            say(f"  on its bus: {counts}")
         if answer.detail:
             say(answer.detail)
     else:
