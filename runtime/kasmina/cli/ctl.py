@@ -6,6 +6,7 @@ import asyncio
 import json as json_module
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,7 @@ import cyclopts
 import msgspec
 from cyclopts import Parameter
 
+from kasmina.bus.errors import BusError
 from kasmina.bus.operator import Answer, Operator, enveloped
 from kasmina.cli.reaching import Reach, through, verifier, waits
 from kasmina.cli.saying import say, warn
@@ -242,10 +244,12 @@ def _check(make: Callable[[dict[str, Any]], types.Command], known: dict[str, Any
 
 
 async def _warn_of_silence(operator: Operator, run: str) -> None:
-    found = (await operator.runs()).get(run)
-    if found is not None and found.silent:
-        warn(f"run {run!r} was heard of {found.age_s:.0f} s ago for the last time; it is asked all "
-             "the same")  # fmt: skip
+    with suppress(BusError):  # who asks waits for it
+        found = (await operator.runs()).get(run)
+        if found is not None and found.silent:
+            ended = "has ended" if found.beat.ended else "was heard of"
+            last = "" if found.beat.ended else " for the last time"
+            warn(f"run {run!r} {ended} {found.age_s:.0f} s ago{last}; it is asked all the same")
 
 
 def _tell_accepted(how: How) -> Callable[[types.Acknowledgement], None]:

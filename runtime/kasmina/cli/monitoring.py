@@ -56,8 +56,7 @@ def monitor(
         seen = MessageBusMonitor(client, looking.groups, series=SERIES)
         with _asked_at(address, seen):
             while True:
-                with suppress(BusError):  # the sample tells
-                    await looking.look(seen)
+                await looking.look(seen)
                 await seen.sample()
                 if format is not None or listen is None:
                     _tell(seen, format or "log")
@@ -77,8 +76,20 @@ class _Looking:
         self._values: dict[str, float] = {}
 
     async def look(self, monitor: MessageBusMonitor) -> None:
-        """Look at runs, at the length of streams, and for their groups."""
+        """Look; what cannot be looked at now is not known."""
         values, groups = dict.fromkeys(self._values, math.nan), list[tuple[str, str]]()
+        try:
+            found, groups = await self._found()
+            values |= found
+        except BusError:
+            pass  # the monitor's sample tells
+        for name in values.keys() - self._values.keys():
+            monitor.watch(name, partial(self._value, name))
+        self._values, self.groups[:] = values, groups
+
+    async def _found(self) -> tuple[dict[str, float], list[tuple[str, str]]]:
+        """Figures of runs, the length of streams, and their groups."""
+        values, groups = dict[str, float](), list[tuple[str, str]]()
         runs = await Operator(self._client).runs()
         values["runs alive"] = sum(not each.silent for each in runs.values())
         streams = [*self._streams, DEAD_LETTERS]
@@ -94,9 +105,7 @@ class _Looking:
                 info = await self._client.info(name)
                 values[f"{name}: entries"] = info.length
                 groups += [(name, group) for group in info.groups]
-        for name in values.keys() - self._values.keys():
-            monitor.watch(name, partial(self._value, name))
-        self._values, self.groups[:] = values, groups
+        return values, groups
 
     def _value(self, name: str) -> float:
         return self._values[name]

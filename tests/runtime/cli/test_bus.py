@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import re
 from urllib.request import urlopen
 
 import pytest
 
 from kasmina.bus.client import FIRST
+from kasmina.bus.errors import BusUnavailable
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.monitor import MessageBusMonitor
+from kasmina.bus.stamping import Stamp
 from kasmina.cli import main
-from kasmina.cli.bus import PAGE, _last
-from kasmina.cli.monitoring import _asked_at
+from kasmina.cli.bus import PAGE, _last, _line
+from kasmina.cli.monitoring import _asked_at, _Looking
 from kasmina.cli.saying import harmless, line
 from kasmina.errors import UsageError
+from kasmina_generated.messages import types, wire
 
 NOBODY = ("--bus", "redis://127.0.0.1:1")
 S = "stream"
@@ -60,6 +65,48 @@ def test_nothing_that_comes_from_a_bus_moves_the_cursor(
     err = capsys.readouterr().err
     assert "'\\x1b]0;[' is no target" in err
     assert "\x1b" not in err
+
+
+def test_messages_are_lines_of_json() -> None:
+    """Numbers that JSON does not have are texts; a line of a log that is no JSON stays one."""
+    seed = types.Address(site="0", slot=1, generation=0)
+    nan = math.nan
+    evidence = types.GateEvidence(
+        run="r", epoch=0, step=0, seed=seed, measure="gain", value=nan, low=nan, high=1.5
+    )
+    shown = [
+        json.loads(_line("1-0", wire.encode(Stamp("r")(body))), parse_constant=pytest.fail)["body"]
+        for body in (evidence, logged('{"a": [1, NaN]}'), logged("{no"), logged("[" * 100_000))
+    ]
+    assert [shown[0][name] for name in ("value", "high")] == ["nan", 1.5]
+    assert [each["line"] for each in shown[1:]] == [{"a": [1, "nan"]}, "{no", "[" * 100_000]
+
+
+def logged(text: str) -> types.Logged:
+    """An event of a log."""
+    return types.Logged(run="r", epoch=0, step=0, event="e", line=text)
+
+
+def test_what_cannot_be_looked_at_is_not_known() -> None:
+    """And is told as such, until the bus is there again."""
+
+    async def script() -> None:
+        bus = MockMessageBusClient()
+        looking = _Looking(bus, [S])
+        monitor = MessageBusMonitor(bus, looking.groups)
+        await bus.create_group(S, "group")
+        seen = []
+        for fails in (False, True, False):
+            if fails:
+                bus.fail("read_back", BusUnavailable("cut"))
+            await looking.look(monitor)
+            last = await monitor.sample()
+            seen.append((last.values["runs alive"], len(last.groups)))
+        assert seen[0] == seen[2] == (0.0, 1)
+        assert math.isnan(seen[1][0])
+        assert seen[1][1] == 0
+
+    asyncio.run(script())
 
 
 @pytest.mark.parametrize("listen", ["", "x", "1.2.3.4:", "host:99999", "9100:", "-1"])
