@@ -21,6 +21,8 @@ class OutsideConfig:
         start_s: how long the bus may take to answer first, seconds.
         drain_s: how long the end may take, with what was not sent yet and with a bus that does not
             answer, seconds.
+        metrics: port of this machine (127.0.0.1) on which Prometheus finds how the bus does; 0 is a
+            free one, None none.
     """
 
     telemetry_s: float = 1.0
@@ -31,3 +33,4 @@ class OutsideConfig:
     events_keep: int | None = 1_000_000
     start_s: float = 10.0
     drain_s: float = 5.0
+    metrics: int | None = None
