@@ -174,7 +174,7 @@ def _run(
 
             def begun() -> None:
                 folder.keep(bus.kept())
-                for line in bus.told(run):
+                for line in bus.told(run, outside.metrics_port):
                     console.print(line, markup=False, soft_wrap=True)
 
             result = grow(

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from kasmina.bus.connecting import open_bus
 from kasmina.bus.urls import hidden, without_password
-from kasmina.cli.words import Flag
+from kasmina.cli.words import Flag, WholeOrNone
 from kasmina.errors import UsageError
 from kasmina.observe.folder import PUBLISHED
 
@@ -29,7 +29,9 @@ KEPT: dict[str, Any] = {  # of a run's options, and what they are where none was
     "bus_password": False,  # there was one, and it is kept nowhere
     "bus_key": None,
     "telemetry": "lossless",
+    "metrics": None,
 }
+PORTS = range(1 << 16)
 
 
 @Parameter(name="*")
@@ -47,6 +49,8 @@ class BusOptions:
             `kasmina tamiyo` does.
         telemetry: what health may lose on its way: lossless, float16, or quantised:BOUND, as
             quantised:1e-3 for an error of at most 0.001.
+        metrics: port of this machine (127.0.0.1) on which Prometheus finds how the run's bus does;
+            0 takes a free one and tells it.
     """
 
     bus: Annotated[str | None, Parameter(env_var="KASMINA_BUS")] = None
@@ -55,6 +59,7 @@ class BusOptions:
     no_bus_key: Flag = False
     controller: Literal["tamiyo", "bus"] | None = None
     telemetry: str | None = None
+    metrics: WholeOrNone = None
 
     def settled(self, kept: Mapping[str, Any] = KEPT) -> RunBus:
         """The bus of a run.
@@ -78,9 +83,12 @@ class BusOptions:
                 "e.g. redis://localhost:6379, and start `kasmina tamiyo` there"
             )
         key = None if self.no_bus_key else self.bus_key or kept["bus_key"]
+        metrics = kept["metrics"] if self.metrics is None else self.metrics
+        if metrics is not None and metrics not in PORTS:
+            raise UsageError(f"--metrics is {metrics}; a port is from 0 to {PORTS[-1]}")
         telemetry = self.telemetry or kept["telemetry"]
         precision(telemetry)
-        return RunBus(url, None if key is None else Path(key), controller, telemetry)
+        return RunBus(url, None if key is None else Path(key), controller, telemetry, metrics)
 
 
 HERE = BusOptions()
@@ -132,6 +140,7 @@ class RunBus:
     key: Path | None
     controller: str
     telemetry: str
+    metrics: int | None
 
     def kept(self) -> dict[str, Any]:
         """What the run keeps, for when it is resumed."""
@@ -143,6 +152,7 @@ class RunBus:
             "bus_password": had,
             "bus_key": key,
             "telemetry": self.telemetry,
+            "metrics": self.metrics,
         }
 
     def outside(self, run: str, log: EventLog, config: GrowConfig) -> Outside:
@@ -166,11 +176,18 @@ class RunBus:
             config=self._config(),
         )
 
-    def told(self, run: str) -> list[str]:
-        """What the user is told once the run of this name is there."""
+    def told(self, run: str, metrics: int | None) -> list[str]:
+        """What the user is told once the run is there.
+
+        Args:
+            run: its name.
+            metrics: the port at which they are; None where there are none.
+        """
         lines = []
         if self.url is not None:
             lines.append(f"on {hidden(self.url)} as {run}: `kasmina ctl status` there tells of it")
+        if metrics is not None:
+            lines.append(f"Prometheus may ask at http://127.0.0.1:{metrics}/metrics")
         return lines
 
     def _config(self) -> OutsideConfig:
@@ -180,6 +197,6 @@ class RunBus:
         loss = precision(self.telemetry)
         if self.url is None:
             telemetry = TelemetryConfig(keep=16, key_every=8, precision=loss)
-            return OutsideConfig(telemetry=telemetry, events_keep=256)
+            return OutsideConfig(telemetry=telemetry, events_keep=256, metrics=self.metrics)
         telemetry = TelemetryConfig(keep=600, precision=loss)
-        return OutsideConfig(telemetry=telemetry)
+        return OutsideConfig(telemetry=telemetry, metrics=self.metrics)

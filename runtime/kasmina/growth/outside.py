@@ -86,6 +86,11 @@ class Outside:
         """What ended the bus for this run, while training goes on; None while it serves."""
         return self._serving.fault
 
+    @property
+    def metrics_port(self) -> int | None:
+        """Where Prometheus may ask; None where it may not."""
+        return None if self._serving.metrics is None else self._serving.metrics.port
+
     def start(self, gardener: Gardener, keeper: Keeper | None = None, *, fresh: bool) -> None:
         """Connect, and begin to obey.
 

@@ -8,39 +8,41 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from random import Random
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kasmina.bus.breaker import CircuitBreaker
-from kasmina.bus.client import MessageBusClient, position
+from kasmina.bus.client import MessageBusClient
 from kasmina.bus.commands import CommandConfig, CommandHandler
-from kasmina.bus.errors import BusClosed, BusError
+from kasmina.bus.errors import BusError
 from kasmina.bus.events import EventPublisher
-from kasmina.bus.lease import LeaseLost
 from kasmina.bus.limiter import RateLimiter
 from kasmina.bus.names import streams_of
 from kasmina.bus.requests import Outcome
-from kasmina.bus.retry import DEFAULT_BACKOFF
 from kasmina.bus.signing import Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina.bus.telemetry import TelemetryPublisher
+from kasmina.growth import earlier
 from kasmina.growth.alarms import Alarms, Losses
 from kasmina.growth.controller import Observation
 from kasmina.growth.durable import Durable
 from kasmina.growth.outside_config import OutsideConfig
 from kasmina.growth.showing import Showing
 from kasmina.growth.signs import Signs
+from kasmina.growth.steadily import steadily
 from kasmina.growth.unread import Unread
 from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types
 
+if TYPE_CHECKING:
+    from kasmina.growth.metrics import Metrics
+
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1  # between two looks for a checkpoint that somebody waits for
-CATCH_UP_S = 0.002  # between two looks whether all that came before was read
 IDLE_S = 1.0  # and between two where nobody does
 WORTH_A_LOOK = (  # of the counts: what somebody has missed or will miss
     "commands unreadable",
@@ -49,7 +51,6 @@ WORTH_A_LOOK = (  # of the counts: what somebody has missed or will miss
     "bytes of events not sent",
     "losses",
 )
-CALM_S = 60.0  # a part that served for so long begins with short waits when it fails
 
 
 class Serving:
@@ -92,6 +93,7 @@ class Serving:
         )
         self._losses = Losses(self.alarms, self._commands, self._health)
         self._unread = Unread(self._health, run)
+        self.metrics = None if config.metrics is None else self._metrics(config.metrics)
         self.handler = CommandHandler(
             self._commands,
             self._streams.commands,
@@ -103,6 +105,7 @@ class Serving:
             config=CommandConfig(wait_s=2.0),
             limiter=RateLimiter(config.commands_a_second, config.commands_a_second),
             give_up=self._unread.put,
+            observe=_unheard if self.metrics is None else self.metrics.observe,
         )
         self.telemetry = TelemetryPublisher(
             self._health,
@@ -130,6 +133,11 @@ class Serving:
         self._wake = asyncio.Event()
         self._stopping = False
         self._end: float | None = None  # when all of it must be over, by the loop's clock
+
+    def _metrics(self, port: int) -> Metrics:
+        from kasmina.growth.metrics import Metrics  # brings an HTTP server, which few runs need
+
+        return Metrics(self._health, port, self.counts)
 
     def _publisher(self, log: EventLog, cursor: Path | None) -> EventPublisher:
         publisher = EventPublisher(
@@ -186,6 +194,7 @@ class Serving:
         """What was done since the process began, and what was lost or dropped; from any thread."""
         handler, events = self.handler, self.events
         return {
+            "commands waiting": handler.waiting,
             "commands accepted": handler.accepted,
             "commands applied": handler.applied,
             "commands refused": handler.refused,
@@ -193,6 +202,7 @@ class Serving:
             "commands unreadable, no dead letter": self._unread.not_kept,
             "copies of commands": handler.duplicates,
             "streams of commands begun anew": handler.rewound,
+            "frames waiting": self.telemetry.waiting,
             "frames sent": self.telemetry.sent,
             "frames dropped": self.telemetry.dropped.total(),
             "observations dropped": self._showing.dropped,
@@ -206,6 +216,9 @@ class Serving:
 
     def stop(self) -> None:
         """Send what waits, within a bounded time, and let go of the bus."""
+        if self.metrics is not None:
+            self.metrics.close()
+            self.metrics = None
         if self._thread is None:
             return
         self._stopping = True
@@ -244,20 +257,22 @@ class Serving:
                 await self._commands.info(self._streams.commands)  # somebody answers
             await self._signs.take_name()
             self._loop = asyncio.get_running_loop()
-            await (self._forget_earlier() if fresh else self._look_at_earlier())
-            serving = {
-                "commands": self.handler.read,
-                "answers": self.handler.answer,
-                "telemetry": self.telemetry.run,
-            }
-            if self.events is not None:
-                serving["events"] = self.events.run
-            tasks = [asyncio.create_task(self._steadily(*part)) for part in serving.items()]
-            beside = [
-                asyncio.create_task(self._steadily(*part))
-                for part in {"signs of life": self._live, "the bus": self._look_after}.items()
-            ]
-            await self._catch_up()
+            if fresh:
+                await earlier.forget(self._commands, self._streams.commands, self.handler)
+            else:
+                await earlier.look_at(self._streams.commands, self.handler, self.alarms)
+            tasks = self._begin(
+                ("commands", self.handler.read),
+                ("answers", self.handler.answer),
+                ("telemetry", self.telemetry.run),
+                *([] if self.events is None else [("events", self.events.run)]),
+            )
+            beside = self._begin(
+                ("signs of life", self._live),
+                ("the bus", self._look_after),
+                *([] if self.metrics is None else [("metrics", self.metrics.run)]),
+            )
+            await earlier.catch_up(self.handler, self.config.start_s)
             ready.set_result(None)
             try:
                 await self._until_stopped(tasks, beside)
@@ -279,22 +294,11 @@ class Serving:
         clients = (self._commands, self._health)
         await asyncio.gather(*(each.close(within_s=within_s) for each in clients))
 
-    async def _steadily(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do a part of the service, and begin it again where it failed."""
-        tries, began, rng = 0, 0.0, Random()
-        loop = asyncio.get_running_loop()
-        while True:
-            tries, began = 0 if loop.time() - began > CALM_S else tries + 1, loop.time()
-            try:
-                return await work()
-            except (LeaseLost, BusClosed):
-                raise
-            except Exception as error:  # whatever it is, it is no reason to stop the others
-                if self._stopping:
-                    raise
-                told = f"{error}" if isinstance(error, BusError) else repr(error)
-                self.alarms.sound("critical", what, f"{told}; it is tried again until it succeeds")
-            await asyncio.sleep(DEFAULT_BACKOFF.wait(min(tries + 1, 64), rng))
+    def _begin(self, *parts: tuple[str, Callable[[], Awaitable[None]]]) -> list[asyncio.Task[None]]:
+        return [
+            asyncio.create_task(steadily(*part, self.alarms, ending=lambda: self._stopping))
+            for part in parts
+        ]
 
     async def _until_stopped(
         self, tasks: list[asyncio.Task[None]], beside: list[asyncio.Task[None]]
@@ -312,31 +316,6 @@ class Serving:
         for task in done:
             with suppress(BusError):  # the bus is away: the log and the stream keep it
                 task.result()
-
-    async def _look_at_earlier(self) -> None:
-        """Learn what is done again; tell where the bus holds other commands than this run knows."""
-        if not await self.handler.look_at_earlier():
-            self.alarms.sound(
-                "warning",
-                "commands lost",
-                f"stream {self._streams.commands!r} does not hold what this run had read of it "
-                "before its checkpoint: the server has lost it, or is another one. What was asked "
-                "since and is not seen in `kasmina ctl status` must be asked again",
-            )
-
-    async def _forget_earlier(self) -> None:
-        """Take away what an earlier run of this name was asked."""
-        info = await self._commands.info(self._streams.commands)
-        if position(info.last) > (0, 0):
-            milliseconds, number = position(info.last)
-            await self._commands.trim(self._streams.commands, before=f"{milliseconds}-{number + 1}")
-            self.handler.load_state_dict({"position": info.last, "seen": "", "done": []})
-
-    async def _catch_up(self) -> None:
-        """Let no step be made before it is known what is done again at which."""
-        end = asyncio.get_running_loop().time() + self.config.start_s
-        while not self.handler.caught_up and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(CATCH_UP_S)
 
     async def _live(self) -> None:
         while not self._stopping:
@@ -357,3 +336,7 @@ class Serving:
     async def _tell(self) -> None:
         await self.alarms.send(self._signs.make())
         await self._unread.send()
+
+
+def _unheard(_: str, __: float) -> None:
+    """Nobody listens for latencies."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from kasmina.bus.stamping import Stamp
 from kasmina.growth import Gardener
 from kasmina.observe.folder import MARKER
 from kasmina_generated.messages import types, wire
-from tests.redis_servers import RedisServer, redis_server
+from tests.redis_servers import RedisServer, free_port, redis_server
 from tests.runtime.cli.conftest import Kasmina
 from tests.runtime.cli.test_grow import USER
 
@@ -246,3 +247,39 @@ def test_a_run_that_a_controller_elsewhere_decides_for_stays_on_its_bus(
     code, _, said = kasmina("grow", "--resume", "r", "--no-bus")
     assert (code, said.startswith("--controller bus leaves all decisions")) == (2, True)
     assert resumes(kasmina, server.url) == "Status"
+
+
+def test_health_is_packed_as_it_was_said_and_prometheus_is_answered(
+    here: Path, kasmina: Kasmina, server: RedisServer
+) -> None:
+    """Also where the run is resumed."""
+    port = free_port()
+
+    def batches() -> list[types.TelemetryBatch]:
+        async def work() -> list[types.Envelope]:
+            async with RedisStreamClient(server.url) as client:
+                return [wire.decode(each.payload) for each in await client.read(STREAMS.health)]
+
+        return [each.body for each in asyncio.run(work())]  # type: ignore[misc]
+
+    def enough() -> bool:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            assert b"kasmina_bus_up" in answer.read()
+        return len(batches()) > before
+
+    before = 0
+    ENOUGH[:] = [enough]
+    words = ["--telemetry", "quantised:1e-3", "--metrics", str(port)]
+    code, out, _ = kasmina("grow", *WORDS, "--bus", server.url, *words)
+    assert code == 130
+    assert f"on {server.url} as {RUN}: `kasmina ctl status` there tells of it\n" in out
+    assert f"Prometheus may ask at http://127.0.0.1:{port}/metrics\n" in out
+    before = len(batches())
+    ENOUGH[:] = [enough]
+    code, out, _ = kasmina("grow", "--resume", "r")
+    assert (code, f"127.0.0.1:{port}/metrics" in out) == (130, True)
+    codings = {(batch.precision, batch.bound) for batch in batches()}
+    assert codings == {("bounded", 1e-3)}
+    assert kasmina("grow", *WORDS, "--metrics", "65536")[2] == (
+        "--metrics is 65536; a port is from 0 to 65535\n"
+    )
