@@ -151,6 +151,15 @@ def test_a_stream_that_is_spoiled_is_tried_again_and_the_others_do_not_notice(
         assert run.counts()["alarms"] >= 11
 
 
+def test_a_run_begins_on_streams_that_have_no_id_left(server: RedisServer, tmp_path: Path) -> None:
+    """It tells the part; once somebody has deleted what cannot be used, it obeys."""
+    server.ask("XADD", STREAMS.commands, LAST, "p", b"x")
+    with serving(server, tmp_path) as run:
+        assert server.ask("XLEN", STREAMS.commands) == 0
+        server.ask("DEL", STREAMS.commands)
+        assert isinstance(run.answered(types.Cancel(run=RUN, target=SEED)), types.Applied)
+
+
 def test_a_run_whose_bus_has_ended_stays_held(server: RedisServer, tmp_path: Path) -> None:
     """Nobody has let it go; what asks whether to stop ends it."""
     with serving(server, tmp_path) as run:
