@@ -82,6 +82,10 @@ class Served:
         assert isinstance(found, types.Status)
         return {each.what: each.number for each in found.counts}
 
+    def counts_here(self) -> dict[str, int]:
+        """The same without a bus."""
+        return self.outside._serving.counts()
+
     def alarms(self) -> list[types.Alarm]:
         """Those on the bus."""
         found = on(self.server, lambda client: client.read(STREAMS.events, count=5000))
@@ -253,6 +257,27 @@ def test_what_the_server_has_lost_is_told_once(
         (alarm,) = run.alarms()
         assert alarm.what == "commands lost"
         assert f"stream {STREAMS.commands!r} does not hold what this run had read" in alarm.detail
+
+
+def test_a_server_that_was_away_is_told_once(
+    server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once in the log, by whichever part finds it, and on the bus when it is back."""
+    with serving(server, tmp_path) as run:
+        alive(server, RUN)
+        server.kill()
+        run.until(lambda: run.counts_here()["alarms"] > 0)
+        run.log.append("limit", epoch=0, step=0, name="max_training", value=7)
+        calls = run.counts_here()["calls not answered"]
+        run.until(lambda: run.counts_here()["calls not answered"] > calls + 3)
+        server.start()
+        run.until(lambda: any(each.what == "bus away" for each in run.alarms()))
+        (alarm,) = (each for each in run.alarms() if each.what == "bus away")
+        assert alarm.severity == "warning"
+        assert alarm.detail.endswith(
+            "; the run goes on, and what is asked of it or told by it waits"
+        )
+        assert heard(caplog, "run test: bus away: redis://")()
 
 
 def test_a_run_that_ends_says_so(

@@ -38,7 +38,7 @@ class Outages:
         self.count = 0  # calls that were not answered, since it was made
         self.ending = False
         self._backoff, self._rng, self._breaker = backoff, rng or Random(), breaker
-        self._tell = tell
+        self.tell = tell
 
     async def through(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call, and call again after each error that may pass.
@@ -57,5 +57,5 @@ class Outages:
                     raise
                 self.count += 1
                 if tries == 1:
-                    self._tell(error)
+                    self.tell(error)
                 await asyncio.sleep(self._backoff.wait(min(tries, 64), self._rng))

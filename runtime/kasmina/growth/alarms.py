@@ -54,7 +54,12 @@ class Alarms:
         )
 
     def sound(
-        self, severity: Literal["notice", "warning", "critical"], what: str, detail: str
+        self,
+        severity: Literal["notice", "warning", "critical"],
+        what: str,
+        detail: str,
+        *,
+        same: str | None = None,
     ) -> None:
         """Tell, if the same was not told a moment ago; from any thread.
 
@@ -62,8 +67,9 @@ class Alarms:
             severity: how soon somebody should look.
             what: in a word or two, to count by.
             detail: what is wrong, and what to do.
+            same: what makes two of them the same; the detail if not given.
         """
-        now, key = self._clock(), (what, detail)
+        now, key = self._clock(), (what, detail if same is None else same)
         if now - self._told.get(key, -AGAIN_S) < AGAIN_S:
             return
         self._told[key] = now

@@ -124,6 +124,8 @@ class Serving:
             verify=verify,
         )
         self.lease = self._signs.lease
+        for part in self._publishers():
+            part.outages.tell = self._away
         self._showing = Showing(
             self._health, self._streams.observed, self._stamp, run, verify=verify
         )
@@ -237,6 +239,10 @@ class Serving:
             yield self.events
 
     # ------------------------------------------------------------------ the thread of the bus
+
+    def _away(self, error: BusError) -> None:
+        told = f"{error}; the run goes on, and what is asked of it or told by it waits"
+        self.alarms.sound("warning", "bus away", told, same="")
 
     def _main(self, ready: Future[None], fresh: bool) -> None:
         try:
