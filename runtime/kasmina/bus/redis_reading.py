@@ -72,12 +72,14 @@ class Lines:
             )
         self._waiting += 1
         try:
+            await self._known()
             return await self._once(packed, wait_s + self._timeout_s)
         finally:
             self._waiting -= 1
 
     async def ask(self, packed: bytes, name: str) -> Any:
         """Send a command that does not wait, again where the connection breaks; see `wait`."""
+        await self._known()  # which has tried for as long
         loop, attempt = asyncio.get_running_loop(), 0
         end = loop.time() + self._timeout_s
         async with self._some:
@@ -113,7 +115,6 @@ class Lines:
     async def _one(self) -> AsyncIterator[AbstractConnection]:
         if self._closed:
             raise closed(self._server)
-        await self._known()
         connection = self._spare.pop() if self._spare else self._connect()
         self._busy.add(connection)
         try:
