@@ -107,7 +107,11 @@ _KINDS: tuple[tuple[str, type[BusError], str], ...] = (
     ("NOREPLICAS", BusReadOnly, "it has too few replicas, and so takes no data"),
     ("LOADING", BusLoading, "it reads its data; wait"),
     ("BUSY ", BusLoading, "a script of somebody's holds it up; wait, or end it by SCRIPT KILL"),
-    ("NOAUTH", BusRefused, "it wants a password: write redis://USER:PASSWORD@HOST:PORT"),
+    (
+        "NOAUTH",
+        BusRefused,
+        "it wants a password: write redis://USER:PASSWORD@HOST:PORT",
+    ),
     ("WRONGPASS", BusRefused, "user or password are wrong, or the user is off"),
     (
         "NOPERM",
