@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -33,6 +33,7 @@ from kasmina.growth.outside_config import OutsideConfig
 from kasmina.growth.showing import Showing
 from kasmina.growth.signs import Signs
 from kasmina.growth.steadily import steadily
+from kasmina.growth.tally import Tally
 from kasmina.growth.unread import Unread
 from kasmina.observe.log import EventLog
 from kasmina_generated.messages import types
@@ -44,13 +45,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.1  # between two looks for a checkpoint that somebody waits for
 IDLE_S = 1.0  # and between two where nobody does
-WORTH_A_LOOK = (  # of the counts: what somebody has missed or will miss
-    "commands unreadable",
-    "frames dropped",
-    "observations dropped",
-    "bytes of events not sent",
-    "losses",
-)
 
 
 class Serving:
@@ -124,11 +118,20 @@ class Serving:
             verify=verify,
         )
         self.lease = self._signs.lease
-        for part in self._publishers():
-            part.outages.tell = self._away
         self._showing = Showing(
             self._health, self._streams.observed, self._stamp, run, verify=verify
         )
+        self._tally = Tally(
+            self.handler,
+            self.telemetry,
+            self.events,
+            self._showing,
+            self._unread,
+            self._losses,
+            self.alarms,
+        )
+        for part in self._tally.publishers:
+            part.outages.tell = self._away
         self.durable = Durable(self.handler, self._commands, self._streams.commands)
         self._thread: Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -194,27 +197,7 @@ class Serving:
 
     def counts(self) -> dict[str, int]:
         """What was done since the process began, and what was lost or dropped; from any thread."""
-        handler, events = self.handler, self.events
-        return {
-            "commands waiting": handler.waiting,
-            "commands accepted": handler.accepted,
-            "commands applied": handler.applied,
-            "commands refused": handler.refused,
-            "commands unreadable": handler.unreadable,
-            "commands unreadable, no dead letter": self._unread.not_kept,
-            "copies of commands": handler.duplicates,
-            "streams of commands begun anew": handler.rewound,
-            "frames waiting": self.telemetry.waiting,
-            "frames sent": self.telemetry.sent,
-            "frames dropped": self.telemetry.dropped.total(),
-            "observations dropped": self._showing.dropped,
-            "events sent": 0 if events is None else events.sent,
-            "bytes of events not sent": 0 if events is None else events.lag_bytes,
-            "calls not answered": sum(each.outages.count for each in self._publishers()),
-            "losses": self._losses.count,
-            "entries lost": self._losses.entries,
-            "alarms": self.alarms.count,
-        }
+        return self._tally.counts()
 
     def stop(self) -> None:
         """Send what waits, within a bounded time, and let go of the bus."""
@@ -224,19 +207,11 @@ class Serving:
         if self._thread is None:
             return
         self._stopping = True
-        for each in self._publishers():
+        for each in self._tally.publishers:
             each.stop()
         self._thread.join(self.config.drain_s + 5)
         self._thread = None
-        counts = self.counts()
-        told = ", ".join(f"{what} {number}" for what, number in counts.items() if number)
-        level = logging.WARNING if any(counts[what] for what in WORTH_A_LOOK) else logging.INFO
-        logger.log(level, "run %s leaves its bus: %s", self.run, told or "nothing was said")
-
-    def _publishers(self) -> Iterator[CommandHandler | TelemetryPublisher | EventPublisher]:
-        yield from (self.handler, self.telemetry)
-        if self.events is not None:
-            yield self.events
+        self._tally.tell(self.run)
 
     # ------------------------------------------------------------------ the thread of the bus
 
