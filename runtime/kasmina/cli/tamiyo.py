@@ -79,14 +79,14 @@ async def _through_outages(steering: Steering) -> None:
 
     backoff, rng, tries = Backoff(base_s=0.2), Random(), 0
     while True:
-        decided = steering.decisions
+        before = steering.rounds
         try:
             return await steering.run()
         except BusError as error:
             passing = error.transient or isinstance(error, BusRejected)
             if not passing or not steering.connected:
                 raise
-            tries = 1 if steering.decisions > decided else tries + 1
+            tries = 1 if steering.rounds > before else tries + 1
             if tries == 1:
                 waits(error)
             await asyncio.sleep(backoff.wait(min(tries, 16), rng))

@@ -94,7 +94,7 @@ class Steering:
         tell: Callable[[str, int, Proposal], object] = lambda run, epoch, proposal: None,
         warn: Callable[[str], object] = logger.warning,
     ) -> None:
-        self.decisions = self.unreadable = 0
+        self.decisions = self.unreadable = self.rounds = 0
         self.connected = False  # the bus has answered once
         self._client, self._make, self._name = client, make, name
         self._chosen, self._verify, self._tell, self._warn = runs, verify, tell, warn
@@ -130,7 +130,9 @@ class Steering:
                 self.connected = True
                 await self._look_back()
                 await self._hear_answers()
-                if not await self._decide():
+                found = await self._decide()
+                self.rounds += 1
+                if not found:
                     await asyncio.sleep(poll_s)
         finally:
             resending.cancel()

@@ -8,10 +8,11 @@ import time
 import pytest
 
 from kasmina.bus.client import MessageBusClient
-from kasmina.bus.errors import BusError, BusRefused, BusUnavailable
+from kasmina.bus.errors import BusClosed, BusError, BusFull, BusRefused, BusUnavailable
 from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import HEARTBEATS, streams_of
 from kasmina.bus.operator import LONGEST_EVERY_S, RESEND_S, SILENT, NoAnswer, NoSuchRun, Operator
+from kasmina.bus.outbox import Outbox
 from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import types, wire
@@ -47,11 +48,11 @@ def test_a_command_that_waits_is_told_to_wait_only_where_it_is_there() -> None:
             f"{silent}; command mine waits in {COMMANDS!r} and will be carried out when the run "
             f"goes on, if neither it expires nor the bus loses it before{AGAIN}"
         )
-        asking = asyncio.create_task(asked(bus))
-        await asyncio.sleep(59)
+        asking = asyncio.create_task(asked(bus, 1.9 * RESEND_S))
+        await asyncio.sleep(1.5 * RESEND_S)  # between two times at which it is sent again
         await bus.wipe()
         assert await asking == (
-            f"{silent}; command mine is not in {COMMANDS!r}: the bus took none, or has lost it"
+            f"run 'r' has not answered for 57 s; command mine is not in {COMMANDS!r}: the bus took none, or has lost it"
             f"{AGAIN}"
         )
         asking = asyncio.create_task(asked(bus))
@@ -221,5 +222,32 @@ def test_of_many_runs_some_are_listed() -> None:
         with pytest.raises(NoSuchRun) as caught:
             await operator.find("x")
         assert str(caught.value).endswith(f"; there are: {some} and 5 more")
+
+    run(script())
+
+
+def test_an_outbox_keeps_so_many_and_goes_on_where_one_stream_is_refused() -> None:
+    """What a stream does not take is kept; that of others is sent."""
+
+    async def script() -> None:
+        bus = MockMessageBusClient()
+        outbox = Outbox(bus, "s", resend_s=10.0, capacity=2)
+        await outbox.send("a", b"a")
+        await outbox.send_many({"b": b"b"}, stream="t")
+        with pytest.raises(BusFull, match="2 messages are not done and 1 for 's' are too many"):
+            await outbox.send("c", b"c")
+        assert (await outbox.holds("a"), await outbox.holds("c")) == (True, False)
+        sending = asyncio.create_task(outbox.run())
+        bus.fail("publish_many", BusRefused("no right"))
+        await asyncio.sleep(13)
+        assert await bus.published("s") == [b"a"]
+        assert await bus.published("t") == [b"b", b"b"]
+        await asyncio.sleep(13)
+        assert await bus.published("s") == [b"a", b"a"]
+        assert outbox.done("a")
+        assert not outbox.done("a")
+        bus.fail("publish_many", BusClosed("closed"))
+        with pytest.raises(BusClosed):
+            await asyncio.wait_for(sending, 60)
 
     run(script())

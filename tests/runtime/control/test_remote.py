@@ -10,14 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from kasmina.bus.dead_letters import DeadLetterQueue
+from kasmina.bus.errors import BusClosed, BusRejected, BusUnavailable
 from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import RESEND_S
 from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
+from kasmina.cli.tamiyo import _through_outages
 from kasmina.control.remote import FORGET_S, Steering
 from kasmina.growth import Observation, Proposal
 from kasmina.growth.controller import Command
@@ -350,3 +354,58 @@ def test_commands_are_sent_again_until_they_are_answered() -> None:
             assert len(await bench.commands()) == len(more)
 
     in_virtual_time(work())
+
+
+def test_what_the_bus_refuses_of_one_run_is_tried_again() -> None:
+    """Its state, its commands, or a dead letter, which is told and let go."""
+
+    async def work() -> None:
+        bus, no = MockMessageBusClient(), BusRejected("somebody else's key")
+        bench, told = Bench(bus), list[str]()
+        steering = Steering(bus, Counts, runs=["run"], warn=told.append)
+        bus.fail("get_many", no)
+        bus.fail("info", no)
+        task = asyncio.create_task(steering.run())
+        await asyncio.sleep(10)
+        await bench.observe()
+        bus.fail("publish_many", no)  # of the command
+        await asyncio.sleep(10)
+        assert steering.decisions == 1
+        assert [line.endswith("s: somebody else's key") for line in told] == [True] * 3
+        assert len(await bench.commands()) == 1
+        await bench.publish(streams_of("run").observed, b"nonsense")
+        bus.fail("publish_many", no)  # of the letter
+        await asyncio.sleep(10)
+        assert told[-1] == "it cannot be kept as a dead letter: somebody else's key"
+        await bench.observe(epoch=9)
+        await asyncio.sleep(10)
+        assert (steering.decisions, steering.unreadable) == (2, 1)
+        steering.stop()
+        await task
+
+    in_virtual_time(work())
+
+
+def test_an_outage_is_waited_for_by_the_shell_once_the_bus_was_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And told once; before that it ends what was begun."""
+
+    async def work() -> None:
+        bus, away = MockMessageBusClient(), BusUnavailable("cut")
+        steering = Steering(bus, Counts, runs=["run"])
+        bus.fail("read_back", away)
+        with pytest.raises(BusUnavailable, match="cut"):
+            await _through_outages(steering)
+        task = asyncio.create_task(_through_outages(steering))
+        await asyncio.sleep(1)
+        bus.fail("read", away, times=4)
+        await asyncio.sleep(60)
+        bus.fail("read", BusRejected("no stream"))
+        await asyncio.sleep(60)
+        bus.fail("read", BusClosed("closed"))
+        with pytest.raises(BusClosed):
+            await task
+
+    in_virtual_time(work())
+    assert capsys.readouterr().err == "waits for the bus: cut\nwaits for the bus: no stream\n"
