@@ -7,11 +7,13 @@ import asyncio
 import pytest
 
 from kasmina.bus.client import Delivery, Loss
-from kasmina.bus.errors import BusRejected, BusUnavailable
+from kasmina.bus.errors import BusClosed, BusRejected, BusUnavailable
+from kasmina.bus.lease import LeaseLost
 from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import DEAD_LETTERS
 from kasmina.bus.stamping import Stamp
 from kasmina.growth.alarms import AGAIN_S, MOST, Alarms, Losses
+from kasmina.growth.steadily import steadily
 from kasmina.growth.unread import LARGEST, Unread
 from kasmina_generated.messages import types, wire
 
@@ -103,5 +105,35 @@ def test_an_unreadable_command_waits_for_the_bus_and_a_large_one_is_not_kept() -
         assert isinstance(body, types.DeadLetter)
         assert (body.entry, body.cause, body.reader) == ("1-0", "ValueError: why", "run")
         assert unread.not_kept == 1
+
+    asyncio.run(work())
+
+
+def test_a_part_is_begun_again_whatever_ended_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Until it succeeds, or all is ending; who is not the run any more tries nothing."""
+
+    async def work() -> None:
+        alarms = Alarms(MockMessageBusClient(), "events", Stamp("run"), "run")
+        left: list[Exception] = [OSError("disk full"), BusRejected("WRONGTYPE"), KeyError("bug")]
+
+        async def part() -> None:
+            if left:
+                raise left.pop(0)
+
+        await steadily("events", part, alarms, ending=lambda: False)
+        assert [each.getMessage() for each in caplog.records] == [
+            "run run: events: OSError('disk full'); it is tried again until it succeeds",
+            "run run: events: WRONGTYPE; it is tried again until it succeeds",
+            "run run: events: KeyError('bug'); it is tried again until it succeeds",
+        ]
+        for error, ending in (
+            (LeaseLost("another"), False),
+            (BusClosed("shut"), False),
+            (OSError("late"), True),
+        ):
+            left.append(error)
+            with pytest.raises(type(error)):
+                await steadily("events", part, alarms, ending=lambda: ending)  # noqa: B023
+        assert alarms.count == 3
 
     asyncio.run(work())
