@@ -83,7 +83,7 @@ class _Looking:
             values |= found
         except BusError:
             pass  # the monitor's sample tells
-        for name in values.keys() - self._values.keys():
+        for name in values:  # one that is watched already stays in its place
             monitor.watch(name, partial(self._value, name))
         self._values, self.groups[:] = values, groups
 
