@@ -1,4 +1,4 @@
-"""The whole bus against a model, on virtual time, with faults drawn by a seed.
+"""Consumers of a bus against a model, on virtual time, with faults drawn by a seed.
 
 Two producers send numbered messages of four keys and send again where an answer got lost. Consumers
 handle them and are killed at any moment; calls fail before or after they were applied, and stall;
@@ -25,45 +25,13 @@ from kasmina.bus.errors import BusUnavailable
 from kasmina.bus.in_process import InProcessBus
 from kasmina.bus.ordering import Order
 from kasmina.bus.retry import Backoff, retry
-from tests.runtime.bus.virtual import now, run
+from tests.faults.simulating import Unreliable, check_fired, finds, simulate
+from tests.runtime.bus.virtual import now
 
 ATTEMPTS = 12  # more than an innocent message loses to the kills of one simulation
-MESSAGES = 12  # of a producer
+MESSAGES = 8  # of a producer
 KILLS = 3
 FAILING = ("publish_many", "consume", "acknowledge", "claim", "create_group")
-
-
-class Unreliable:
-    """A client whose calls fail before or after they were applied, or stall."""
-
-    def __init__(self, bus: InProcessBus, rng: Random, share: float, fired: Counter[str]) -> None:
-        self._bus, self._rng, self._share, self._fired = bus, rng, share, fired
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(self._bus, name)
-        if name not in FAILING:
-            return call
-
-        async def unreliable(*arguments: Any, **settings: Any) -> Any:
-            kind = self._rng.choice(("before", "after", "stall"))
-            if self._rng.random() >= self._share:
-                return await call(*arguments, **settings)
-            self._fired[f"{name} {kind}"] += 1
-            if kind == "before":
-                raise BusUnavailable("not sent")
-            if kind == "stall":
-                await asyncio.sleep(self._rng.random())
-            answer = await call(*arguments, **settings)
-            if kind == "after":
-                raise BusUnavailable("the answer got lost")
-            return answer
-
-        return unreliable
-
-    async def publish(self, stream: str, payload: bytes, *, keep: int | None = None) -> str:
-        """As the client does it: through `publish_many`, so that it can fail."""
-        ids: list[str] = await self.publish_many(stream, [payload], keep=keep)
-        return ids[0]
 
 
 class World:
@@ -90,7 +58,7 @@ class World:
 
     def client(self) -> Any:
         """A client of its own faults."""
-        return Unreliable(self.bus.peer(), self.rng, self.rng.choice((0.0, 0.1, 0.3)), self.fired)
+        return Unreliable(self.bus.peer(), self.rng, FAILING, self.fired)
 
     def label(self, delivery: Delivery) -> Label:
         """Strict and best effort: by producer, whose numbers have no gaps. Else by four keys."""
@@ -214,37 +182,17 @@ class World:
                 assert self.tries[payload] == copies * ATTEMPTS == sum(attempts)
 
 
-def simulate(seeds: range) -> Counter[str]:
-    """Run simulations; returns which faults fired how often."""
-    fired: Counter[str] = Counter()
-    for seed in seeds:
-        world = World(seed)
-        try:
-            run(world.live())
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
-        fired += world.fired
-    return fired
-
-
-def check_fired(fired: Counter[str]) -> None:
-    """Every fault must have happened, or the simulation proves nothing."""
-    kinds = {f"{name} {kind}" for name in FAILING for kind in ("before", "after", "stall")}
-    assert not (kinds | {"poison", "killed"}) - set(fired), fired
-
-
 def test_no_seed_loses_or_doubles_anything(record_property: Callable[[str, object], None]) -> None:
     """1,000 simulations."""
-    fired = simulate(range(1000))
-    check_fired(fired)
+    fired = simulate(World, range(1000))
+    check_fired(fired, FAILING, "poison", "killed")
     record_property("counted", f"1,000 simulations, {fired.total():,} faults")
 
 
 @pytest.mark.long
 def test_no_seed_of_many_loses_or_doubles_anything() -> None:
     """10,000 simulations more."""
-    check_fired(simulate(range(1000, 11_000)))
+    check_fired(simulate(World, range(1000, 11_000)), FAILING, "poison", "killed")
 
 
 def test_the_simulation_finds_a_planted_fault() -> None:
@@ -263,10 +211,4 @@ def test_the_simulation_finds_a_planted_fault() -> None:
             each._submit = hasty  # type: ignore[method-assign]
             return each
 
-    found = 0
-    for seed in range(60):
-        try:
-            run(Hasty(seed).live())
-        except* AssertionError:
-            found += 1
-    assert found > 0
+    assert finds(Hasty, range(60))

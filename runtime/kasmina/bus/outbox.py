@@ -113,7 +113,8 @@ class Outbox:
         """
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._resend_s / 4)
+                async with asyncio.timeout(self._resend_s / 4):  # `wait_for` may lose a cancel
+                    await self._wake.wait()
             self._wake.clear()
             if not await self._resend():
                 self._wake.set()  # the bus is away: all of it again
