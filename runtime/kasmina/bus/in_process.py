@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from threading import Lock
 from types import TracebackType
 from typing import Self
 
+from kasmina.bus.broker import Broker, cost_of
 from kasmina.bus.client import (
     FIRST,
     NEWEST,
@@ -21,78 +21,11 @@ from kasmina.bus.client import (
     check_payloads,
     position,
 )
-from kasmina.bus.errors import BusClosed, BusFull, NoSuchGroup
-from kasmina.bus.losses import Ledger
-from kasmina.bus.streams import ENTRY_COST, NO_STREAM, Group, Stream, acknowledge, text
+from kasmina.bus.errors import BusClosed
+from kasmina.bus.losses import Ledger, no_such_group, vanished
+from kasmina.bus.streams import NO_STREAM, Group, Stream, acknowledge, text
 
 LIMIT_BYTES = 256 << 20
-
-
-class Broker:
-    """What the clients of one in-process bus share."""
-
-    def __init__(self, limit_bytes: int, clock: Callable[[], float]) -> None:
-        self.lock = Lock()
-        self.clock = clock
-        self.limit_bytes = limit_bytes
-        self.streams: dict[str, Stream] = {}
-        self._values: dict[str, tuple[bytes, float]] = {}  # with the time when they expire
-        self._value_bytes = 0
-        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-
-    def make_room(self, needed: int) -> None:
-        """Raise `BusFull` where so many bytes more are too many."""
-        if self._held() + needed > self.limit_bytes:
-            self._forget_expired()
-        if self._held() + needed > self.limit_bytes:
-            raise BusFull(
-                f"the in-process bus holds {self._held()} of at most {self.limit_bytes} bytes and "
-                f"{needed} more were to be stored; trim what is done, pass `keep`, or open it with "
-                "a larger `limit_bytes`"
-            )
-
-    def put(self, key: str, value: bytes, until: float) -> None:
-        """Keep a value until a time."""
-        before = self._values.pop(key, None)
-        self._values[key] = value, until
-        self._value_bytes += _cost(value) - (_cost(before[0]) if before else 0)
-
-    def get(self, key: str) -> bytes | None:
-        """Return a value that has not expired."""
-        value, until = self._values.get(key, (None, 0.0))
-        return value if until > self.clock() else None
-
-    def wipe(self) -> None:
-        """Lose everything."""
-        self.streams.clear()
-        self._values.clear()
-        self._value_bytes = 0
-
-    def _held(self) -> int:
-        return self._value_bytes + sum(stream.bytes for stream in self.streams.values())
-
-    def _forget_expired(self) -> None:
-        now = self.clock()
-        self._values = {key: kept for key, kept in self._values.items() if kept[1] > now}
-        self._value_bytes = sum(_cost(value) for value, _ in self._values.values())
-
-    def wake(self) -> None:
-        """Let everyone who waits look again; the lock is held."""
-        for loop, event in self._waiting:
-            with suppress(RuntimeError):  # its loop was closed under it
-                loop.call_soon_threadsafe(event.set)
-
-    @contextmanager
-    def waiting(self) -> Iterator[asyncio.Event]:
-        """Give an event that the next change sets; the lock is not held."""
-        waiter = (asyncio.get_running_loop(), asyncio.Event())
-        with self.lock:
-            self._waiting.add(waiter)
-        try:
-            yield waiter[1]
-        finally:
-            with self.lock:
-                self._waiting.discard(waiter)
 
 
 class InProcessBus:
@@ -142,7 +75,7 @@ class InProcessBus:
         check_names(stream=stream)
         check_payloads(payloads)
         with self._open() as broker:
-            broker.make_room(sum(map(_cost, payloads)))
+            broker.make_room(sum(map(cost_of, payloads)))
             found = self._stream(stream)
             now = int(broker.clock() * 1000)
             ids = [text(found.append(payload, now)) for payload in payloads]
@@ -270,7 +203,7 @@ class InProcessBus:
         for key in values:
             check_names(key=key)
         with self._open() as broker:
-            broker.make_room(sum(map(_cost, values.values())))
+            broker.make_room(sum(map(cost_of, values.values())))
             for key, value in values.items():
                 broker.put(key, value, broker.clock() + expires_s)
 
@@ -360,21 +293,3 @@ class InProcessBus:
             self._ledger.lost(vanished(stream, group, wiped=wiped))
             found = self.broker.streams[stream].groups[group]
         return self.broker.streams[stream], found
-
-
-def _cost(value: bytes) -> int:
-    return len(value) + ENTRY_COST
-
-
-def no_such_group(stream: str, group: str) -> NoSuchGroup:
-    """Return the error of a group that nobody has made."""
-    return NoSuchGroup(
-        f"stream {stream!r} has no group {group!r}; make it with `create_group` before it is read"
-    )
-
-
-def vanished(stream: str, group: str, *, wiped: bool) -> Loss:
-    """Return the loss of a group that was there before."""
-    gone = "with its stream" if wiped else "from its stream"
-    detail = f"group {group!r} of {stream!r} has vanished {gone}; it begins anew at the first entry"
-    return Loss("wiped" if wiped else "group gone", stream, group, None, detail)

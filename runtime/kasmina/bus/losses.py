@@ -1,4 +1,4 @@
-"""What a client has counted, and the losses it has found."""
+"""What a client has counted, the losses it has found, and groups that are not there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from kasmina.bus.client import Loss
+from kasmina.bus.errors import NoSuchGroup
 
 
 class Ledger:
@@ -25,3 +26,17 @@ class Ledger:
         self.counters["entries lost"] += loss.entries or 0
         for callback in self._callbacks:
             callback(loss)
+
+
+def no_such_group(stream: str, group: str) -> NoSuchGroup:
+    """Return the error of a group that nobody has made."""
+    return NoSuchGroup(
+        f"stream {stream!r} has no group {group!r}; make it with `create_group` before it is read"
+    )
+
+
+def vanished(stream: str, group: str, *, wiped: bool) -> Loss:
+    """Return the loss of a group that was there before."""
+    gone = "with its stream" if wiped else "from its stream"
+    detail = f"group {group!r} of {stream!r} has vanished {gone}; it begins anew at the first entry"
+    return Loss("wiped" if wiped else "group gone", stream, group, None, detail)

@@ -1,4 +1,4 @@
-"""Commands and their replies over the shared link."""
+"""Commands and their replies: over the shared link, and on lines of those who read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from redis import exceptions as redis_errors
 
 from kasmina.bus.losses import Ledger
 from kasmina.bus.redis_link import Link
-from kasmina.bus.redis_wire import is_no_group, refusal
+from kasmina.bus.redis_reading import Lines
+from kasmina.bus.redis_wire import Argument, is_no_group, pack, refusal
 
 
 class Asker:
@@ -17,11 +18,12 @@ class Asker:
 
     Args:
         link: that many tasks share.
+        lines: for commands whose replies hold entries.
         ledger: counts "oom", "readonly" and "nogroup".
     """
 
-    def __init__(self, link: Link, ledger: Ledger) -> None:
-        self.link, self._ledger = link, ledger
+    def __init__(self, link: Link, lines: Lines, ledger: Ledger) -> None:
+        self.link, self.lines, self._ledger = link, lines, ledger
 
     async def ask(self, packed: bytes, count: int, name: str) -> list[Any]:
         """Return the replies; those that are errors stand for themselves."""
@@ -35,6 +37,16 @@ class Asker:
         replies = await self.ask(b"".join(commands), len(commands), name)
         self.raise_first(replies, name)
         return replies
+
+    async def read(self, head: list[Argument], tail: list[Argument], wait_s: float = 0.0) -> Any:
+        """Run a command that reads entries, and may wait; returns its reply, an error too."""
+        if wait_s <= 0:
+            reply = await self.lines.ask(pack(*head, *tail), str(head[0]))
+        else:
+            block: list[Argument] = ["BLOCK", max(1, round(wait_s * 1000))]
+            reply = await self.lines.wait(pack(*head, *block, *tail), wait_s)
+        self.count(reply)
+        return reply
 
     def raise_first(self, replies: Sequence[Any], name: str) -> None:
         """Raise the first reply that is an error, as an error of ours."""

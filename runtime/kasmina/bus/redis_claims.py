@@ -10,7 +10,7 @@ from kasmina.bus.client import Delivery, Loss
 from kasmina.bus.errors import AnswerTooLarge
 from kasmina.bus.losses import Ledger
 from kasmina.bus.redis_asking import Asker
-from kasmina.bus.redis_reading import Entries, Lines
+from kasmina.bus.redis_reading import Entries
 from kasmina.bus.redis_wire import deliveries, is_no_group, pack, pending_of
 
 LOOKED_AT = 16  # entries at once, of which there may be none any more
@@ -21,7 +21,6 @@ class Claims:
 
     Args:
         asker: sends commands.
-        lines: sends those whose replies hold entries.
         entries: takes them out.
         ledger: hears of entries that were trimmed while they were pending.
         make_again: makes a group of ours that has vanished.
@@ -30,12 +29,11 @@ class Claims:
     def __init__(
         self,
         asker: Asker,
-        lines: Lines,
         entries: Entries,
         ledger: Ledger,
         make_again: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        self._asker, self._lines, self._entries = asker, lines, entries
+        self._asker, self._entries = asker, entries
         self._ledger, self._make_again = ledger, make_again
 
     async def take_over(
@@ -73,11 +71,11 @@ class Claims:
         return found
 
     async def _claimed(self, stream: str, group: str, command: bytes) -> Any:
-        reply = await self._lines.ask(command, "XAUTOCLAIM")
+        reply = await self._asker.lines.ask(command, "XAUTOCLAIM")
         if isinstance(reply, Exception) and is_no_group(reply):
             self._asker.count(reply)
             await self._make_again(stream, group)
-            reply = await self._lines.ask(command, "XAUTOCLAIM")
+            reply = await self._asker.lines.ask(command, "XAUTOCLAIM")
         self._asker.raise_first([reply], "XAUTOCLAIM")
         return reply
 

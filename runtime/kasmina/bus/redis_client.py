@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from kasmina.bus.client import (
     FIRST,
@@ -21,27 +21,21 @@ from kasmina.bus.client import (
     check_payloads,
 )
 from kasmina.bus.errors import AnswerTooLarge, BusError, BusRefused
-from kasmina.bus.in_process import no_such_group, vanished
 from kasmina.bus.losses import Ledger
 from kasmina.bus.redis_asking import Asker
 from kasmina.bus.redis_claims import Claims
+from kasmina.bus.redis_groups import Groups
 from kasmina.bus.redis_link import Limits, Link
 from kasmina.bus.redis_reading import Entries, Lines
 from kasmina.bus.redis_server import Features, connector, features, probe_commands
 from kasmina.bus.redis_skim import SkimmingParser
 from kasmina.bus.redis_watch import Watch
 from kasmina.bus.redis_wire import (
-    Argument,
     deliveries,
-    groups_of,
-    is_no_group,
-    is_no_key,
     pack,
     pack_publish,
     pending_of,
-    table,
 )
-from kasmina.bus.streams import NO_STREAM
 
 VALUES_AT_ONCE = 8  # of `get_many`: with the largest values, what a reply may have
 
@@ -84,13 +78,11 @@ class RedisStreamClient:
         self._watch, self._watch_s = Watch(self._ledger), watch_s
         counters = self._ledger.counters
         self._link = Link(connect, self.server, self._limits, counters, self._prepare)
-        self._asker = Asker(self._link, self._ledger)
         self._lines = Lines(read, self.server, timeout_s, self.features, self._limits.rng)
+        self._asker = Asker(self._link, self._lines, self._ledger)
         self._entries = Entries(counters)
-        self._claims = Claims(
-            self._asker, self._lines, self._entries, self._ledger, self._make_again
-        )
-        self._groups: set[tuple[str, str]] = set()  # that this client has made
+        self._groups = Groups(self._asker, self._entries, self._ledger)
+        self._claims = Claims(self._asker, self._entries, self._ledger, self._groups.make_again)
         self._features: Features | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._closed = False
@@ -133,9 +125,7 @@ class RedisStreamClient:
     async def create_group(self, stream: str, group: str, *, start: str = FIRST) -> bool:
         """Make a group, and its stream, where they do not exist; say whether the group is new."""
         check_names(stream=stream, group=group)
-        new = await self._create_group(stream, group, start)
-        self._groups.add((stream, group))
-        return new
+        return await self._groups.create(stream, group, start)
 
     async def consume(
         self,
@@ -148,18 +138,7 @@ class RedisStreamClient:
     ) -> list[Delivery]:
         """Give this consumer entries that the group has given to nobody yet."""
         check_names(group=group, consumer=consumer)
-        count = self._entries.at_once(streams, count)
-        head: list[Argument] = ["XREADGROUP", "GROUP", group, consumer, "COUNT", count]
-        tail: list[Argument] = ["STREAMS", *streams, *(">" for _ in streams)]
-        reply = await self._read(head, tail, wait_s)
-        if isinstance(reply, Exception) and is_no_group(reply):
-            for stream in streams:
-                await self._make_again(stream, group)
-            reply = await self._read(head, tail, wait_s)
-        self._asker.raise_first([reply], "XREADGROUP")
-        taken = self._entries.by_stream(reply)
-        self._ledger.counters["delivered"] += len(taken)
-        return taken
+        return await self._groups.consume(streams, group, consumer, count, wait_s)
 
     async def acknowledge(self, stream: str, group: str, ids: Sequence[str]) -> int:
         """Say that entries are done; returns how many of them were pending until now."""
@@ -188,7 +167,9 @@ class RedisStreamClient:
         if after == NEWEST and wait_s <= 0:
             return []
         count = self._entries.at_once([stream], count)
-        reply = await self._read(["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s)
+        reply = await self._asker.read(
+            ["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s
+        )
         self._asker.raise_first([reply], "XREAD")
         return self._entries.by_stream(reply)
 
@@ -233,18 +214,7 @@ class RedisStreamClient:
 
     async def info(self, stream: str) -> StreamInfo:
         """Return where a stream and its groups stand."""
-        about, (groups,) = await asyncio.gather(  # the first holds two entries
-            self._lines.ask(pack("XINFO", "STREAM", stream), "XINFO"),
-            self._asker.ask(pack("XINFO", "GROUPS", stream), 1, "XINFO"),
-        )
-        replies = [about, groups]
-        if any(isinstance(reply, Exception) and is_no_key(reply) for reply in replies):
-            return NO_STREAM
-        self._asker.raise_first(replies, "XINFO")
-        about = table(replies[0])
-        first, last = about["first-entry"], about["last-generated-id"].decode()
-        oldest = first[0].decode() if first else None
-        return StreamInfo(about["length"], oldest, last, groups_of(replies[1], last))
+        return await self._groups.info(stream)
 
     async def time(self) -> float:
         """Seconds since 1970 by the server's clock; where it may not be asked, by this machine's."""
@@ -318,30 +288,3 @@ class RedisStreamClient:
             await asyncio.sleep(self._watch_s)
             with suppress(BusError):
                 await self._watch.look(self._link)
-
-    async def _create_group(self, stream: str, group: str, start: str) -> bool:
-        command = pack("XGROUP", "CREATE", stream, group, start, "MKSTREAM")
-        (reply,) = await self._asker.ask(command, 1, "XGROUP CREATE")
-        if isinstance(reply, Exception) and str(reply).startswith("BUSYGROUP"):
-            return False
-        self._asker.raise_first([reply], "XGROUP CREATE")
-        return True
-
-    async def _make_again(self, stream: str, group: str) -> None:
-        """Make a group of ours that has vanished, and tell of it."""
-        (there,) = await self._asker.call(pack("EXISTS", stream), name="EXISTS")
-        if (stream, group) not in self._groups:
-            if group not in (await self.info(stream)).groups:
-                raise no_such_group(stream, group)
-        elif await self._create_group(stream, group, FIRST):
-            self._ledger.lost(vanished(stream, group, wiped=not there))
-
-    async def _read(self, head: list[Argument], tail: list[Argument], wait_s: float) -> Any:
-        """Run a command that may wait; returns its reply, an error too."""
-        if wait_s <= 0:
-            reply = await self._lines.ask(pack(*head, *tail), str(head[0]))
-        else:
-            block: list[Argument] = ["BLOCK", max(1, round(wait_s * 1000))]
-            reply = await self._lines.wait(pack(*head, *block, *tail), wait_s)
-        self._asker.count(reply)
-        return reply

@@ -115,14 +115,6 @@ class Link:
             self._sweeper = loop.call_later(self._limits.timeout_s / SWEEPS, self._sweep)
         return await request.done
 
-    async def call(self, *commands: bytes, name: str) -> list[Reply]:
-        """Send packed commands and return their replies; raises the first that is an error."""
-        replies = await self.ask(b"".join(commands), len(commands), name)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise refusal(reply, name, self.server)
-        return replies
-
     async def drain(self) -> None:
         """Wait until nothing waits."""
         await self._idle.wait()
