@@ -15,7 +15,18 @@ from kasmina.bus.signing import Signer, make_key_file, read_keys
 from kasmina.bus.stamping import Stamp
 from kasmina.growth.outside import SKEW_S
 from kasmina_generated.messages import types, wire
-from tests.faults.bus_runs import RUN, Shell, alive, growing, sent
+from tests.faults.bus_runs import (
+    RUN,
+    WITHIN_S,
+    Shell,
+    alive,
+    answers,
+    ask,
+    growing,
+    on,
+    resumed,
+    sent,
+)
 from tests.redis_servers import RedisServer
 
 PAUSE = types.Pause(run=RUN)
@@ -29,6 +40,14 @@ def old_stamp(name: str) -> Stamp:
 def old_command(command: types.Command, id: str) -> types.Envelope:
     """What such a clock makes of a command."""
     return structs.replace(enveloped(command, id), time=time.time() - 1000)
+
+
+def has_caught_up(server: RedisServer, sign: Signer) -> bool:
+    """Whether a run that goes on has done again what it had done, and is held by the last of it."""
+    found = ask(server, types.Query(run=RUN), sign)
+    assert isinstance(found, types.Status)
+    waiting = {each.what: each.number for each in found.counts}["commands waiting"]
+    return found.paused and not waiting
 
 
 def test_only_who_knows_the_key_is_obeyed(
@@ -92,6 +111,16 @@ def test_only_who_knows_the_key_is_obeyed(
         assert again.entry != first.entry
         assert structs.replace(again, entry=first.entry) == first
         assert "held" not in tell("ctl", "status", *key).out
+        last = Signer(read_keys(file)[0])(Stamp("somebody")(PAUSE))
+        assert isinstance(outcome(last)[-1], types.Applied)
+    killed = time.time()
+    with resumed(server, tmp_path):  # signed answers prove what it had done: no more is said of it
+        alive(server, after=killed)
+        end = time.monotonic() + WITHIN_S
+        while not has_caught_up(server, Signer(read_keys(file)[0])):
+            assert time.monotonic() < end
+        told_of = on(server, lambda client: answers(client, RUN, last.id))
+        assert [type(each) for each in told_of] == [types.Accepted, types.Applied]
     # another run of the name knows nothing of what became of it, and is told that it is old
     while (begun := time.time()) < copied.time + 2 * SKEW_S:
         time.sleep(0.05)
