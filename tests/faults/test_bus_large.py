@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from kasmina.bus.claims import CHUNK
 from kasmina.bus.client import LARGEST_PAYLOAD
+from kasmina.bus.connecting import open_bus
 from kasmina.bus.errors import AnswerTooLarge
+from kasmina.bus.names import DEAD_LETTERS, streams_of
+from kasmina.bus.operator_thread import OperatorThread
 from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.bus.redis_skim import LARGEST_REPLY, first_of, skim, whole
+from kasmina.growth.outside import Outside
+from kasmina_generated.messages import types
 from tests.helpers import run_python
 from tests.redis_servers import RedisServer, redis_server
 from tests.runtime.bus.buses import run
+from tests.runtime.growth.gardens import Bed
 
 S, G = "s", "g"
 HUGE = 40 << 20
@@ -168,3 +176,23 @@ def test_a_reply_that_is_cut_anywhere_says_what_it_says() -> None:
         known = at >= REPLY.index(b"1-0\r\n") + len(b"1-0\r\n")
         assert first_of(entries) == ([[b"1-0", []]] if known and at < first else [])
     assert LARGEST_REPLY > 8 * LARGEST_PAYLOAD
+
+
+def test_a_run_goes_on_behind_commands_that_are_too_large() -> None:
+    """They are dead letters without their bytes; what was asked behind them is done."""
+    with redis_server() as server:
+        outside = Outside("test", partial(open_bus, server.url))
+        with outside, OperatorThread(open_bus(server.url)) as operator:
+            outside.start(Bed().gardener, fresh=True)
+            for _ in range(3):
+                server.ask("XADD", streams_of("test").commands, "*", "p", b"x" * HUGE)
+            asked = operator.ask(types.Query(run="test"))
+            end = time.monotonic() + 60
+            while not asked.done() or outside.handler.unreadable < 3:
+                assert time.monotonic() < end
+                outside.after_step()
+            assert isinstance(asked.result(), types.Status)
+            while server.ask("XLEN", DEAD_LETTERS) != 3:
+                assert time.monotonic() < end
+                outside.after_step()
+            assert outside.fault is None

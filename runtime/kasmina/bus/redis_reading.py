@@ -167,12 +167,13 @@ class Entries:
     def of(self, stream: str, entries: Sequence[Any]) -> list[Any]:
         """The entries that came whole; None stands for those that are there no more."""
         came = whole(entries)
-        there = [entry is not None and entry[1] is not None for entry in came]
-        sizes = [len(payload_of(e[1])) if is_ else 0 for e, is_ in zip(came, there, strict=True)]
+        sizes = [len(payload_of(each[1])) if each and each[1] else 0 for each in came]
         self._note(stream, sizes, isinstance(entries, Cut) or len(came) < len(entries))
+        if not sizes or max(sizes) <= LARGEST_PAYLOAD:
+            return list(came)
         large = [size > LARGEST_PAYLOAD for size in sizes]
         self._counters["too large"] += sum(large)
-        return [[e[0], []] if big else e for e, big in zip(came, large, strict=True)]
+        return [[each[0], []] if is_ else each for each, is_ in zip(came, large, strict=True)]
 
     def too_large(self, entries: Sequence[Any]) -> list[Any]:
         """The first entry, where a reply had no room for it."""

@@ -132,9 +132,9 @@ class _Skimmer:
         return _NoMore()
 
 
-def whole(entries: Sequence[Any]) -> list[Any]:
-    """Return the entries of a list that may be cut which came whole."""
-    return [each for each in entries if each is None or not _is_cut(each)]
+def whole(entries: Sequence[Any]) -> Sequence[Any]:
+    """Return the entries of a list that may be cut which came whole; only the last may not have."""
+    return entries[:-1] if entries and _is_cut(entries[-1]) else entries
 
 
 def first_of(entries: Sequence[Any]) -> list[Any]:
@@ -143,7 +143,9 @@ def first_of(entries: Sequence[Any]) -> list[Any]:
 
 
 def _is_cut(entry: Any) -> bool:
-    return isinstance(entry, Cut) or any(isinstance(part, Cut) for part in entry)
+    return entry is not None and (
+        isinstance(entry, Cut) or any(isinstance(part, Cut) for part in entry)
+    )
 
 
 async def reply_of(connection: AbstractConnection) -> Any:
