@@ -1,4 +1,4 @@
-"""Floods and long runs on the bus of the process, in real time and with real threads."""
+"""Floods and long runs on a real server, in real time and with real threads."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from statistics import median, quantiles
+from statistics import median
 
 import numpy as np
 import pytest
 
 from kasmina.bus.attempts import Attempts
 from kasmina.bus.claims import ClaimStore
-from kasmina.bus.client import Delivery
+from kasmina.bus.client import FIRST, Delivery
 from kasmina.bus.commands import CommandConfig, CommandHandler
 from kasmina.bus.consumer import Consumer, ConsumerConfig, Label
 from kasmina.bus.dead_letters import DeadLetterQueue
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
 from kasmina.bus.frames import HealthFrame
-from kasmina.bus.in_process import InProcessBus
+from kasmina.bus.redis_client import RedisStreamClient
 from kasmina.bus.retry import Backoff
 from kasmina.bus.stamping import Stamp
 from kasmina.bus.telemetry import TelemetryConfig, TelemetryPublisher, TelemetryReader
 from kasmina_generated.messages import wire
 from kasmina_generated.messages.types import Applied, Pause
+from tests.redis_servers import redis_server
 
 SEEDS = 10_000
 
@@ -38,7 +39,7 @@ SEEDS = 10_000
 class Run:
     """A training process on the bus: a handler, a publisher, and a thread that applies commands."""
 
-    bus: InProcessBus
+    client: RedisStreamClient  # of somebody else
     handler: CommandHandler
     publisher: TelemetryPublisher
     flooding: threading.Event = field(default_factory=threading.Event)
@@ -62,39 +63,42 @@ class Run:
 @asynccontextmanager
 async def training(keep: int | None = 20) -> AsyncIterator[Run]:
     """A run that lives as long as the context; its telemetry keeps so many entries."""
-    bus = InProcessBus()
     stamp = Stamp("run")
     commands = CommandConfig(window=1000, keep=1000)
-    handler = CommandHandler(
-        bus, "commands", "replies", stamp, run="r", check=lambda c: None, config=commands
-    )
     config = TelemetryConfig(batch_frames=4, limit_bytes=16 * SEEDS * 16, keep=keep)
-    publisher = TelemetryPublisher(bus.peer(), "health", stamp, config=config)
-    each = Run(bus, handler, publisher)
-    tasks = [asyncio.create_task(handler.run()), asyncio.create_task(publisher.run())]
-    thread = threading.Thread(target=each.train)
-    thread.start()
-    try:
-        yield each
-    finally:
-        each.over.set()
-        await asyncio.to_thread(thread.join)
-        handler.stop()
-        publisher.stop()
-        await asyncio.gather(*tasks)
+    with redis_server(maxmemory="400mb", maxmemory_policy="noeviction") as server:
+        clients = [RedisStreamClient(server.url) for _ in range(3)]
+        async with clients[0], clients[1], clients[2]:
+            handler = CommandHandler(
+                clients[0], "commands", "replies", stamp, run="r", check=lambda c: None,
+                config=commands,
+            )  # fmt: skip
+            publisher = TelemetryPublisher(clients[1], "health", stamp, config=config)
+            each = Run(clients[2], handler, publisher)
+            tasks = [asyncio.create_task(handler.run()), asyncio.create_task(publisher.run())]
+            thread = threading.Thread(target=each.train)
+            thread.start()
+            try:
+                yield each
+            finally:
+                each.over.set()
+                await asyncio.to_thread(thread.join)
+                handler.stop()
+                publisher.stop()
+                await asyncio.gather(*tasks)
 
 
 async def latencies(run: Run, count: int) -> list[float]:
     """Seconds from sending a command to its second acknowledgement."""
-    client, stamp, found = run.bus.peer(), Stamp("operator"), list[float]()
-    last = (await client.info("replies")).last
+    stamp, found = Stamp("operator"), list[float]()
+    last = (await run.client.info("replies")).last
     for _ in range(count):
         began = time.perf_counter()
         sent = stamp(Pause(run="r"))
-        await client.publish("commands", wire.encode(sent))
+        await run.client.publish("commands", wire.encode(sent))
         applied = False
         while not applied:
-            for delivery in await client.read("replies", after=last, wait_s=5.0):
+            for delivery in await run.client.read("replies", after=last, wait_s=5.0):
                 last = delivery.id
                 reply = wire.decode(delivery.payload)
                 applied |= reply.correlation == sent.id and isinstance(reply.body, Applied)
@@ -103,22 +107,32 @@ async def latencies(run: Run, count: int) -> list[float]:
 
 
 def test_a_flood_of_telemetry_leaves_commands_their_latency() -> None:
-    """10,000 seeds of pure noise each millisecond, more than can be packed: commands pass by."""
+    """10,000 seeds of pure noise each millisecond, more than can be packed: commands pass by.
+
+    Quiet and flooded in turn, because a busy machine slows both; what waits behind the flood does so
+    in every turn, so the best one counts.
+    """
 
     async def main() -> None:
+        ratios, sent = list[float](), 0
         async with training() as each:
-            quiet = await latencies(each, 150)
-            each.flooding.set()
-            await asyncio.sleep(0.3)
-            before = each.publisher.sent
-            flooded = await latencies(each, 150)
-            sent, waiting = each.publisher.sent - before, each.publisher.waiting
+            await latencies(each, 10)
+            for _ in range(5):
+                while each.publisher.waiting:
+                    await asyncio.sleep(0.01)
+                quiet = await latencies(each, 30)
+                each.flooding.set()
+                while not each.publisher.waiting:
+                    await asyncio.sleep(0.01)
+                before = each.publisher.sent
+                flooded = await latencies(each, 30)
+                sent += each.publisher.sent - before
+                assert each.publisher.waiting <= 16
+                each.flooding.clear()
+                ratios.append(median(flooded) / median(quiet))
+            assert each.publisher.dropped.total() > 0, "it was no flood"
         assert sent > 10, "the flood never flowed"
-        assert waiting <= 16
-        # 10 to 20 times what is seen on two quiet cores: CI machines pause for longer than that
-        assert median(quiet) < 0.03
-        assert median(flooded) < 0.06
-        assert quantiles(flooded, n=20)[-1] < 0.3
+        assert min(ratios) < 10, ratios  # 2 to 5 on two cores that are shared
 
     asyncio.run(main())
 
@@ -129,15 +143,24 @@ def test_what_is_dropped_under_a_flood_is_told_to_the_frame() -> None:
     async def main() -> None:
         async with training(keep=None) as each:
             each.flooding.set()
-            await asyncio.sleep(1.0)
+            while each.publisher.sent < 20 or not each.publisher.dropped.total():
+                await asyncio.sleep(0.01)
             each.flooding.clear()
-            await asyncio.sleep(0.05)
-        reader, got = TelemetryReader(ClaimStore(each.bus)), 0
-        for delivery in await each.bus.read("health", count=100_000):
-            got += len(await reader.read(delivery.payload))
+            offered = -1
+            while each.publisher.waiting or offered != each.offered:
+                offered = each.offered
+                await asyncio.sleep(0.1)
+            each.publisher.stop()
+            while each.publisher.sent + each.publisher.dropped.total() < each.offered:
+                await asyncio.sleep(0.01)
+            reader, got, after = TelemetryReader(ClaimStore(each.client)), 0, FIRST
+            while page := await each.client.read("health", after=after, count=10):
+                after = page[-1].id
+                for delivery in page:
+                    got += len(await reader.read(delivery.payload))
         assert each.offered == got + reader.dropped
-        assert reader.dropped == each.publisher.dropped.total()
-        assert got > 20
+        assert reader.dropped == each.publisher.dropped.total() > 0
+        assert got >= 20
 
     asyncio.run(main())
 
@@ -150,7 +173,7 @@ def _resident() -> int:
 async def soak(seconds: float) -> None:
     """Commands, telemetry, poison and duplicates for a while: nothing grows.
 
-    Memory within 32 MB of what it was after a quarter of the time, descriptors and tasks equal.
+    Memory within 32 MB of what it was after a quarter of the time, descriptors and tasks but for those at work.
     """
     rng, handled = Random(0), 0
 
@@ -161,11 +184,11 @@ async def soak(seconds: float) -> None:
             raise ValueError("poison")
 
     async with training() as each:
-        dead = DeadLetterQueue(each.bus, "dead", capacity=100)
+        dead = DeadLetterQueue(each.client, "dead", capacity=100)
         backoff = Backoff(attempts=2, base_s=0.0)
         attempts = Attempts(handle, dead, backoff=backoff, rng=rng)
         consumer = Consumer(
-            each.bus.peer(),
+            each.client,
             ["work"],
             "group",
             "me",
@@ -181,23 +204,24 @@ async def soak(seconds: float) -> None:
             (each.flooding.set if int(passed) % 2 else each.flooding.clear)()
             for _ in range(20):
                 payload = b"message %d" % (sent - rng.randrange(2))
-                await each.bus.publish("work", payload, keep=2000)
+                await each.client.publish("work", payload, keep=2000)
                 sent += 1
             await latencies(each, 2)
-            group = (await each.bus.info("work")).groups["group"]
-            await each.bus.trim("work", before=group.delivered)
-            await each.bus.trim("commands", before=each.handler.position)
+            group = (await each.client.info("work")).groups["group"]
+            await each.client.trim("work", before=group.delivered)
+            await each.client.trim("commands", before=each.handler.position)
             tasks, descriptors = len(asyncio.all_tasks()), len([*Path("/proc/self/fd").iterdir()])
             if passed > seconds / 4:
                 marks.append((_resident(), tasks, descriptors))
         consumer.stop()
         await task
+        letters = dead.dropped + (await each.client.info("dead")).length
     sizes, tasks_, descriptors_ = zip(*marks, strict=True)
     assert handled > 0.8 * sent
-    assert dead.dropped + (await each.bus.info("dead")).length > sent / 20
+    assert letters > sent / 20
     assert sizes[-1] - sizes[0] < 32 << 20
     assert max(tasks_) - min(tasks_) <= 32  # of handlers in the middle of their work
-    assert max(descriptors_) == min(descriptors_)
+    assert max(descriptors_) - min(descriptors_) <= 8  # of calls that wait, each on its own line
 
 
 def test_a_short_soak_grows_nothing() -> None:
