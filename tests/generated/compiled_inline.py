@@ -23,8 +23,8 @@ _POINTERS = {
 }  # fmt: skip
 _SIZES = {
     "C": 16, "G": 2, "BM": 16, "BN": 32, "EVEN": True, "STAGES": 2,
-    "CG": 4, "CBM": 32, "CBN": 64, "CARRYING": True, "AHEAD": True,
-    "COPIED": True,
+    "CG": 4, "CBM": 32, "CBN": 64, "CARRYING": True, "CSTAGES": 3,
+    "COPIED": True, "FOLLOWED": True, "EARLY": True,
 }  # fmt: skip
 _UNITS = {"H": 16, "HB": 16, "BH": 32, "UPCAST": False}
 _BLOCKS = {"H": 20, "HB": 16, "BH": 32, "UPCAST": False}
@@ -35,7 +35,7 @@ KERNELS: list[tuple[str, str, dict[str, Any]]] = [
     ("inline_gated_backward", "_backward_rows", {**_UNITS, "REPLACE": True}),
     ("inline_mlp_gelu_backward", "_backward_rows", {**_BLOCKS, "REPLACE": False}),
     ("inline_affine_backward", "_backward_rows", {"REPLACE": False}),
-    ("sample", "_sample_rows", {"AHEAD": False}),
+    ("sample", "_sample_rows", {"STAGES": 1}),
     ("sample", "_gather_measures", {"BP": 32}),
 ]  # fmt: skip
 

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: b8a168b3fd14f4ad1d4348782d1f8a92
+# body: dd843472a4a3c869a9a3bfab570c382c
 
 """Backward pass of the chunks that hold affine: one launch for all rows, one to add up."""
 
@@ -21,6 +21,7 @@ from .tiling import (
     MIXING,
     Launch,
     Tiles,
+    begins_early,
     carry,
     chunk_at,
     column_of,
@@ -32,6 +33,7 @@ from .tiling import (
     role_of,
     rounded,
     shape_of,
+    some_of,
     split_of,
 )
 
@@ -119,7 +121,7 @@ def _launches(
     features: int,
     strides: tuple[int, ...],
     dtypes: tuple[torch.dtype, ...],
-    _device: torch.device,
+    device: torch.device,
     chunks: int,
     shape: tuple[int, ...],
     kind: int,
@@ -131,6 +133,7 @@ def _launches(
     size = 2 * width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
+    early = begins_early(device)
     rows = Launch(
         _backward_rows,
         (t.grid + c.grid,),
@@ -156,10 +159,11 @@ def _launches(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
-            "AHEAD": c.ahead,
+            "CSTAGES": c.stages,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "CARRYING": carried is not None,
+            "FOLLOWED": early,
             "STAGES": t.stages,
         },
         t.options,
@@ -175,8 +179,9 @@ def _launches(
             "G": t.group,
             "BM": t.rows,
             "LANES": _LANES,
+            "EARLY": early,
         },
-        {},
+        {"launch_pdl": True} if early else {},
     )
     return rows, sums, (t.items * t.group, size + t.blocks * width)
 
@@ -259,14 +264,18 @@ def _add_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     LANES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Each program adds up, over all splits and in their order, some numbers of a listed chunk."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
     SIZE: tl.constexpr = 2 * C
     PITCH: tl.constexpr = SIZE + BLOCKS * C
     number, total = tl.program_id(0), tl.load(count_at)
     if number < total:
         strips = tl.cdiv(total, G)
+        programs = some_of(programs, strips, tl.num_programs(0) // G)
         splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
         every = tl.zeros((LANES,), tl.int32) + number
         listed = every < total
@@ -341,10 +350,11 @@ def _backward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    CSTAGES: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     CARRYING: tl.constexpr,
+    FOLLOWED: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G listed chunks over `steps` tiles of BM rows."""
@@ -354,6 +364,8 @@ def _backward_rows(
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
     number, total = tl.program_id(0), tl.load(count_at)
+    if FOLLOWED:  # by `_add_rows`, which then only waits for the end
+        tl.extra.cuda.gdc_launch_dependents()
     if CARRYING:
         carries, number = role_of(number, mixing, carrying)
         total = tl.where(carries, 0, total)
@@ -383,12 +395,13 @@ def _backward_rows(
                 CBM,
                 CBN,
                 EVEN,
-                AHEAD,
+                CSTAGES,
                 True,
                 True,
                 False,
             )
     strips = tl.cdiv(total, G)
+    programs = some_of(programs, strips, tl.cdiv(chunks, G))
     splits, steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
     for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
@@ -398,7 +411,7 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
+        alpha = tl.where(held, tl.load(alpha_at + chunk), 0.0)  # without a mask, as forwards
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         v_scale = tl.load(scale_at + row * C + place, mask=mixed, other=0)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 2ddae057260e0fef52701361fc60ad16
+# body: 6c0e017fb4e1ee3a573c39358bdf8740
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -21,6 +21,7 @@ from .tiling import (
     MOST_STEPS,
     Launch,
     Tiles,
+    begins_early,
     by_sixteen,
     carry,
     chunk_at,
@@ -119,7 +120,7 @@ def _launch(
     features: int,
     strides: tuple[int, ...],
     dtypes: tuple[torch.dtype, ...],
-    _device: torch.device,
+    device: torch.device,
     chunks: int,
     shape: tuple[int, ...],
     kind: int,
@@ -159,12 +160,13 @@ def _launch(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
-            "AHEAD": c.ahead,
+            "CSTAGES": c.stages,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "COPIED": not in_place,
             "CARRYING": carried is not None,
             "MEASURED": slots > 0,
+            "FOLLOWED": slots > 0 and begins_early(device),
             "STAGES": t.stages,
         },
         t.options,
@@ -179,13 +181,17 @@ def _made(v_x, v_scale, v_shift):
 
 @triton.jit
 def _blended(x, b, alpha, acts, REPLACE: tl.constexpr):
-    """Return x with b mixed in where it acts, in float32."""
+    """Return x with b mixed in where it acts, in float32.
+
+    What is added is selected, and never the result: a compiler would round before it selects, one
+    number at a time. Adding -0.0 changes no number.
+    """
     host = x.to(tl.float32)
     if REPLACE:
-        mixed = tl.where(alpha == 1.0, b, host + alpha * (b - host))
-    else:
-        mixed = host + alpha * b
-    return tl.where(acts, mixed, host)
+        whole = acts & (alpha == 1.0)
+        more = tl.where(acts & (alpha != 1.0), b - host, -0.0)
+        return tl.where(whole, b, host) + alpha * more
+    return host + alpha * tl.where(acts, b, -0.0)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
@@ -226,12 +232,13 @@ def _forward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    CSTAGES: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     COPIED: tl.constexpr,
     CARRYING: tl.constexpr,
     MEASURED: tl.constexpr,
+    FOLLOWED: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G chunks over `steps` tiles of BM rows."""
@@ -240,6 +247,8 @@ def _forward_rows(
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
     number, total = tl.program_id(0), tl.load(count_at)
+    if FOLLOWED:  # by `gather`, which then only waits for the end
+        tl.extra.cuda.gdc_launch_dependents()
     if CARRYING:
         carries, number = role_of(number, mixing, carrying)
         total = tl.where(carries, 0, total)
@@ -269,7 +278,7 @@ def _forward_rows(
                 CBM,
                 CBN,
                 EVEN,
-                AHEAD,
+                CSTAGES,
                 COPIED,
                 True,
                 MEASURED,
@@ -282,7 +291,8 @@ def _forward_rows(
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         mixed = here & (code >= 0)
-        alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
+        # Without a mask, for whose layout a compiler refuses itself; unknown chunks are chunk 0.
+        alpha = tl.where(mixed, tl.load(alpha_at + chunk), 0.0)
         acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))

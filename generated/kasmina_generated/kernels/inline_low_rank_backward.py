@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 6b59d11c2a0ecbd8910eff8a65628a2e
+# body: 4799163a18769d6b794cb30957592ca3
 
 """Backward pass of the chunks that hold low_rank: one launch for all rows, one to add up."""
 
@@ -22,6 +22,7 @@ from .tiling import (
     MIXING,
     Launch,
     Tiles,
+    begins_early,
     bits_of,
     by_sixteen,
     carry,
@@ -38,10 +39,11 @@ from .tiling import (
     of_lanes,
     of_units,
     out_weights,
+    over_rows,
     role_of,
     rounded,
     shape_of,
-    size_of,
+    some_of,
     split_of,
 )
 
@@ -129,7 +131,7 @@ def _launches(
     features: int,
     strides: tuple[int, ...],
     dtypes: tuple[torch.dtype, ...],
-    _device: torch.device,
+    device: torch.device,
     chunks: int,
     shape: tuple[int, ...],
     kind: int,
@@ -141,6 +143,7 @@ def _launches(
     size = 2 * hidden * width + width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
+    early = begins_early(device)
     rows = Launch(
         _backward_rows,
         (t.grid + c.grid,),
@@ -169,10 +172,11 @@ def _launches(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
-            "AHEAD": c.ahead,
+            "CSTAGES": c.stages,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "CARRYING": carried is not None,
+            "FOLLOWED": early,
             "UPCAST": INTERPRETED and dtypes[0] == torch.bfloat16,
             "STAGES": t.stages,
         },
@@ -189,16 +193,17 @@ def _launches(
             "G": t.group,
             "BM": t.rows,
             "LANES": _LANES,
+            "EARLY": early,
         },
-        {},
+        {"launch_pdl": True} if early else {},
     )
     return rows, sums, (t.items * t.group, size + t.blocks * width)
 
 
 @triton.jit
 def _hidden(x, w_down, UPCAST: tl.constexpr):
-    """Return the hidden units of rows of x, and what the maps give."""
-    v_down = dot(x, w_down, UPCAST)
+    """Return the hidden units [units, rows] of columns of x [lanes, rows], and what the maps give."""
+    v_down = dot(tl.trans(w_down), x, UPCAST)
     h = v_down
     return h, v_down
 
@@ -420,8 +425,11 @@ def _add_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     LANES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Each program adds up, over all splits and in their order, some numbers of a listed chunk."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
     BIASES: tl.constexpr = 2 * H * C
     SIZE: tl.constexpr = BIASES + C
@@ -429,6 +437,7 @@ def _add_rows(
     number, total = tl.program_id(0), tl.load(count_at)
     if number < total:
         strips = tl.cdiv(total, G)
+        programs = some_of(programs, strips, tl.num_programs(0) // G)
         splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
         every = tl.zeros((LANES,), tl.int32) + number
         listed = every < total
@@ -510,10 +519,11 @@ def _backward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    CSTAGES: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     CARRYING: tl.constexpr,
+    FOLLOWED: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -527,6 +537,8 @@ def _backward_rows(
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
     number, total = tl.program_id(0), tl.load(count_at)
+    if FOLLOWED:  # by `_add_rows`, which then only waits for the end
+        tl.extra.cuda.gdc_launch_dependents()
     if CARRYING:
         carries, number = role_of(number, mixing, carrying)
         total = tl.where(carries, 0, total)
@@ -556,12 +568,13 @@ def _backward_rows(
                 CBM,
                 CBN,
                 EVEN,
-                AHEAD,
+                CSTAGES,
                 True,
                 True,
                 False,
             )
     strips = tl.cdiv(total, G)
+    programs = some_of(programs, strips, tl.cdiv(chunks, G))
     splits, steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
     for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
@@ -571,7 +584,7 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
+        alpha = tl.where(held, tl.load(alpha_at + chunk), 0.0)  # without a mask, as forwards
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)
@@ -602,25 +615,26 @@ def _backward_rows(
         part_b_out = tl.zeros((16, BN), tl.float32)
         if REPLACE:
             part_host = tl.zeros((16, BN), tl.float32)
-        checks = tl.zeros((BM,), tl.float32)
-        limits = tl.zeros((BM,), tl.int32)
+        checks = tl.zeros((BN, 4), tl.float32)
+        limits = tl.zeros((BH, 4), tl.int32)
         from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
         from_g = within.to(tl.int64)[:, None] * g_row + column[None, :] * g_col
         from_gx = within.to(tl.int64)[:, None] * gx_row + column[None, :] * gx_col
         for step in tl.range(first, last, num_stages=STAGES):
             start = (zero + step) * BM
             inside = (within < tl.minimum(n - start, BM).to(tl.int32))[:, None] & mixed[None, :]
-            x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
-            g = tl.load(g_at + start * g_row + from_g, mask=inside, other=0)
+            x_rows = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
+            g_rows = tl.load(g_at + start * g_row + from_g, mask=inside, other=0)
+            x, g = tl.trans(x_rows), tl.trans(g_rows)
             # What reaches x through B; alpha, the same for all of a chunk, is left out until the end.
             h, v_down = _hidden(x, w_down, UPCAST)
-            limit = ground + reach * size_of(h)
+            limit = ground + reach * over_rows(tl.abs(h), BH, BM)
             h = h.to(x.dtype)
-            gh = dot(g, w_out, UPCAST)
+            gh = dot(tl.trans(w_out), g, UPCAST)
             g_down = _gradients(gh, v_down)
-            branch = dot(g_down.to(x.dtype), tl.trans(w_down), UPCAST)
+            branch = dot(w_down, g_down.to(x.dtype), UPCAST)
             if BLOCKS > 1:
-                for block in range(BLOCKS):
+                for block in tl.range(BLOCKS, num_stages=1):
                     if block != mine:
                         u = block * HB + unit_place
                         o_w_down, o_w_out = _weights(
@@ -637,28 +651,30 @@ def _backward_rows(
                             DTYPE,
                         )
                         h_u, o_v_down = _hidden(x, o_w_down, UPCAST)
-                        limit += highest(o_w_out) * size_of(h_u)
-                        gh_u = dot(g, o_w_out, UPCAST)
+                        limit += highest(o_w_out) * over_rows(tl.abs(h_u), BH, BM)
+                        gh_u = dot(tl.trans(o_w_out), g, UPCAST)
                         o_g_down = _gradients(gh_u, o_v_down)
-                        branch += dot(o_g_down.to(x.dtype), tl.trans(o_w_down), UPCAST)
+                        branch += dot(o_w_down, o_g_down.to(x.dtype), UPCAST)
             # All of B is finite where the most that it can reach is: then nobody needs B itself.
             limits = tl.maximum(limits, bits_of(limit))
-            checks += tl.sum(branch * 0.0, 1)
+            checks += over_rows(branch * 0.0, BN, BM)
             if mine == 0:
                 passed = g.to(tl.float32)
                 if REPLACE:
-                    passed -= alpha[None, :] * passed
-                result = passed + alpha[None, :] * branch
-                tl.store(gx_at + start * gx_row + from_gx, result.to(DTYPE), mask=inside)
-            part_b_out += by_sixteen(g.to(tl.float32), BM, BN)
+                    passed -= alpha[:, None] * passed
+                result = passed + alpha[:, None] * branch
+                to = gx_at + start * gx_row + from_gx
+                tl.store(to, tl.trans(result.to(DTYPE)), mask=inside)
+            part_b_out += by_sixteen(g_rows.to(tl.float32), BM, BN)
             if REPLACE:
-                part_host += by_sixteen(g.to(tl.float32) * x.to(tl.float32), BM, BN)
-            sum_down += dot(tl.trans(g_down.to(x.dtype)), x, UPCAST)
-            sum_out += dot(tl.trans(h), g, UPCAST)
+                both = g_rows.to(tl.float32) * x_rows.to(tl.float32)
+                part_host += by_sixteen(both, BM, BN)
+            sum_down += dot(g_down.to(x.dtype), x_rows, UPCAST)
+            sum_out += dot(h, g_rows, UPCAST)
         # What is not finite in one chunk is so in all of the strip, as 0 * inf is NaN: then all of
         # these rows are done again, by products that keep the chunks apart.
-        limit = tl.max(limits, 0).to(tl.float32, bitcast=True)
-        fine = (limit < MOST) & (tl.sum(checks, 0) == 0.0)
+        limit = tl.max(tl.max(limits, 1), 0).to(tl.float32, bitcast=True)
+        fine = (limit < MOST) & (tl.sum(tl.sum(checks, 1), 0) == 0.0)
         sum_b_out = tl.sum(part_b_out, 0)
         by_lane = tl.zeros((BN,), tl.float32)
         if REPLACE:

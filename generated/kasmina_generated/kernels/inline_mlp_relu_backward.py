@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 847986b87fe0d251700a164eebe2c751
+# body: b1c628aad7e6f25884726d2e6aab5dd7
 
 """Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
@@ -22,8 +22,8 @@ from .tiling import (
     MIXING,
     Launch,
     Tiles,
+    begins_early,
     bits_of,
-    by_eight,
     by_sixteen,
     carry,
     chunk_at,
@@ -39,10 +39,11 @@ from .tiling import (
     of_lanes,
     of_units,
     out_weights,
+    over_rows,
     role_of,
     rounded,
     shape_of,
-    size_of,
+    some_of,
     split_of,
 )
 
@@ -130,7 +131,7 @@ def _launches(
     features: int,
     strides: tuple[int, ...],
     dtypes: tuple[torch.dtype, ...],
-    _device: torch.device,
+    device: torch.device,
     chunks: int,
     shape: tuple[int, ...],
     kind: int,
@@ -142,6 +143,7 @@ def _launches(
     size = 2 * hidden * width + hidden + width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
+    early = begins_early(device)
     rows = Launch(
         _backward_rows,
         (t.grid + c.grid,),
@@ -170,10 +172,11 @@ def _launches(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
-            "AHEAD": c.ahead,
+            "CSTAGES": c.stages,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "CARRYING": carried is not None,
+            "FOLLOWED": early,
             "UPCAST": INTERPRETED and dtypes[0] == torch.bfloat16,
             "STAGES": t.stages,
         },
@@ -190,8 +193,9 @@ def _launches(
             "G": t.group,
             "BM": t.rows,
             "LANES": _LANES,
+            "EARLY": early,
         },
-        {},
+        {"launch_pdl": True} if early else {},
     )
     return rows, sums, (t.items * t.group, size + t.blocks * width)
 
@@ -210,8 +214,8 @@ def _relu_gradient(u, g):
 
 @triton.jit
 def _hidden(x, w_up, b_up, UPCAST: tl.constexpr):
-    """Return the hidden units of rows of x, and what the maps give."""
-    v_up = dot(x, w_up, UPCAST) + b_up[None, :]
+    """Return the hidden units [units, rows] of columns of x [lanes, rows], and what the maps give."""
+    v_up = dot(tl.trans(w_up), x, UPCAST) + b_up[:, None]
     h = _relu(v_up)
     return h, v_up
 
@@ -447,8 +451,11 @@ def _add_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     LANES: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Each program adds up, over all splits and in their order, some numbers of a listed chunk."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
     BIASES: tl.constexpr = 2 * H * C
     SIZE: tl.constexpr = BIASES + H + C
@@ -456,6 +463,7 @@ def _add_rows(
     number, total = tl.program_id(0), tl.load(count_at)
     if number < total:
         strips = tl.cdiv(total, G)
+        programs = some_of(programs, strips, tl.num_programs(0) // G)
         splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
         every = tl.zeros((LANES,), tl.int32) + number
         listed = every < total
@@ -541,17 +549,17 @@ def _backward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    CSTAGES: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     CARRYING: tl.constexpr,
+    FOLLOWED: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G listed chunks over `steps` tiles of BM rows, and a block of units."""
     DTYPE: tl.constexpr = x_at.dtype.element_ty
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
-    PART: tl.constexpr = BM // 16 if BM < 64 else 4  # rows that a thread does not add up itself
     MOST: tl.constexpr = 65504.0 if tl.float16 == DTYPE else 3.3895e38  # that is surely finite
     unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
     zero = tl.full((), 0, tl.int64)
@@ -559,6 +567,8 @@ def _backward_rows(
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
     number, total = tl.program_id(0), tl.load(count_at)
+    if FOLLOWED:  # by `_add_rows`, which then only waits for the end
+        tl.extra.cuda.gdc_launch_dependents()
     if CARRYING:
         carries, number = role_of(number, mixing, carrying)
         total = tl.where(carries, 0, total)
@@ -588,12 +598,13 @@ def _backward_rows(
                 CBM,
                 CBN,
                 EVEN,
-                AHEAD,
+                CSTAGES,
                 True,
                 True,
                 False,
             )
     strips = tl.cdiv(total, G)
+    programs = some_of(programs, strips, tl.cdiv(chunks, G))
     splits, steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
     for item in range(number, strips * splits * BLOCKS, mixing):
         strip, rest = item % strips, item // strips
@@ -603,7 +614,7 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        alpha = tl.load(alpha_at + chunk, mask=held, other=0.0)
+        alpha = tl.where(held, tl.load(alpha_at + chunk), 0.0)  # without a mask, as forwards
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)
@@ -631,30 +642,31 @@ def _backward_rows(
         ground = highest(b_out[:, None])
         reach = highest(w_out)
         sum_up = tl.zeros((BH, BN), tl.float32)
-        part_b_up = tl.zeros((PART, 8, BH), tl.float32)
+        part_b_up = tl.zeros((BH, 4), tl.float32)
         sum_out = tl.zeros((BH, BN), tl.float32)
         part_b_out = tl.zeros((16, BN), tl.float32)
         if REPLACE:
             part_host = tl.zeros((16, BN), tl.float32)
-        checks = tl.zeros((BM,), tl.float32)
-        limits = tl.zeros((BM,), tl.int32)
+        checks = tl.zeros((BN, 4), tl.float32)
+        limits = tl.zeros((BH, 4), tl.int32)
         from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
         from_g = within.to(tl.int64)[:, None] * g_row + column[None, :] * g_col
         from_gx = within.to(tl.int64)[:, None] * gx_row + column[None, :] * gx_col
         for step in tl.range(first, last, num_stages=STAGES):
             start = (zero + step) * BM
             inside = (within < tl.minimum(n - start, BM).to(tl.int32))[:, None] & mixed[None, :]
-            x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
-            g = tl.load(g_at + start * g_row + from_g, mask=inside, other=0)
+            x_rows = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
+            g_rows = tl.load(g_at + start * g_row + from_g, mask=inside, other=0)
+            x, g = tl.trans(x_rows), tl.trans(g_rows)
             # What reaches x through B; alpha, the same for all of a chunk, is left out until the end.
             h, v_up = _hidden(x, w_up, b_up, UPCAST)
-            limit = ground + reach * size_of(h)
+            limit = ground + reach * over_rows(tl.abs(h), BH, BM)
             h = h.to(x.dtype)
-            gh = dot(g, w_out, UPCAST)
+            gh = dot(tl.trans(w_out), g, UPCAST)
             g_up = _gradients(gh, v_up)
-            branch = dot(g_up.to(x.dtype), tl.trans(w_up), UPCAST)
+            branch = dot(w_up, g_up.to(x.dtype), UPCAST)
             if BLOCKS > 1:
-                for block in range(BLOCKS):
+                for block in tl.range(BLOCKS, num_stages=1):
                     if block != mine:
                         u = block * HB + unit_place
                         o_w_up, o_b_up, o_w_out = _weights(
@@ -672,30 +684,32 @@ def _backward_rows(
                             DTYPE,
                         )
                         h_u, o_v_up = _hidden(x, o_w_up, o_b_up, UPCAST)
-                        limit += highest(o_w_out) * size_of(h_u)
-                        gh_u = dot(g, o_w_out, UPCAST)
+                        limit += highest(o_w_out) * over_rows(tl.abs(h_u), BH, BM)
+                        gh_u = dot(tl.trans(o_w_out), g, UPCAST)
                         o_g_up = _gradients(gh_u, o_v_up)
-                        branch += dot(o_g_up.to(x.dtype), tl.trans(o_w_up), UPCAST)
+                        branch += dot(o_w_up, o_g_up.to(x.dtype), UPCAST)
             # All of B is finite where the most that it can reach is: then nobody needs B itself.
             limits = tl.maximum(limits, bits_of(limit))
-            checks += tl.sum(branch * 0.0, 1)
+            checks += over_rows(branch * 0.0, BN, BM)
             if mine == 0:
                 passed = g.to(tl.float32)
                 if REPLACE:
-                    passed -= alpha[None, :] * passed
-                result = passed + alpha[None, :] * branch
-                tl.store(gx_at + start * gx_row + from_gx, result.to(DTYPE), mask=inside)
-            part_b_out += by_sixteen(g.to(tl.float32), BM, BN)
+                    passed -= alpha[:, None] * passed
+                result = passed + alpha[:, None] * branch
+                to = gx_at + start * gx_row + from_gx
+                tl.store(to, tl.trans(result.to(DTYPE)), mask=inside)
+            part_b_out += by_sixteen(g_rows.to(tl.float32), BM, BN)
             if REPLACE:
-                part_host += by_sixteen(g.to(tl.float32) * x.to(tl.float32), BM, BN)
-            part_b_up += by_eight(g_up, BM, BH)
-            sum_up += dot(tl.trans(g_up.to(x.dtype)), x, UPCAST)
-            sum_out += dot(tl.trans(h), g, UPCAST)
+                both = g_rows.to(tl.float32) * x_rows.to(tl.float32)
+                part_host += by_sixteen(both, BM, BN)
+            part_b_up += over_rows(g_up, BH, BM)
+            sum_up += dot(g_up.to(x.dtype), x_rows, UPCAST)
+            sum_out += dot(h, g_rows, UPCAST)
         # What is not finite in one chunk is so in all of the strip, as 0 * inf is NaN: then all of
         # these rows are done again, by products that keep the chunks apart.
-        limit = tl.max(limits, 0).to(tl.float32, bitcast=True)
-        fine = (limit < MOST) & (tl.sum(checks, 0) == 0.0)
-        sum_b_up = tl.sum(tl.sum(part_b_up, 0), 0)
+        limit = tl.max(tl.max(limits, 1), 0).to(tl.float32, bitcast=True)
+        fine = (limit < MOST) & (tl.sum(tl.sum(checks, 1), 0) == 0.0)
+        sum_b_up = tl.sum(part_b_up, 1)
         sum_b_out = tl.sum(part_b_out, 0)
         by_lane = tl.zeros((BN,), tl.float32)
         if REPLACE:

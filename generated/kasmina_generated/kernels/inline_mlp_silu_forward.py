@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 94d7ebf9b68c820f11b3c37051369626
+# body: d59677a918f582cbcd72fed914fdae28
 
 """Forward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -22,7 +22,8 @@ from .tiling import (
     MOST_STEPS,
     Launch,
     Tiles,
-    by_eight,
+    any_bits,
+    begins_early,
     carry,
     chunk_at,
     column_of,
@@ -34,13 +35,15 @@ from .tiling import (
     of_lanes,
     of_units,
     out_weights,
+    over_rows,
     put_measures,
+    read_measures,
     role_of,
     rounded,
     shape_of,
     slots_of,
     split_of,
-    top_by_eight,
+    top_over_rows,
 )
 
 NUMBERS = (
@@ -125,7 +128,7 @@ def _launch(
     features: int,
     strides: tuple[int, ...],
     dtypes: tuple[torch.dtype, ...],
-    _device: torch.device,
+    device: torch.device,
     chunks: int,
     shape: tuple[int, ...],
     kind: int,
@@ -168,12 +171,13 @@ def _launch(
             "CG": c.group,
             "CBM": c.rows,
             "CBN": c.columns,
-            "AHEAD": c.ahead,
+            "CSTAGES": c.stages,
             "EVEN": features % chunks == 0,
             "REPLACE": replace,
             "COPIED": not in_place,
             "CARRYING": carried is not None,
             "MEASURED": slots > 0,
+            "FOLLOWED": slots > 0 and begins_early(device),
             "UPCAST": INTERPRETED and dtypes[0] == torch.bfloat16,
             "STAGES": t.stages,
         },
@@ -201,8 +205,8 @@ def _units(v_up):
 
 @triton.jit
 def _hidden(x, w_up, b_up, UPCAST: tl.constexpr):
-    """Return the hidden units of rows of x."""
-    v_up = dot(x, w_up, UPCAST) + b_up[None, :]
+    """Return the hidden units [units, rows] of columns of x [lanes, rows]."""
+    v_up = dot(tl.trans(w_up), x, UPCAST) + b_up[:, None]
     return _units(v_up)
 
 
@@ -239,13 +243,17 @@ def _weights(
 
 @triton.jit
 def _blended(x, b, alpha, acts, REPLACE: tl.constexpr):
-    """Return x with b mixed in where it acts, in float32."""
+    """Return x with b mixed in where it acts, in float32.
+
+    What is added is selected, and never the result: a compiler would round before it selects, one
+    number at a time. Adding -0.0 changes no number.
+    """
     host = x.to(tl.float32)
     if REPLACE:
-        mixed = tl.where(alpha == 1.0, b, host + alpha * (b - host))
-    else:
-        mixed = host + alpha * b
-    return tl.where(acts, mixed, host)
+        whole = acts & (alpha == 1.0)
+        more = tl.where(acts & (alpha != 1.0), b - host, -0.0)
+        return tl.where(whole, b, host) + alpha * more
+    return host + alpha * tl.where(acts, b, -0.0)
 
 
 @triton.jit
@@ -395,18 +403,18 @@ def _forward_rows(
     CG: tl.constexpr,
     CBM: tl.constexpr,
     CBN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    CSTAGES: tl.constexpr,
     EVEN: tl.constexpr,
     REPLACE: tl.constexpr,
     COPIED: tl.constexpr,
     CARRYING: tl.constexpr,
     MEASURED: tl.constexpr,
+    FOLLOWED: tl.constexpr,
     UPCAST: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Each item is a strip of G chunks over `steps` tiles of BM rows."""
     DTYPE: tl.constexpr = x_at.dtype.element_ty
-    PART: tl.constexpr = BM // 16 if BM < 64 else 4  # rows that a thread does not add up itself
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
     unit_seat, unit_place = tl.arange(0, BH) // HB, tl.arange(0, BH) % HB
     zero = tl.full((), 0, tl.int64)
@@ -414,6 +422,8 @@ def _forward_rows(
     seat, place = lane // C, lane % C
     within = tl.arange(0, BM)
     number, total = tl.program_id(0), tl.load(count_at)
+    if FOLLOWED:  # by `gather`, which then only waits for the end
+        tl.extra.cuda.gdc_launch_dependents()
     if CARRYING:
         carries, number = role_of(number, mixing, carrying)
         total = tl.where(carries, 0, total)
@@ -443,7 +453,7 @@ def _forward_rows(
                 CBM,
                 CBN,
                 EVEN,
-                AHEAD,
+                CSTAGES,
                 COPIED,
                 True,
                 MEASURED,
@@ -456,7 +466,8 @@ def _forward_rows(
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         mixed = here & (code >= 0)
-        alpha = tl.load(alpha_at + chunk, mask=mixed, other=0.0)
+        # Without a mask, for whose layout a compiler refuses itself; unknown chunks are chunk 0.
+        alpha = tl.where(mixed, tl.load(alpha_at + chunk), 0.0)
         acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
@@ -482,10 +493,11 @@ def _forward_rows(
             DTYPE,
         )
         left = zero  # tiles to come back to, as bits
+        marks = tl.zeros((BN, 4), tl.int64)  # the same, of what one thread has
         if MEASURED:
-            sums = tl.zeros((PART, 8, BN), tl.float32)
-            squares = tl.zeros((PART, 8, BN), tl.float32)
-            most = tl.full((PART, 8, BN), float("-inf"), tl.float32)
+            sums = tl.zeros((BN, 4), tl.float32)
+            squares = tl.zeros((BN, 4), tl.float32)
+            most = tl.full((BN, 4), float("-inf"), tl.float32)
         from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
         from_out = within.to(tl.int64)[:, None] * out_row + column[None, :] * out_col
         whole = tl.maximum(first, tl.minimum(last, n // BM))  # tiles without rows too many
@@ -500,11 +512,11 @@ def _forward_rows(
                     rows = tl.minimum(n - start, BM).to(tl.int32)
                     inside = (within < rows)[:, None] & inside
                     written = (within < rows)[:, None] & written
-                x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
+                x = tl.trans(tl.load(x_at + start * x_row + from_x, mask=inside, other=0))
                 h = _hidden(x, w_up, b_up, UPCAST)
-                made = dot(h.to(x.dtype), tl.trans(w_out), UPCAST)
+                made = dot(w_out, h.to(x.dtype), UPCAST)
                 if BLOCKS > 1:
-                    for block in range(1, BLOCKS):
+                    for block in tl.range(1, BLOCKS, num_stages=1):
                         unit = block * HB + unit_place
                         o_w_up, o_b_up, o_w_out = _weights(
                             up_weight_at,
@@ -521,31 +533,39 @@ def _forward_rows(
                             DTYPE,
                         )
                         h_u = _hidden(x, o_w_up, o_b_up, UPCAST)
-                        made += dot(h_u.to(x.dtype), tl.trans(o_w_out), UPCAST)
-                made = rounded(made + b_out[None, :], DTYPE)
+                        made += dot(o_w_out, h_u.to(x.dtype), UPCAST)
+                made = rounded(made + b_out[:, None], DTYPE)
                 # 0 where all is finite, and else NaN. What is not finite in one chunk is so in all of
-                # the strip, as 0 * inf is NaN: such a tile is left for later.
-                if tl.sum(tl.sum(made * 0.0, 1), 0) == 0.0:
-                    result = _blended(x, made, alpha[None, :], acts[None, :], REPLACE)
+                # the strip, as 0 * inf is NaN: such a tile is left for later. Where x is written
+                # over that must be known now; else no thread waits for the others.
+                faults = over_rows(made * 0.0, BN, BM)
+                fine = True
+                if COPIED:
+                    marks |= tl.where(faults == 0.0, zero, (zero + 1) << (step - first))
+                else:
+                    fine = tl.sum(tl.sum(faults, 1), 0) == 0.0
+                if fine:
+                    result = _blended(x, made, alpha[:, None], acts[:, None], REPLACE)
                     at = out_at + start * out_row + from_out
-                    tl.store(at, result.to(DTYPE), mask=written)
+                    tl.store(at, tl.trans(result.to(DTYPE)), mask=written)
                     if MEASURED:
                         v = rounded(result, DTYPE)
                         top = v
                         if ENDS:
-                            top = tl.where((within < rows)[:, None], v, float("-inf"))
-                            v = tl.where((within < rows)[:, None], v, 0.0)
-                        sums += by_eight(v, BM, BN)
-                        squares += by_eight(v * v, BM, BN)
-                        most = tl.maximum(most, top_by_eight(top, BM, BN))
+                            top = tl.where((within < rows)[None, :], v, float("-inf"))
+                            v = tl.where((within < rows)[None, :], v, 0.0)
+                        sums += over_rows(v, BN, BM)
+                        squares += over_rows(v * v, BN, BM)
+                        most = tl.maximum(most, top_over_rows(top, BN, BM))
                 else:
                     left |= (zero + 1) << (step - first)
+        if COPIED:
+            left = any_bits(tl.reshape(marks, (BN * 4,)))
         lane_sums = tl.zeros((BN,), tl.float32)
         lane_squares, lane_most = lane_sums, lane_sums
         if MEASURED:
-            lane_sums = tl.sum(tl.sum(sums, 0), 0)
-            lane_squares = tl.sum(tl.sum(squares, 0), 0)
-            lane_most = tl.max(tl.max(most, 0), 0)
+            lane_sums, lane_squares = tl.sum(sums, 1), tl.sum(squares, 1)
+            lane_most = tl.max(most, 1)
         if left != 0:
             lane_sums, lane_squares, lane_most = _one_by_one(
                 x_at,
@@ -587,6 +607,11 @@ def _forward_rows(
                 REPLACE,
                 MEASURED,
             )
+            if COPIED and MEASURED:
+                tl.debug_barrier()  # others have written what is read
+                lane_sums, lane_squares, lane_most = read_measures(
+                    out_at, first * BM, tl.minimum(last * BM, n), out_row, from_out, mixed, BM, BN
+                )
         if MEASURED:
             # Loaded again, as it would fill registers of the tiles' loop otherwise.
             chunk, known = chunk_at(seat, strip, total, order_at, G)

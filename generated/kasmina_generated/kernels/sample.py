@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: bf77d854914ede5210dae0314944341e
+# body: 10ea3c6d678bceff6e0116473fe14290
 
 """What the values of chunks are, read once."""
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from .tiling import (
     INTERPRETED,
     Tiles,
+    begins_early,
     carry,
     cut_of,
     is_nan,
@@ -58,7 +59,7 @@ def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
         BM=c.rows,
         BN=c.columns,
         EVEN=features % chunks == 0,
-        AHEAD=c.ahead,
+        STAGES=c.stages,
         **c.options,
     )
     gather(x, measures, out)
@@ -75,6 +76,8 @@ def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
     n, features = x.shape
     chunks = out.shape[0]
     width = -(-features // chunks)
+    early = begins_early(x.device)
+    options = {} if INTERPRETED else {"num_warps": 4, "launch_pdl": early}
     _gather_measures[(chunks,)](
         x,
         measures,
@@ -89,7 +92,8 @@ def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
         BN=power(width),
         BM=max(1, 1024 // power(width)),
         BP=max(1, min(64, 4096 // power(width))),
-        **({} if INTERPRETED else {"num_warps": 4}),
+        EARLY=early,
+        **options,
     )
 
 
@@ -113,7 +117,7 @@ def _sample_rows(
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     carry(
         x_at,
@@ -140,7 +144,7 @@ def _sample_rows(
         BM,
         BN,
         EVEN,
-        AHEAD,
+        STAGES,
         False,
         False,
         True,
@@ -162,8 +166,11 @@ def _gather_measures(
     BN: tl.constexpr,
     BM: tl.constexpr,
     BP: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Each program adds up a chunk, in the order of the splits."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     chunk = tl.program_id(0)
     lane = tl.arange(0, BN)
     here = lane < narrow + (chunk < wider).to(tl.int32)

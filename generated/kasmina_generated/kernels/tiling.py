@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: f2beb9285d163c40ebfade5a4b181ade
+# body: 034f79a279d68c772a6762af8ae72ddc
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -14,6 +14,7 @@ that carry the others over.
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ MOST_STEPS = tl.constexpr(63)  # tiles of an item, which marks some of them as b
 LEAST_STEPS = tl.constexpr(7)  # tiles of an item that ends with sums of weights' size
 LEAST_ROWS = 16  # of a tile
 MOST_SPLITS = tl.constexpr(128)  # of the rows, unless an item had too many tiles then
+FEWER = tl.constexpr(4)  # times its share of the chunks: the programs among which a list is cut up
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
 
 
@@ -78,7 +80,7 @@ class Cut(NamedTuple):
     splits: int
     steps: int  # tiles of a split
     grid: int
-    ahead: bool  # whether a tile is loaded while the one before is worked on
+    stages: int  # tiles that are on their way or worked on
     options: dict[str, Any]
 
 
@@ -122,16 +124,17 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int, size: int) -> S
 def cut_of(tiles: Tiles | None, n: int, chunks: int, width: int) -> Cut:
     """Return how `n` rows of all chunks are cut up; nothing is where there are no tiles."""
     if tiles is None:
-        return Cut(16, 16, 1, 0, 0, 0, 0, False, {})
+        return Cut(16, 16, 1, 0, 0, 0, 0, 1, {})
     columns = max(tiles.columns, power(width))
+    rows = max(LEAST_ROWS, tiles.rows * tiles.columns // columns)  # of as many numbers
     group = max(1, min(columns // width, chunks))
-    strips, row_tiles = -(-chunks // group), max(1, -(-n // tiles.rows))
+    strips, row_tiles = -(-chunks // group), max(1, -(-n // rows))
     splits = min(max(tiles.programs // strips, 1), MOST_SPLITS.value, row_tiles)
     steps = min(-(-row_tiles // splits), MOST_STEPS.value)
     splits = -(-row_tiles // steps)
     options = {} if INTERPRETED else options_of(tiles)
-    grid, ahead = strips * splits, tiles.stages > 1
-    return Cut(tiles.rows, columns, group, strips, splits, steps, grid, ahead, options)
+    grid, stages = strips * splits, 1 if INTERPRETED else tiles.stages
+    return Cut(rows, columns, group, strips, splits, steps, grid, stages, options)
 
 
 def options_of(tiles: Tiles) -> dict[str, Any]:
@@ -139,6 +142,12 @@ def options_of(tiles: Tiles) -> dict[str, Any]:
     options = {"num_warps": tiles.warps}
     bounded = tiles.registers and tiles.warps <= 4
     return {**options, "maxnreg": tiles.registers} if bounded else options
+
+
+@cache
+def begins_early(device: torch.device) -> bool:
+    """Return whether a launch on a device may begin while the one before ends, and wait for it."""
+    return not INTERPRETED and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 class Launch:
@@ -283,23 +292,47 @@ def top_by_sixteen(values, BM: tl.constexpr, BN: tl.constexpr):
 
 
 @triton.jit
-def by_eight(values, BM: tl.constexpr, BN: tl.constexpr):
-    """Return sums over the rows of a tile that one thread has of what a product gives."""
-    PART: tl.constexpr = BM // 16 if BM < 64 else 4
-    return tl.sum(tl.sum(tl.reshape(values, (BM // (16 * PART), PART, 2, 8, BN)), 2), 0)
+def over_rows(values, BN: tl.constexpr, BM: tl.constexpr):
+    """Return sums over the rows `[lanes, rows]` of what a product gives that one thread has."""
+    return tl.sum(tl.sum(tl.reshape(values, (BN, BM // 8, 4, 2)), 3), 1)
 
 
 @triton.jit
-def top_by_eight(values, BM: tl.constexpr, BN: tl.constexpr):
+def top_over_rows(values, BN: tl.constexpr, BM: tl.constexpr):
     """Return maxima over the same rows."""
-    PART: tl.constexpr = BM // 16 if BM < 64 else 4
-    return tl.max(tl.max(tl.reshape(values, (BM // (16 * PART), PART, 2, 8, BN)), 2), 0)
+    return tl.max(tl.max(tl.reshape(values, (BN, BM // 8, 4, 2)), 3), 1)
 
 
 @triton.jit
-def size_of(values):
-    """Return the sum of each row's magnitudes."""
-    return tl.sum(tl.abs(values.to(tl.float32)), 1)
+def _either(a, b):
+    """Return the bits of both."""
+    return a | b
+
+
+@triton.jit
+def any_bits(values):
+    """Return the bits that any of the values has."""
+    return tl.reduce(values, 0, _either)
+
+
+@triton.jit
+def read_measures(at, start, end, row, lanes, here, BM: tl.constexpr, BN: tl.constexpr):
+    """Return sums, sums of squares and maxima of rows that were written.
+
+    `lanes` [BM, BN] leads from a row to the elements of BM rows.
+    """
+    within = tl.arange(0, BM)
+    zero = tl.full((), 0, tl.int64)
+    sums = tl.zeros((BN,), tl.float32)
+    squares = tl.zeros((BN,), tl.float32)
+    most = tl.full((BN,), float("-inf"), tl.float32)
+    for first in range(start, end, BM):
+        inside = (within < end - first)[:, None] & here[None, :]
+        v = tl.load(at + (zero + first) * row + lanes, mask=inside, other=0).to(tl.float32)
+        sums += tl.sum(v, 0)
+        squares += tl.sum(v * v, 0)
+        most = tl.maximum(most, tl.max(tl.where(inside, v, float("-inf")), 0))
+    return sums, squares, most
 
 
 @triton.jit
@@ -310,8 +343,9 @@ def bits_of(values):
 
 @triton.jit
 def highest(values):
-    """Return the largest `size_of` a row, or NaN where there is one."""
-    return tl.max(bits_of(size_of(values)), 0).to(tl.float32, bitcast=True)
+    """Return the largest sum of a row's magnitudes, or NaN where there is one."""
+    sizes = tl.sum(tl.abs(values.to(tl.float32)), 1)
+    return tl.max(bits_of(sizes), 0).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -401,6 +435,16 @@ def role_of(program, mixing, carrying):
 
 
 @triton.jit
+def some_of(programs, strips, every):
+    """Return among how many of the programs some of all strips are cut up.
+
+    An item ends with sums of weights' size, so few listed chunks shall not have as many items as
+    all of them: the other programs carry meanwhile.
+    """
+    return tl.minimum(programs, tl.maximum(FEWER * programs * strips // every, 1))
+
+
+@triton.jit
 def put_measures(measures_at, slots, features, split, splits, column, mask, sums, squares, most):
     """Store what a split of the rows has measured of each lane, and how many splits there are."""
     room = slots.to(tl.int64) * features
@@ -438,14 +482,14 @@ def carry(
     BM: tl.constexpr,
     BN: tl.constexpr,
     EVEN: tl.constexpr,
-    AHEAD: tl.constexpr,
+    STAGES: tl.constexpr,
     COPIED: tl.constexpr,
     SKIPPING: tl.constexpr,
     MEASURED: tl.constexpr,
 ):
     """Copy, and measure, a split of a strip of chunks; not those that are mixed, if SKIPPING.
 
-    With AHEAD a tile is on its way while the one before is measured.
+    STAGES tiles are under way at once, so that few programs keep the memory busy.
     """
     strip, split = number % strips, number // strips
     lane = tl.arange(0, BN)
@@ -468,36 +512,25 @@ def carry(
         squares = tl.zeros((16, BN), tl.float32)
         most = tl.full((16, BN), float("-inf"), tl.float32)
         zero = tl.full((), 0, tl.int64)
-        start, x_step, out_step = (zero + first) * BM, (zero + BM) * x_row, (zero + BM) * out_row
-        from_x = (start + within)[:, None] * x_row + column[None, :] * x_col
-        from_out = (start + within)[:, None] * out_row + column[None, :] * out_col
-        at, to = x_at + from_x, out_at + from_out
+        from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
+        from_out = within.to(tl.int64)[:, None] * out_row + column[None, :] * out_col
         held = here[None, :]
-        if AHEAD:
-            there = (within < (whole - first) * BM)[:, None] & here[None, :]
-            ahead = tl.load(at, mask=there, other=0)
-        for step in range(first, whole):
-            if AHEAD:
-                x = ahead
-                at += x_step
-                there = (within < (whole - step - 1) * BM)[:, None] & here[None, :]
-                ahead = tl.load(at, mask=there, other=0)
-            else:
-                x = tl.load(at, mask=held, other=0)
-                at += x_step
+        for step in tl.range(first, whole, num_stages=STAGES):
+            start = (zero + step) * BM
+            x = tl.load(x_at + start * x_row + from_x, mask=held, other=0)
             if COPIED:
-                tl.store(to, x, mask=held)
-                to += out_step
+                tl.store(out_at + start * out_row + from_out, x, mask=held)
             if MEASURED:
                 v = x.to(tl.float32)
                 sums += by_sixteen(v, BM, BN)
                 squares += by_sixteen(v * v, BM, BN)
                 most = tl.maximum(most, top_by_sixteen(v, BM, BN))
         for step in range(whole, last):
-            inside = ((zero + step) * BM + within < n)[:, None] & here[None, :]
-            x = tl.load(at, mask=inside, other=0)
+            start = (zero + step) * BM
+            inside = (start + within < n)[:, None] & held
+            x = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
             if COPIED:
-                tl.store(to, x, mask=inside)
+                tl.store(out_at + start * out_row + from_out, x, mask=inside)
             if MEASURED:
                 v = x.to(tl.float32)
                 sums += by_sixteen(v, BM, BN)

@@ -139,8 +139,11 @@ def bandwidth() -> float:
 
 
 def sets_for(bytes_: int) -> int:
-    """How many sets of buffers of so many bytes do not fit into the L2 together, twice over."""
-    return min(64, max(2, -(-2 * L2 // bytes_)))
+    """How many sets of buffers of so many bytes do not fit into the L2 together, twice over.
+
+    Eight at least, so that they share what the start of a graph costs, some 10 us.
+    """
+    return min(64, max(8, -(-2 * L2 // bytes_)))
 
 
 class Buffers(NamedTuple):
