@@ -363,8 +363,8 @@ def hold(
     with torch.inference_mode(False), differentiable():
         random = torch.Generator(y.device).manual_seed(0)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=random, device=y.device)
+        def drawn(step: float, *shape: int) -> Tensor:
+            return stepwise(torch.randn(shape, generator=random, device=y.device), step)
 
         chosen = torch.linspace(0, cut.seeds - 1, min(cut.seeds, _SEEDS), device=y.device)
         slots = chosen.round().long()
@@ -377,8 +377,8 @@ def hold(
             if len(part)
         ]
         theirs = Twin(groups, launches.replaces, torch.zeros_like(launches.columns.rows).long())
-        own = [[0.3 * normal(_SEEDS, *p.shape[1:]).to(p) for p in stack] for stack in stacks]
-        x, g = (normal(_ROWS, y.shape[1]).to(y.dtype) for _ in "xg")
+        own = [[0.25 * drawn(0.5, _SEEDS, *p.shape[1:]).to(p) for p in stack] for stack in stacks]
+        x, g = (drawn(0.5, _ROWS, y.shape[1]).to(y.dtype) for _ in "xg")
         alpha = torch.rand(cut.seeds, generator=random, device=y.device)
         found, wanted = (_results(way, cut, x, g, alpha, own) for way in (ours, theirs))
     for name, value in wanted.items():
@@ -391,6 +391,16 @@ _ROWS = 40  # of a trial, so that a tile has an end
 _SEEDS = 24  # of a trial at most, for more than one strip of narrow chunks
 # Of norms, between a kernel and its twin.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+
+
+def stepwise(values: Tensor, step: float) -> Tensor:
+    """Values rounded to multiples of `step`, a power of two.
+
+    Sums of products of such numbers are exact in 16 bits where they are near 0. So no rounding
+    decides on which side of a kink, like that of relu, a unit is: it would be far off in its
+    gradient, and nothing would be wrong.
+    """
+    return (values / step).round() * step
 
 
 def _rows(part: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from kasmina.kernels import mixing
 from kasmina.kernels.backend import on_its_device
-from kasmina.kernels.inline import TOLERANCES, Columns, WrongKernel, distance
+from kasmina.kernels.inline import TOLERANCES, Columns, WrongKernel, distance, stepwise
 from kasmina.kernels.twin import Kind, differentiable
 
 TILE = 32  # rows of a place, see the kernels
@@ -671,11 +671,11 @@ def hold(
     ):
         random = torch.Generator(y.device).manual_seed(0)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=random, device=y.device)
+        def drawn(*shape: int) -> Tensor:
+            return stepwise(torch.randn(shape, generator=random, device=y.device), 0.5)
 
-        x, y, g = (normal(_ROWS, n).to(y.dtype) for n in (d_in, y.shape[1], y.shape[1]))
-        stack = [0.3 * normal(_SEEDS, *p.shape[1:]).to(p) for p in parameters]
+        x, y, g = (drawn(_ROWS, n).to(y.dtype) for n in (d_in, y.shape[1], y.shape[1]))
+        stack = [0.25 * drawn(_SEEDS, *p.shape[1:]).to(p) for p in parameters]
         alpha = torch.rand(_SEEDS, generator=random, device=y.device)
         wanted = _by_twin(y, x, g, alpha, stack, kind)
         rows = torch.arange(_SEEDS, dtype=torch.int32, device=y.device)
@@ -708,7 +708,8 @@ def _tolerance(dtype: torch.dtype) -> float:
 def _by_twin(
     y: Tensor, x: Tensor, g: Tensor, alpha: Tensor, stack: Sequence[Tensor], kind: Kind
 ) -> dict[str, Tensor]:
-    """Output and gradients, by name."""
+    """Output and gradients, by name; in float32, so that only the kernel's own rounding is told."""
+    y, x, g, *stack = (each.float() for each in (y, x, g, *stack))
     leaves = [each.detach().requires_grad_() for each in (x, alpha, *stack)]
     given = zip(kind.names, leaves[2:], strict=True)
     named = {name: mixing.guard(each.to(y.dtype)) for name, each in given}
