@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: dd843472a4a3c869a9a3bfab570c382c
+# body: 0e8a0b5071d7a7623622c645dad2536c
 
 """Backward pass of the chunks that hold affine: one launch for all rows, one to add up."""
 
@@ -411,7 +411,7 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        alpha = tl.where(held, tl.load(alpha_at + chunk), 0.0)  # without a mask, as forwards
+        alpha = tl.load(alpha_at + chunk)  # of chunk 0 where there is none, and acts on nothing
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         v_scale = tl.load(scale_at + row * C + place, mask=mixed, other=0)

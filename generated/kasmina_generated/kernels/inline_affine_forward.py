@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: 6c0e017fb4e1ee3a573c39358bdf8740
+# body: 3dd8ff97a58f4c8a8f1ee077ff67527c
 
 """Forward pass of the chunks that hold affine: one launch for all of them."""
 
@@ -291,8 +291,7 @@ def _forward_rows(
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         mixed = here & (code >= 0)
-        # Without a mask, for whose layout a compiler refuses itself; unknown chunks are chunk 0.
-        alpha = tl.where(mixed, tl.load(alpha_at + chunk), 0.0)
+        alpha = tl.load(alpha_at + chunk)  # of chunk 0 where there is none, and acts on nothing
         acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))

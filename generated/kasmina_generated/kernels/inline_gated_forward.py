@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: ce24c1c43196f2a15f3fc39ff8b86d75
+# body: c33fafec8d01da8abdc6cf8cee1e53d7
 
 """Forward pass of the chunks that hold gated: one launch for all of them."""
 
@@ -478,8 +478,7 @@ def _forward_rows(
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         mixed = here & (code >= 0)
-        # Without a mask, for whose layout a compiler refuses itself; unknown chunks are chunk 0.
-        alpha = tl.where(mixed, tl.load(alpha_at + chunk), 0.0)
+        alpha = tl.load(alpha_at + chunk)  # of chunk 0 where there is none, and acts on nothing
         acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))

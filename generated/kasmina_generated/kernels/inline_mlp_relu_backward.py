@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: b1c628aad7e6f25884726d2e6aab5dd7
+# body: 97faba766790e89ae2f22cdeba3e429f
 
 """Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
@@ -614,7 +614,7 @@ def _backward_rows(
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         held = code >= 0
         mixed = here & held
-        alpha = tl.where(held, tl.load(alpha_at + chunk), 0.0)  # without a mask, as forwards
+        alpha = tl.load(alpha_at + chunk)  # of chunk 0 where there is none, and acts on nothing
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
         unit_chunk, unit_known = chunk_at(unit_seat, strip, total, order_at, G)

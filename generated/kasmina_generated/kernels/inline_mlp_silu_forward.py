@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_forward.py.jinja
-# body: d59677a918f582cbcd72fed914fdae28
+# body: 2e3829c50c12ffe25da37995d5d539cf
 
 """Forward pass of the chunks that hold mlp_silu: one launch for all of them."""
 
@@ -466,8 +466,7 @@ def _forward_rows(
         column, here = column_of(chunk, known, place, narrow, wider, C, EVEN)
         code, row = held_by(chunk, known, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         mixed = here & (code >= 0)
-        # Without a mask, for whose layout a compiler refuses itself; unknown chunks are chunk 0.
-        alpha = tl.where(mixed, tl.load(alpha_at + chunk), 0.0)
+        alpha = tl.load(alpha_at + chunk)  # of chunk 0 where there is none, and acts on nothing
         acts = mixed & (alpha != 0)
         first = split * steps
         last = tl.minimum(first + steps, tl.cdiv(n, BM))
