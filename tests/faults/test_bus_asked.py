@@ -9,12 +9,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
 import pytest
 
 from kasmina.bus.client import MessageBusClient
 from kasmina.bus.commands import CommandHandler
+from kasmina.bus.connecting import open_bus
 from kasmina.bus.errors import BusError
 from kasmina.bus.names import HEARTBEATS, streams_of
 from kasmina.bus.operator import Operator
@@ -212,15 +214,56 @@ def test_the_shell_waits_for_a_server_that_is_started_again(
     run(script(), within_s=2 * WITHIN_S)
 
 
+def test_the_shell_waits_for_a_server_that_is_not_there_yet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started again while the run is looked for; then the command is sent, and done once."""
+    outages: list[BusError] = []
+    monkeypatch.setattr("kasmina.cli.ctl.waits", outages.append)
+    monkeypatch.setattr("kasmina.cli.reaching.open_bus", partial(open_bus, timeout_s=0.2))
+
+    async def script(server: RedisServer) -> None:
+        await signs(server)
+        server.kill()
+        words = ["ctl", "pause", "--run", RUN, "--timeout", str(WITHIN_S), "--bus", server.url]
+        asking = asyncio.create_task(asyncio.to_thread(shell, words, capsys))
+        await until(lambda: bool(outages), within_s=WITHIN_S)
+        assert "cannot be reached" in str(outages[0])
+        server.start()
+        async with Run(server) as asked_run:
+            asked_run.go_on()
+            assert (await asking).code == 0
+            assert asked_run.done == ["Pause"]
+
+    with redis_server(appendonly="yes", appendfsync="always") as server:
+        run(script(server), within_s=2 * WITHIN_S)
+
+
+def test_the_shell_keeps_its_time_where_the_server_stands_still(
+    plain: RedisServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a call may take, and its client to close."""
+    monkeypatch.setattr("kasmina.cli.reaching.open_bus", partial(open_bus, timeout_s=600))
+
+    async def script() -> Told:
+        plain.hold()
+        words = ["ctl", "status", "--timeout", "0.5", "--bus", plain.url]
+        return await asyncio.to_thread(shell, words, capsys)
+
+    told = run(script(), within_s=WITHIN_S)
+    late = "the bus has not answered for 0.5 s, and no command was sent\n"
+    assert told == (1, "", late)
+
+
 def test_a_run_that_gives_no_answer_in_time_ends_the_shell_with_the_id(
     plain: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line and code 1."""
     run(signs(plain))
-    told = shell(["ctl", "pause", "--timeout", "0.3", "--bus", plain.url], capsys)
+    told = shell(["ctl", "pause", "--timeout", "5", "--bus", plain.url], capsys)
     assert (told.code, told.out) == (1, "")
     (line,) = told.err.splitlines()
-    assert line.startswith("run 'r' has not answered for 0.3 s; ")
+    assert re.match(r"run 'r' has not answered for [0-9.]+ s; ", line)
     assert re.search(r"command [0-9a-f]{32} ", line)
 
 

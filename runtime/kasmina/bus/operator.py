@@ -15,7 +15,7 @@ from uuid import uuid4
 import blake3
 
 from kasmina.bus.client import FIRST, MessageBusClient, position
-from kasmina.bus.errors import BusError
+from kasmina.bus.errors import BusError, BusUnavailable
 from kasmina.bus.following import behind
 from kasmina.bus.names import HEARTBEATS, is_run_name, streams_of
 from kasmina.bus.outages import Outages
@@ -31,7 +31,7 @@ LONGEST_EVERY_S = 60.0  # between two signs, whatever a sign says
 RESEND_S = 30.0  # after which a command that nobody answers is sent again
 MOST_LISTED = 20  # runs
 LOOKED_AT = 5000  # signs of life, the newest
-LOOKS_FOR_S = 2.0  # whether a command is still there, when time is out
+LOOKS_FOR_S = 1.5  # whether a command is still there, when time is out
 
 T = TypeVar("T")
 Answer = types.Applied | types.Refused | types.Status
@@ -91,6 +91,7 @@ class Operator:
         self.unproved = 0  # answers that were not taken
         self._client, self._sign, self._on_outage = client, sign, on_outage
         self._verify = verify
+        self._trouble: BusError | None = None  # why the bus does not answer now
         # A signature is worth something for minutes only, so what was not lost is not sent again.
         self._outbox = Outbox(client, resend_s=RESEND_S if sign is None else math.inf)
         self._resending: asyncio.Task[None] | None = None
@@ -143,6 +144,20 @@ class Operator:
             raise NoSuchRun(f"{which}; name one by --run")
         return run or alive[0]
 
+    async def within(self, timeout_s: float, call: Callable[[], Awaitable[T]]) -> T:
+        """What a call gives that sends no command; a bus that goes away is waited for.
+
+        Raises:
+            BusUnavailable: it gave nothing in time.
+            BusError: the bus answered what no waiting mends.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._through(call)
+        except TimeoutError:
+            why = f"the bus has not answered for {timeout_s:g} s, and no command was sent"
+            raise BusUnavailable(f"{why}: {self._trouble}" if self._trouble else why) from None
+
     async def ask(
         self,
         command: types.Command,
@@ -181,9 +196,11 @@ class Operator:
                     after = await self._through(partial(self._newest, streams.replies))
                     await self._outbox.send_many({id: payload}, stream=streams.commands)
                     sent = True
+                    if self._outbox.trouble is not None:
+                        self._on_outage(self._outbox.trouble)
                     return await self._answer(streams.replies, after, envelope, note)
             except TimeoutError:
-                why = f"run {command.run!r} has not answered for {timeout_s:g} s"
+                why = f"run {command.run!r} has not answered for {round(timeout_s, 1):g} s"
                 if self.unproved:
                     why += (
                         f"; {self.unproved} answers were not taken, as no key that is known here has "
@@ -197,7 +214,13 @@ class Operator:
                 raise NoAnswer(f"{error}; command {id} was sent before; {_AGAIN}", id) from error
 
     async def _through(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await Outages(_BACKOFF, tell=self._on_outage).through(call)
+        found = await Outages(_BACKOFF, tell=self._away).through(call)
+        self._trouble = None
+        return found
+
+    def _away(self, error: BusError) -> None:
+        self._trouble = error
+        self._on_outage(error)
 
     async def _newest(self, stream: str) -> str:
         last = (await self._client.info(stream)).last
@@ -241,7 +264,8 @@ class Operator:
             async with asyncio.timeout(LOOKS_FOR_S):
                 there = await self._outbox.holds(id)
         except (BusError, TimeoutError):
-            return f"the bus is away, and command {id} may have been sent; {_AGAIN}"
+            why = f" ({self._trouble})" if self._trouble else ""
+            return f"the bus is away{why}, and command {id} may have been sent; {_AGAIN}"
         if accepted and there:
             return f"it has accepted command {id}, which waits; {_AGAIN}"
         if there:
@@ -249,7 +273,9 @@ class Operator:
                 f"command {id} waits in {stream!r} and will be carried out when the run goes on, if "
                 f"neither it expires nor the bus loses it before; {_AGAIN}"
             )
-        return f"command {id} is not in {stream!r}: the bus took none, or has lost it; {_AGAIN}"
+        trouble = self._outbox.trouble
+        why = f"does not take it: {trouble}" if trouble else "took none, or has lost it"
+        return f"command {id} is not known to be in {stream!r}: the bus {why}; {_AGAIN}"
 
     @asynccontextmanager
     async def _sending(self, id: str) -> AsyncIterator[None]:

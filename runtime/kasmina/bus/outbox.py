@@ -47,6 +47,7 @@ class Outbox:
         capacity: int = 4096,
     ) -> None:
         self.resent = 0
+        self.trouble: BusError | None = None  # why the bus takes nothing now
         self._client, self._stream = client, stream
         self._resend_s, self._capacity = resend_s, capacity
         self._waiting: OrderedDict[str, _Sent] = OrderedDict()
@@ -157,9 +158,11 @@ class Outbox:
             entries = await self._client.publish_many(stream, [sent.payload for sent in some])
         except BusError as error:
             if error.transient:
+                self.trouble = error
                 for sent in some:
                     sent.at = _NEVER
             raise
+        self.trouble = None
         for sent, entry in zip(some, entries, strict=True):
             if sent.at == now:
                 sent.entry = entry

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json as json_module
 import re
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import uuid4
@@ -16,7 +17,6 @@ import cyclopts
 import msgspec
 from cyclopts import Parameter
 
-from kasmina.bus.errors import BusError
 from kasmina.bus.operator import Answer, Operator, enveloped
 from kasmina.cli.reaching import Reach, through, verifier, waits
 from kasmina.cli.saying import say, warn
@@ -45,7 +45,7 @@ class How(Reach):
         run: name of the run; not needed where one alone is alive.
         key: file with the key that commands are signed with; answers must be signed then, too.
         reason: why, for the run's log.
-        timeout: seconds to wait for the answer, also while the bus is away.
+        timeout: seconds to find the run and to wait for its answer, also while the bus is away.
         id: of a command that was sent before: the same again, which is done once. A new one gets a
             new id.
         json: print the answer as one JSON object.
@@ -218,14 +218,12 @@ def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.C
 
     async def work(client: MessageBusClient) -> Answer:
         operator = Operator(client, sign=keys.sign if keys else None, verify=keys, on_outage=waits)
-        run = await operator.find(how.run or named)
-        if how.run or named:
-            await _warn_of_silence(operator, run)
+        end = time.monotonic() + how.timeout
+        run = await operator.within(how.timeout, partial(_found, operator, how.run or named))
         command = make(known | {"run": run})
         try:
-            return await operator.ask(
-                command, timeout_s=how.timeout, tell=_tell_accepted(how), id=id
-            )
+            left = max(0.0, end - time.monotonic())
+            return await operator.ask(command, timeout_s=left, tell=_tell_accepted(how), id=id)
         except asyncio.CancelledError:
             warn(f"command {id} may have been sent; --id {id} asks for the same again")
             raise
@@ -243,13 +241,14 @@ def _check(make: Callable[[dict[str, Any]], types.Command], known: dict[str, Any
         raise UsageError(f"this command cannot be sent: {error}") from None
 
 
-async def _warn_of_silence(operator: Operator, run: str) -> None:
-    with suppress(BusError):  # who asks waits for it
-        found = (await operator.runs()).get(run)
-        if found is not None and found.silent:
-            ended = "has ended" if found.beat.ended else "was heard of"
-            last = "" if found.beat.ended else " for the last time"
-            warn(f"run {run!r} {ended} {found.age_s:.0f} s ago{last}; it is asked all the same")
+async def _found(operator: Operator, named: str | None) -> str:
+    run = await operator.find(named)
+    found = (await operator.runs()).get(run)
+    if found is not None and found.silent:
+        ended = "has ended" if found.beat.ended else "was heard of"
+        last = "" if found.beat.ended else " for the last time"
+        warn(f"run {run!r} {ended} {found.age_s:.0f} s ago{last}; it is asked all the same")
+    return run
 
 
 def _tell_accepted(how: How) -> Callable[[types.Acknowledgement], None]:

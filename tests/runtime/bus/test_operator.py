@@ -52,8 +52,8 @@ def test_a_command_that_waits_is_told_to_wait_only_where_it_is_there() -> None:
         await asyncio.sleep(1.5 * RESEND_S)  # between two times at which it is sent again
         await bus.wipe()
         assert await asking == (
-            f"run 'r' has not answered for 57 s; command mine is not in {COMMANDS!r}: the bus took none, or has lost it"
-            f"{AGAIN}"
+            f"run 'r' has not answered for 57 s; command mine is not known to be in {COMMANDS!r}: "
+            f"the bus took none, or has lost it{AGAIN}"
         )
         asking = asyncio.create_task(asked(bus))
         await asyncio.sleep(1)
@@ -70,8 +70,8 @@ def test_an_outage_is_told_once_and_waited_for() -> None:
         bus, outages = MockMessageBusClient(), list[BusError]()
         bus.fail("read", AWAY, times=10_000)
         assert await asked(bus, on_outage=outages.append) == (
-            f"run 'r' has not answered for 60 s; the bus is away, and command mine may have been "
-            f"sent{AGAIN}"
+            f"run 'r' has not answered for 60 s; the bus is away (cut), and command mine may "
+            f"have been sent{AGAIN}"
         )
         assert outages == [AWAY]
         assert sum(call.method == "read" for call in bus.calls) > 60
@@ -85,6 +85,47 @@ def test_an_outage_is_told_once_and_waited_for() -> None:
         found = await asking
         assert isinstance(found, types.Applied)
         assert len(await bus.published(COMMANDS)) == 1
+
+    run(script())
+
+
+def test_why_a_bus_takes_no_command_is_told_at_once_and_in_the_end() -> None:
+    """What is read from it does not fail meanwhile; once it takes the command, that is forgotten."""
+
+    async def script() -> None:
+        bus, outages = MockMessageBusClient(), list[BusError]()
+        full = BusFull("OOM; raise maxmemory")
+        bus.fail("publish_many", full, times=10_000)
+        assert await asked(bus, on_outage=outages.append) == (
+            f"run 'r' has not answered for 60 s; command mine is not known to be in {COMMANDS!r}: "
+            f"the bus does not take it: {full}{AGAIN}"
+        )
+        assert outages == [full]
+        bus = MockMessageBusClient()
+        bus.fail("publish_many", full)
+        assert "command mine waits in " in await asked(bus)
+
+    run(script())
+
+
+def test_a_run_is_looked_for_as_long_as_there_is_time() -> None:
+    """An outage is waited for, a refusal is not, and what stalls ends with the time."""
+
+    async def script() -> None:
+        bus, outages = MockMessageBusClient(), list[BusError]()
+        operator = Operator(bus, on_outage=outages.append)
+        bus.fail("read_back", AWAY, times=5)
+        assert await operator.within(60, operator.runs) == {}
+        assert outages == [AWAY]
+        bus.fail("read_back", BusRefused("no right"))
+        with pytest.raises(BusRefused, match=r"^no right$"):
+            await operator.within(60, operator.runs)
+        late = "^the bus has not answered for 6 s, and no command was sent"
+        with pytest.raises(BusUnavailable, match=f"{late}$"):
+            await operator.within(6, lambda: asyncio.sleep(600))
+        bus.fail("read_back", AWAY, times=1000)
+        with pytest.raises(BusUnavailable, match=f"{late}: cut$"):
+            await operator.within(6, operator.runs)
 
     run(script())
 
