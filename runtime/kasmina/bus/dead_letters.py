@@ -29,10 +29,14 @@ class Failure(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A dead letter and its id in the queue; no letter where the entry cannot be read as one."""
+    """A dead letter and its id in the queue; no letter where the entry cannot be read as one.
+
+    `size` is that of what stands in the queue, bytes; 0 for an entry that is larger than any may be.
+    """
 
     id: str
     letter: DeadLetter | None
+    size: int
 
 
 class BadDeadLetter(BusError, LookupError):
@@ -98,7 +102,9 @@ class DeadLetterQueue:
     async def list(self, *, after: str = FIRST, count: int = 100) -> list[Entry]:
         """Return letters behind an id, the oldest first."""
         found = await self._client.read(self.stream, after=after, count=count)
-        return [Entry(each.id, await self._letter(each.payload)) for each in found]
+        return [
+            Entry(each.id, await self._letter(each.payload), len(each.payload)) for each in found
+        ]
 
     async def replay(self, entry_id: str) -> str:
         """Send a message again, to the stream it came from, and take its letter away.

@@ -12,6 +12,8 @@ from kasmina.bus.redis_link import Link
 from kasmina.bus.redis_reading import Lines
 from kasmina.bus.redis_wire import Argument, is_no_group, pack, refusal
 
+NAMED = 8  # keys, in a message: those of one run, and more
+
 
 class Asker:
     """Sends commands; replies that are errors are counted.
@@ -32,10 +34,10 @@ class Asker:
             self.count(reply)
         return replies
 
-    async def call(self, *commands: bytes, name: str) -> list[Any]:
+    async def call(self, *commands: bytes, name: str, keys: Sequence[str] = ()) -> list[Any]:
         """Return the replies; raises the first that is an error."""
         replies = await self.ask(b"".join(commands), len(commands), name)
-        self.raise_first(replies, name)
+        self.raise_first(replies, name, *keys)
         return replies
 
     async def read(self, head: list[Argument], tail: list[Argument], wait_s: float = 0.0) -> Any:
@@ -48,11 +50,13 @@ class Asker:
         self.count(reply)
         return reply
 
-    def raise_first(self, replies: Sequence[Any], name: str) -> None:
-        """Raise the first reply that is an error, as an error of ours."""
+    def raise_first(self, replies: Sequence[Any], name: str, *keys: str) -> None:
+        """Raise the first reply that is an error, as an error of ours that names the keys."""
         for reply in replies:
             if isinstance(reply, Exception):
-                raise refusal(reply, name, self.link.server)
+                more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+                of = f" of {', '.join(map(repr, keys[:NAMED]))}{more}" if keys else ""
+                raise refusal(reply, f"{name}{of}", self.link.server)
 
     def count(self, reply: Any) -> None:
         """Count a reply that is an error of a kind of its own."""

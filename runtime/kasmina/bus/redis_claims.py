@@ -66,7 +66,7 @@ class Claims:
         (reply,) = await self._asker.ask(pack("XPENDING", stream, group, *which), 1, "XPENDING")
         if isinstance(reply, Exception) and is_no_group(reply):
             return []
-        self._asker.raise_first([reply], "XPENDING")
+        self._asker.raise_first([reply], "XPENDING", stream)
         found: list[Any] = reply
         return found
 
@@ -76,7 +76,7 @@ class Claims:
             self._asker.count(reply)
             await self._make_again(stream, group)
             reply = await self._asker.lines.ask(command, "XAUTOCLAIM")
-        self._asker.raise_first([reply], "XAUTOCLAIM")
+        self._asker.raise_first([reply], "XAUTOCLAIM", stream)
         return reply
 
     async def _not_there(self, stream: str, group: str, consumer: str, before: str) -> list[str]:

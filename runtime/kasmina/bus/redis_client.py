@@ -119,7 +119,7 @@ class RedisStreamClient:
         ids = [reply.decode() for reply in replies if isinstance(reply, bytes)]
         self._watch.published(stream, ids)
         self._ledger.counters["published"] += len(ids)
-        self._asker.raise_first(replies, "XADD")
+        self._asker.raise_first(replies, "XADD", stream)
         return ids
 
     async def create_group(self, stream: str, group: str, *, start: str = FIRST) -> bool:
@@ -144,7 +144,8 @@ class RedisStreamClient:
         """Say that entries are done; returns how many of them were pending until now."""
         if not ids:
             return 0
-        done = int((await self._asker.call(pack("XACK", stream, group, *ids), name="XACK"))[0])
+        command = pack("XACK", stream, group, *ids)
+        done = int((await self._asker.call(command, name="XACK", keys=[stream]))[0])
         self._ledger.counters["acknowledged"] += done
         return done
 
@@ -170,7 +171,7 @@ class RedisStreamClient:
         reply = await self._asker.read(
             ["XREAD", "COUNT", count], ["STREAMS", stream, after], wait_s
         )
-        self._asker.raise_first([reply], "XREAD")
+        self._asker.raise_first([reply], "XREAD", stream)
         return self._entries.by_stream(reply)
 
     async def read_many(self, after: Mapping[str, str], *, count: int = 512) -> list[Delivery]:
@@ -182,7 +183,7 @@ class RedisStreamClient:
         count = self._entries.at_once(list(after), count)
         command = pack("XREAD", "COUNT", count, "STREAMS", *after, *after.values())
         reply = await self._lines.ask(command, "XREAD")
-        self._asker.raise_first([reply], "XREAD")
+        self._asker.raise_first([reply], "XREAD", *after)
         return self._entries.by_stream(reply)
 
     async def read_back(
@@ -194,7 +195,7 @@ class RedisStreamClient:
         count = self._entries.at_once([stream], count)
         command = pack("XREVRANGE", stream, last, "-", "COUNT", count)
         reply = await self._lines.ask(command, "XREVRANGE")
-        self._asker.raise_first([reply], "XREVRANGE")
+        self._asker.raise_first([reply], "XREVRANGE", stream)
         found = self._entries.of(stream, reply) or self._entries.too_large(reply)
         return deliveries(stream, reversed(found))
 
@@ -202,15 +203,15 @@ class RedisStreamClient:
         """Take single entries away; returns how many there were."""
         if not ids:
             return 0
-        return int((await self._asker.call(pack("XDEL", stream, *ids), name="XDEL"))[0])
+        command = pack("XDEL", stream, *ids)
+        return int((await self._asker.call(command, name="XDEL", keys=[stream]))[0])
 
     async def trim(self, stream: str, *, before: str) -> int:
         """Take away all entries older than the id `before`; returns how many there were."""
         if before == NEWEST:
             before = (await self.info(stream)).last
-        return int(
-            (await self._asker.call(pack("XTRIM", stream, "MINID", before), name="XTRIM"))[0]
-        )
+        command = pack("XTRIM", stream, "MINID", before)
+        return int((await self._asker.call(command, name="XTRIM", keys=[stream]))[0])
 
     async def info(self, stream: str) -> StreamInfo:
         """Return where a stream and its groups stand."""

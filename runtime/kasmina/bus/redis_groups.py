@@ -44,7 +44,7 @@ class Groups:
             for stream in streams:
                 await self.make_again(stream, group)
             reply = await self._asker.read(head, tail, wait_s)
-        self._asker.raise_first([reply], "XREADGROUP")
+        self._asker.raise_first([reply], "XREADGROUP", *streams)
         taken = self._entries.by_stream(reply)
         self._ledger.counters["delivered"] += len(taken)
         return taken
@@ -58,7 +58,7 @@ class Groups:
         replies = [about, groups]
         if any(isinstance(reply, Exception) and is_no_key(reply) for reply in replies):
             return NO_STREAM
-        self._asker.raise_first(replies, "XINFO")
+        self._asker.raise_first(replies, "XINFO", stream)
         about = table(replies[0])
         first, last = about["first-entry"], about["last-generated-id"].decode()
         oldest = first[0].decode() if first else None
@@ -78,5 +78,5 @@ class Groups:
         (reply,) = await self._asker.ask(command, 1, "XGROUP CREATE")
         if isinstance(reply, Exception) and str(reply).startswith("BUSYGROUP"):
             return False
-        self._asker.raise_first([reply], "XGROUP CREATE")
+        self._asker.raise_first([reply], "XGROUP CREATE", stream)
         return True

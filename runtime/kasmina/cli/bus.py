@@ -17,7 +17,7 @@ from cyclopts.validators import Number
 
 from kasmina.bus.client import FIRST, Delivery, MessageBusClient, position
 from kasmina.bus.dead_letters import DeadLetterQueue
-from kasmina.bus.errors import BusError
+from kasmina.bus.errors import BusError, BusRejected
 from kasmina.bus.following import behind
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import Operator
@@ -89,10 +89,22 @@ def lag(*, run: str | None = None, reach: Reach = HERE) -> int:
     Args:
         run: one run; all if not given.
         reach: where the bus is.
+
+    Returns:
+        0, or 1 where the signs of life of runs cannot be read.
     """
 
     async def work(client: MessageBusClient) -> int:
-        runs = await Operator(client).runs()
+        try:
+            runs = await Operator(client).runs()
+        except (
+            BusRejected
+        ) as error:  # what is there of one run and of the dead is told all the same
+            warn(f"which runs are alive is not known: {error}")
+            if run is not None:
+                await _tell_streams(client, run)
+            await _tell_stream(client, "dead letters", DEAD_LETTERS)
+            return 1
         if run is not None and run not in runs:
             await Operator(client).find(run)
         for name, (beat, age_s) in runs.items():
@@ -101,8 +113,7 @@ def lag(*, run: str | None = None, reach: Reach = HERE) -> int:
             held = ", held" * beat.paused
             say(f"{name}: heard {age_s:.1f} s ago, epoch {beat.epoch}, step {beat.step}{held}, "
                 f"{beat.waiting} commands wait")  # fmt: skip
-            for what, stream in streams_of(name)._asdict().items():
-                await _tell_stream(client, what, stream)
+            await _tell_streams(client, name)
         await _tell_stream(client, "dead letters", DEAD_LETTERS)
         return 0
 
@@ -157,7 +168,8 @@ def list_(*, stream: Stream = DEAD_LETTERS, count: Count = 100, reach: Reach = H
         for entry in entries:
             letter = entry.letter
             if letter is None:
-                say(f"{entry.id}: cannot be read as a dead letter")
+                size = f"{entry.size} bytes" if entry.size else "too large"
+                say(f"{entry.id}: cannot be read as a dead letter ({size}); purge it by its id")
             else:
                 say(line(f"{entry.id}: {letter.entry} of {letter.stream} for {letter.reader}, "
                          f"{letter.attempts} attempts: {letter.cause}"))  # fmt: skip
@@ -291,16 +303,21 @@ def _opened(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-async def _tell_stream(client: MessageBusClient, what: str, stream: str) -> None:
+async def _tell_streams(client: MessageBusClient, run: str) -> None:
+    for what, stream in streams_of(run)._asdict().items():
+        await _tell_stream(client, what, stream, "  ")
+
+
+async def _tell_stream(client: MessageBusClient, what: str, stream: str, indent: str = "") -> None:
     try:
         info = await client.info(stream)
     except BusError as error:
         if error.transient:
             raise
-        say(f"  {what}: {error}")  # somebody else's key of that name
+        say(f"{indent}{what}: {error}")  # somebody else's key of that name
         return
-    say(f"  {what}: {info.length} entries, last {info.last}")
+    say(f"{indent}{what}: {info.length} entries, last {info.last}")
     for name, group in info.groups.items():
         left = "unknown" if group.lag is None else str(group.lag)
-        say(f"    group {line(name)}: lag {left}, {group.pending} pending, "
+        say(f"{indent}  group {line(name)}: lag {left}, {group.pending} pending, "
             f"{group.consumers} consumers")  # fmt: skip

@@ -213,7 +213,7 @@ def test_a_key_of_another_kind_is_told_as_the_server_tells_it() -> None:
         server.ask("SET", "s", "x")
         error = error_of(server.url)
         assert type(error) is BusRejected
-        assert "answered to XADD: WRONGTYPE" in str(error)
+        assert "answered to XADD of 's': WRONGTYPE" in str(error)
 
 
 @pytest.mark.parametrize(("version", "lag"), [("7", True), ("6.2", False)])
