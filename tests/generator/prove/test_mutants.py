@@ -20,8 +20,7 @@ FILES = [
     kasmina_spec.LIFECYCLE,
     kasmina_spec.LIFECYCLE_V1,
     MACHINES / "traffic_light.yaml",
-    MACHINES / "orders.yaml",
-    pytest.param(MACHINES / "mission.yaml", marks=pytest.mark.long),
+    *(pytest.param(MACHINES / f"{n}.yaml", marks=pytest.mark.long) for n in ("orders", "mission")),
 ]
 EVERY = [
     kasmina_spec.LIFECYCLE,
