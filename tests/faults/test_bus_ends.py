@@ -191,7 +191,7 @@ def test_a_controller_outlives_its_broker_and_is_outlived(
     first_wave = int(TamiyoConfig().first * 600)
     with growing(server, tmp_path, "--controller", "bus", "--epochs", "600") as run:
         hold(server)
-        with process(tmp_path, "tamiyo", "--bus", server.url) as tamiyo:
+        with process(tmp_path, "tamiyo", "--verbose", "--bus", server.url) as tamiyo:
             waits(tmp_path, 1)
             let_go(server)
             decides_beyond(tmp_path, status(server).epoch)
@@ -207,7 +207,7 @@ def test_a_controller_outlives_its_broker_and_is_outlived(
         hold(server)
         reached = max(decided(tmp_path))
         assert reached < first_wave
-        with process(tmp_path, "tamiyo", "--bus", server.url) as tamiyo:
+        with process(tmp_path, "tamiyo", "--verbose", "--bus", server.url) as tamiyo:
             waits(tmp_path, 2)
             let_go(server)
             decides_beyond(tmp_path, first_wave + 10)

@@ -151,7 +151,7 @@ def test_a_controller_elsewhere_survives_and_is_survived(
             tamiyo.wait()
         before = on(server, _observed)
         until(server, lambda client: _more(client, before))  # the run goes on alone
-        with process(tmp_path, "tamiyo", "--bus", server.url):
+        with process(tmp_path, "tamiyo", "--verbose", "--bus", server.url):
             decided = len((tmp_path / "tamiyo.txt").read_text().splitlines())
             end = time.monotonic() + WITHIN_S
             while len((tmp_path / "tamiyo.txt").read_text().splitlines()) < decided + 2:

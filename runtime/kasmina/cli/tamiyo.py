@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from kasmina.bus.names import HEARTBEATS, is_run_name
 from kasmina.bus.retry import Backoff
 from kasmina.cli.reaching import HERE, Reach, through, verifier, waits
 from kasmina.cli.saying import say, warn
+from kasmina.cli.words import Flag
 from kasmina.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,22 +24,27 @@ if TYPE_CHECKING:
     from kasmina.control.remote import Steering
     from kasmina.growth.controller import Proposal
 
+_FIGURES = re.compile(r"\d[\d.]*")
+
 
 def tamiyo(
     *,
     run: Annotated[Sequence[str], Parameter(negative=())] = (),
     key: Path | None = None,
+    verbose: Flag = False,
     reach: Reach = HERE,
 ) -> int:
     """Decide for runs that were started with --controller bus.
 
     Each run has a controller of its own, whose state is kept on the bus: who starts again goes on
-    where it ended. Ctrl-C ends in order.
+    where it ended. Decisions are told that command something, or nothing for another reason than
+    before. Ctrl-C ends in order.
 
     Args:
         run: only this run; may be given again. All that are alive if not given.
         key: file with the key of the runs: commands are signed with it, and nothing is decided on
             what it does not prove.
+        verbose: tell every decision.
         reach: where the bus is.
     """
     from kasmina.control.remote import Steering
@@ -50,16 +57,13 @@ def tamiyo(
             )
     keys = verifier(key)
 
-    def tell(name: str, epoch: int, proposal: Proposal) -> None:
-        say(f"{name}, epoch {epoch}: {len(proposal.commands)} commands; {proposal.reason}")
-
     async def work(client: MessageBusClient) -> int:
         steering = Steering(
             client,
             TamiyoController,
             runs=set(run) or None,
             verify=keys,
-            tell=tell,
+            tell=Telling(verbose),
             warn=warn,
         )
         loop = asyncio.get_running_loop()
@@ -71,6 +75,25 @@ def tamiyo(
         return 0
 
     return through(reach.bus, work)
+
+
+class Telling:
+    """Tells decisions of controllers.
+
+    Args:
+        all: also those that command nothing, for the same reason but for its figures.
+    """
+
+    def __init__(self, all: bool) -> None:
+        self._all = all
+        self._last: dict[str, str] = {}  # reason, by run
+
+    def __call__(self, run: str, epoch: int, proposal: Proposal) -> None:
+        """Tell one, if it is worth it."""
+        reason = _FIGURES.sub("", proposal.reason)
+        if self._all or proposal.commands or self._last.get(run) != reason:
+            say(f"{run}, epoch {epoch}: {len(proposal.commands)} commands; {proposal.reason}")
+        self._last[run] = reason
 
 
 async def _through_outages(steering: Steering) -> None:

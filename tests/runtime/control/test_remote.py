@@ -21,7 +21,7 @@ from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import RESEND_S
 from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
-from kasmina.cli.tamiyo import _through_outages
+from kasmina.cli.tamiyo import Telling, _through_outages
 from kasmina.control.remote import FORGET_S, Steering
 from kasmina.growth import Observation, Proposal
 from kasmina.growth.controller import Command
@@ -384,6 +384,32 @@ def test_what_the_bus_refuses_of_one_run_is_tried_again() -> None:
         await task
 
     in_virtual_time(work())
+
+
+def test_the_shell_tells_decisions_that_do_something_or_nothing_for_another_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of each run; all of them where that is asked for."""
+    command = Command("request_germination", 0, "room", "me", blueprint="mlp")
+    decided = [
+        ("a", Proposal((), "warming up: epoch 0 of 2")),
+        ("b", Proposal((), "warming up: epoch 0 of 2")),
+        ("a", Proposal((), "warming up: epoch 1 of 2")),
+        ("a", Proposal((command,), "the first wave: 1 seed")),
+        ("a", Proposal((command,), "the first wave: 1 seed")),
+        ("a", Proposal((), "1 seed under way")),
+        ("a", Proposal((), "1 seed under way")),
+        ("b", Proposal((), "warming up: epoch 1 of 2")),
+    ]
+    told = [
+        f"{run}, epoch {epoch}: {len(proposal.commands)} commands; {proposal.reason}"
+        for epoch, (run, proposal) in enumerate(decided)
+    ]
+    for verbose, expected in ((False, [told[i] for i in (0, 1, 3, 4, 5)]), (True, told)):
+        tell = Telling(verbose)
+        for epoch, (run, proposal) in enumerate(decided):
+            tell(run, epoch, proposal)
+        assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_an_outage_is_waited_for_by_the_shell_once_the_bus_was_there(
