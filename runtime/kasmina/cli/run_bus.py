@@ -12,12 +12,14 @@ from cyclopts import Parameter
 
 from kasmina.bus.connecting import open_bus
 from kasmina.bus.urls import hidden, without_password
+from kasmina.cli.reaching import verifier
 from kasmina.cli.words import Flag, WholeOrNone
 from kasmina.errors import UsageError
 from kasmina.observe.folder import PUBLISHED
 
 if TYPE_CHECKING:
     from kasmina.bus.packing import Precision
+    from kasmina.bus.signing import Verifier
     from kasmina.growth import GrowConfig
     from kasmina.growth.outside import Outside
     from kasmina.growth.outside_config import OutsideConfig
@@ -70,6 +72,7 @@ class BusOptions:
         Raises:
             UsageError: options that do not fit together, or that are no values.
             BadBusUrl: the URL names no bus.
+            BadKeyFile: no keys can be read from the file.
         """
         if self.bus_key is not None and self.no_bus_key:
             raise UsageError("--bus-key and --no-bus-key say two things: leave one out")
@@ -83,12 +86,13 @@ class BusOptions:
                 "e.g. redis://localhost:6379, and start `kasmina tamiyo` there"
             )
         key = None if self.no_bus_key else self.bus_key or kept["bus_key"]
+        keys = None if url is None else verifier(None if key is None else Path(key))
         metrics = kept["metrics"] if self.metrics is None else self.metrics
         if metrics is not None and metrics not in PORTS:
             raise UsageError(f"--metrics is {metrics}; a port is from 0 to {PORTS[-1]}")
         telemetry = self.telemetry or kept["telemetry"]
         precision(telemetry)
-        return RunBus(url, None if key is None else Path(key), controller, telemetry, metrics)
+        return RunBus(url, None if key is None else Path(key), keys, controller, telemetry, metrics)
 
 
 HERE = BusOptions()
@@ -134,10 +138,11 @@ def precision(text: str) -> Precision:
 
 @dataclass(frozen=True, slots=True)
 class RunBus:
-    """The bus of one run; `url` is None for one in the process."""
+    """The bus of one run; `url` is None for one in the process, `key` the file of its keys."""
 
     url: str | None
     key: Path | None
+    verify: Verifier | None
     controller: str
     telemetry: str
     metrics: int | None
@@ -158,7 +163,6 @@ class RunBus:
     def outside(self, run: str, log: EventLog, config: GrowConfig) -> Outside:
         """The run on it; in the process it keeps less, as it takes the run's own memory."""
         from kasmina.bus.in_process import InProcessBus
-        from kasmina.bus.signing import Verifier, read_keys
         from kasmina.growth.outside import Outside
 
         if self.url is None:
@@ -171,7 +175,7 @@ class RunBus:
             partial(open_bus, self.url),
             log=log,
             cursor=log.path.with_name(PUBLISHED),
-            verify=None if self.key is None else Verifier(read_keys(self.key)),
+            verify=self.verify,
             prove=prover(config.lifecycle.digest),
             config=self._config(),
         )

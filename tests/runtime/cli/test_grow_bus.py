@@ -209,8 +209,8 @@ def test_a_resumed_run_keeps_its_key(here: Path, kasmina: Kasmina, server: Redis
     assert resumes(kasmina, server.url, "--bus-key", "other") == "unsigned"
     assert kept()["bus_key"] == str(here / "other")
     Path("other").unlink()
-    code, _, said = kasmina("grow", "--resume", "r")
-    assert (code, said.startswith(f"{here / 'other'}: ")) == (1, True)
+    code, told, said = kasmina("grow", "--resume", "r")
+    assert (code, told, said.startswith(f"{here / 'other'}: ")) == (1, "", True)  # it says no more
     assert resumes(kasmina, server.url, "--no-bus-key") == "Status"
     assert resumes(kasmina, server.url) == "Status"
 
