@@ -32,7 +32,7 @@ class Again:
 
     def told(self, asked: Asked) -> Outcome | None:
         """What was answered to a command; None where nothing was."""
-        return self._told.get(asked._replace(trace=None))
+        return self._told.get(asked._replace(digest=None, trace=None))
 
     def put(self, request: Request, due: Moment | None) -> int:
         """Add a command; without a moment it follows the one before. Returns how many are before it."""

@@ -66,14 +66,14 @@ class Answers:
 
     def say(self, to: Asked, body: Acknowledgement) -> None:
         """Answer a message; one that no message can hold is answered by a refusal."""
-        asker = to.key.producer or None
-        body = structs.replace(body, asker=asker, entry=to.entry)
+        to_whom = {"asker": to.key.producer or None, "entry": to.entry, "digest": to.digest}
+        body = structs.replace(body, **to_whom)
         try:
             payload = self._encoded(to, body)
         except wire.MessageRefused as error:
             detail = f"what became of it cannot be told: {error}"[:8192]
             refused = Refused(run=self._run, reason="failed", detail=detail)
-            payload = self._encoded(to, structs.replace(refused, asker=asker, entry=to.entry))
+            payload = self._encoded(to, structs.replace(refused, **to_whom))
         self._unsent.append(payload)
 
     def wake(self) -> None:

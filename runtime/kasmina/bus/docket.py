@@ -6,18 +6,27 @@ are done: with the outcomes it goes into each checkpoint, and a resumed run read
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from kasmina.bus.again import Again, Moment
 from kasmina.bus.answers import Answers
 from kasmina.bus.client import FIRST, just_before, position
 from kasmina.bus.deduplication import MessageDeduplicator, MessageKey
-from kasmina.bus.requests import PRIORITIES, Asked, Check, CommandConfig, Outcome, Request
+from kasmina.bus.requests import (
+    PRIORITIES,
+    Asked,
+    Check,
+    CommandConfig,
+    Outcome,
+    Request,
+    digest_of,
+)
 from kasmina.bus.signing import SignatureRefused, Verifier
 from kasmina.bus.waiting import FairQueue
 from kasmina_generated.messages.types import (
@@ -29,6 +38,13 @@ from kasmina_generated.messages.types import (
     Query,
     Refused,
 )
+
+
+class _Waiting(NamedTuple):
+    """A command that was accepted and is not done."""
+
+    digest: bytes | None
+    made: float
 
 
 class Docket:
@@ -57,7 +73,8 @@ class Docket:
         clock: Callable[[], float],
     ) -> None:
         self.check, self.held = check, False
-        self.accepted = self.applied = self.refused = self.duplicates = self.unreadable = 0
+        self.accepted = self.applied = self.duplicates = self.unreadable = 0
+        self.refusals = Counter[str]()  # by reason
         self.rewound = self.waiting = 0  # the latter: commands that were accepted and not taken
         self._run, self._answers, self._verify = run, answers, verify
         self._config, self._observe, self._clock = config, observe, clock
@@ -66,7 +83,7 @@ class Docket:
         self._queue: FairQueue[Request] = FairQueue(config.stride)
         # entries that are not done, in order, and whether they are in the stream
         self._open: OrderedDict[str, bool] = OrderedDict()
-        self._keys: dict[MessageKey, float] = {}  # accepted and not done: when they were made
+        self._keys: dict[MessageKey, _Waiting] = {}  # accepted and not done
         self._again = Again()
         self._earlier = (0, 0)  # up to where entries had come before the run went on
         self._position = self._read = FIRST
@@ -127,6 +144,11 @@ class Docket:
             self._count()
 
     @property
+    def refused(self) -> int:
+        """Commands that were not taken, or not carried out."""
+        return self.refusals.total()
+
+    @property
     def position(self) -> str:
         """Id of the last entry before which, itself included, all commands are done."""
         return self._position
@@ -140,22 +162,27 @@ class Docket:
 
     def _consider(self, entry: str, envelope: Envelope) -> None:
         """Accept or refuse a message."""
-        command = envelope.body
-        asked = Asked(MessageKey(envelope.producer, envelope.id), entry, envelope.trace)
-        if (known := self._done.get(asked.key)) is not None:
+        command, key = envelope.body, MessageKey(envelope.producer, envelope.id)
+        if not isinstance(command, Command):
+            self._turn_away(Asked(key, entry, trace=envelope.trace), "malformed",
+                            f"{type(command).__name__} is no command")  # fmt: skip
+            return
+        asked = Asked(key, entry, digest_of(command), envelope.trace)
+        known, waiting = self._done.get(key), self._keys.get(key)
+        if self._is_another(asked, known or waiting):
+            self._turn_away(asked, "reused", f"id {envelope.id!r} names another command, which "
+                            "came before: send this one by an id of its own")  # fmt: skip
+        elif known is not None:
             self.duplicates += 1
             self._answers.say(asked, known)
             self._close(entry)
-        elif asked.key in self._keys:
+        elif waiting is not None:
             self.duplicates += 1
             self._answers.say(asked, Accepted(run=self._run, waiting=len(self._queue)))
             self._close(entry)  # the copy before it keeps the position
         elif self._verify and self._verify.is_replayed(envelope, entry):
             detail = "it came before, and so long ago that what became of it is forgotten"
             self._settle(asked, self._refused("replayed", detail))
-        elif not isinstance(command, Command):
-            detail = f"{type(command).__name__} is no command"
-            self._settle(asked, self._refused("malformed", detail))
         elif (told := self._again.told(asked)) is not None:
             self._do_again(asked, command, envelope.time, told)
         elif (refused := self._refusal(command, entry)) is not None:
@@ -163,9 +190,13 @@ class Docket:
         else:
             self._accept(asked, command, envelope.time)
 
+    def _is_another(self, asked: Asked, known: Outcome | _Waiting | None) -> bool:
+        """Whether the id of a command is another one's; what was kept without a digest is the same."""
+        return known is not None and known.digest not in (None, asked.digest)
+
     def _do_again(self, asked: Asked, command: Command, made: float, told: Outcome) -> None:
         if isinstance(told, Applied) and not isinstance(command, Query | Checkpoint):
-            self._keys[asked.key] = made
+            self._keys[asked.key] = _Waiting(asked.digest, made)
             request = Request(asked, command, self._clock(), self._life, told)
             self._again.put(request, (told.milestone, told.step))
             self._count()
@@ -196,7 +227,7 @@ class Docket:
         else:
             before = self._queue.put(request, priority)
         self._count()
-        self._keys[asked.key] = made
+        self._keys[asked.key] = _Waiting(asked.digest, made)
         self.accepted += 1
         self._observe("accepted", max(0.0, now - made))
         self._answers.say(asked, Accepted(run=self._run, waiting=before))
@@ -207,11 +238,15 @@ class Docket:
         detail = str(error)
         if isinstance(error, SignatureRefused):
             kind, detail = error.reason, error.detail
-        self.unreadable += 1
-        self.refused += 1
-        asked = Asked(MessageKey("", (named or "")[:128]), entry)
-        self._answers.say(asked, self._refused(kind, detail))
-        self._close(entry)
+        else:
+            self.unreadable += 1
+        self._turn_away(Asked(MessageKey("", (named or "")[:128]), entry), kind, detail)
+
+    def _turn_away(self, asked: Asked, reason: str, detail: str) -> None:
+        """Refuse what is not remembered: its id is not known, or another command's."""
+        self.refusals[reason] += 1
+        self._answers.say(asked, self._refused(reason, detail))
+        self._close(asked.entry)
 
     # ------------------------------------------------------------------ what is done; the lock is held
 
@@ -219,13 +254,13 @@ class Docket:
         """Remember, and answer what is not known."""
         if asked.entry not in self._open:  # the state was loaded meanwhile: it is read again
             return
-        made = self._keys.pop(asked.key, None)
-        self._done.remember(asked.key, outcome)
+        waited = self._keys.pop(asked.key, None)
+        self._done.remember(asked.key, structs.replace(outcome, digest=asked.digest))
         if isinstance(outcome, Refused):
-            self.refused += 1
+            self.refusals[outcome.reason] += 1
         else:
             self.applied += 1
-            self._observe("applied", max(0.0, self._clock() - (made or self._clock())))
+            self._observe("applied", max(0.0, self._clock() - waited.made) if waited else 0.0)
         if not known:
             self._answers.say(asked, outcome)
         self._close(asked.entry)

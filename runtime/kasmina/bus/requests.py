@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import blake3
+import msgspec
+from msgspec import structs
+
 from kasmina.bus.deduplication import MessageKey
 from kasmina_generated.messages.types import Applied, Command, Refused, Status
 
@@ -30,7 +34,14 @@ class Asked(NamedTuple):
 
     key: MessageKey
     entry: str  # its place in the stream
+    digest: bytes | None = None  # of what it asks for
     trace: str | None = None  # its W3C trace context
+
+
+def digest_of(command: Command) -> bytes:
+    """Tell a command from another one of the same id; why, how soon and until when do not count."""
+    bare = structs.replace(command, reason="", priority=None, expires=None)
+    return blake3.blake3(msgspec.msgpack.encode(bare)).digest(length=16)
 
 
 class Request(NamedTuple):

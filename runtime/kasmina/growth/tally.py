@@ -14,8 +14,13 @@ from kasmina.growth.unread import Unread
 
 logger = logging.getLogger(__name__)
 
-WORTH_A_LOOK = (  # what somebody has missed or will miss
+# what is wrong with who sends: an attack, a wrong key or clock, another version, a broken program
+SENDERS = ("malformed", "version", "unsigned", "forged", "replayed", "expired", "reused")
+WORTH_A_LOOK = (  # what somebody has missed or will miss, or tries
     "commands unreadable",
+    "commands refused, unsigned",
+    "commands refused, forged",
+    "commands refused, replayed",
     "frames dropped",
     "observations dropped",
     "bytes of events not sent",
@@ -48,6 +53,7 @@ class Tally:
             "commands accepted": handler.accepted,
             "commands applied": handler.applied,
             "commands refused": handler.refused,
+            **{f"commands refused, {reason}": handler.refusals[reason] for reason in SENDERS},
             "commands unreadable": handler.unreadable,
             "commands unreadable, no dead letter": self.unread.not_kept,
             "copies of commands": handler.duplicates,

@@ -16,7 +16,7 @@ from kasmina.bus.commands import CommandConfig, CommandHandler, Request
 from kasmina.bus.deduplication import MessageKey
 from kasmina.bus.errors import BusRejected, BusUnavailable
 from kasmina.bus.in_process import InProcessBus
-from kasmina.bus.requests import Asked
+from kasmina.bus.requests import Asked, digest_of
 from kasmina.bus.retry import Backoff
 from kasmina.bus.signing import Key, Signer, Verifier, unsealed
 from kasmina.bus.stamping import Stamp
@@ -103,9 +103,9 @@ class Desk:
         return envelope.id
 
     async def replies(self, to: str | None = None) -> list[Body]:
-        """What was answered, to one command or to all; without whose it was."""
+        """What was answered, to one command or to all; without which it was."""
         found = [each for each in await self.answers() if to is None or each.correlation == to]
-        return [structs.replace(e.body, asker=None, entry=None) for e in found]
+        return [structs.replace(e.body, asker=None, entry=None, digest=None) for e in found]
 
     async def answers(self) -> list[Envelope]:
         """What was answered, in its envelopes."""
@@ -197,6 +197,9 @@ def test_what_is_refused_is_answered_once_and_why() -> None:
         unreadable = [e for e in await desk.replies() if isinstance(e, Refused)]
         assert len(unreadable) == 5 + 5
         assert desk.handler.unreadable == 6
+        assert desk.handler.refusals == {"illegal": 1, "failed": 1, "expired": 1, "version": 1} | {
+            "malformed": 6
+        }
         desk.handler.stop()
         await task
 
@@ -228,6 +231,74 @@ def test_a_copy_has_no_second_effect_and_the_same_answer() -> None:
         await desk.bus.publish("commands", wire.encode(other(germinate(1), id="same")))
         await asyncio.sleep(1)
         assert len(desk.handler.take()) == 1  # another producer's id is another message
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+@pytest.mark.parametrize("dies", ["waiting", "answered", "saved"])
+def test_another_command_of_an_id_is_refused(dies: str) -> None:
+    """While the first waits, when it is done, and after a kill, whatever was known of it."""
+
+    async def main() -> None:
+        desk = Desk()
+        task = await started(desk)
+        state = desk.handler.state_dict()
+        await desk.send(germinate(1), "same")
+        await desk.send(germinate(2), "same")
+        await asyncio.sleep(0.1)
+        if dies != "waiting":
+            (request,) = desk.handler.take()
+            desk.handler.settle(request, applied(5))
+            await desk.send(Pause(run=RUN), "same")
+            await asyncio.sleep(0.1)
+        if dies == "saved":
+            state = msgspec.msgpack.decode(_packed(desk.handler.state_dict()))
+        await killed(task)
+
+        task = await resumed(desk, state)
+        await desk.send(germinate(3), "same")
+        await desk.send(germinate(1, reason="told otherwise", priority=0), "same")
+        await asyncio.sleep(0.1)
+        for request in desk.handler.take():
+            assert slot(request) == 1
+            desk.handler.settle(request, applied(5))
+        await asyncio.sleep(0.1)
+        first = digest_of(germinate(1))
+        told = [each.body for each in await desk.answers()]
+        assert any(isinstance(each, Applied) for each in told)
+        for each in told:
+            assert isinstance(each, Accepted | Applied | Refused)
+            assert isinstance(each, Refused) == (each.digest != first)
+        others = [each for each in told if isinstance(each, Refused)]
+        assert {each.reason for each in others} == {"reused"}
+        assert {each.digest for each in others} == {
+            *map(digest_of, [germinate(2), germinate(3)]),
+            *([] if dies == "waiting" else [digest_of(Pause(run=RUN))]),
+        }
+        assert others[0].detail == (
+            "id 'same' names another command, which came before: send this one by an id of its own"
+        )
+        assert desk.handler.applied == (dies != "saved")
+        assert desk.handler.refusals["reused"] == {"waiting": 2, "answered": 3, "saved": 1}[dies]
+        desk.handler.stop()
+        await task
+
+    run(main())
+
+
+def test_what_was_kept_without_a_digest_is_a_copy() -> None:
+    """Checkpoints of before have none."""
+
+    async def main() -> None:
+        desk = Desk()
+        outcome = msgspec.msgpack.encode(applied(5))
+        done = [(desk.sender.producer, "same", outcome)]
+        task = await resumed(desk, {"position": "0-0", "seen": "", "done": done})
+        await desk.send(germinate(1), "same")
+        await asyncio.sleep(0.1)
+        assert await desk.replies() == [applied(5)]
         desk.handler.stop()
         await task
 
@@ -607,7 +678,9 @@ def test_what_was_answered_is_done_again_at_its_moment_and_nothing_else() -> Non
         assert (slot(then), slot(unanswered)) == (2, 4)
         told = again.told
         assert told is not None
-        assert structs.replace(told, asker=None, entry=None) == applied(300, milestone=1)
+        assert structs.replace(told, asker=None, entry=None, digest=None) == applied(
+            300, milestone=1
+        )
         assert unanswered.told is None
         for each in (again, then, unanswered):
             desk.handler.settle(each, applied(1))
@@ -889,7 +962,8 @@ def test_what_cannot_be_read_is_given_up_with_its_cause() -> None:
         ((payload, error),) = given
         assert payload == b"no message"
         assert "malformed" in error
-        assert desk.handler.unreadable == 2
+        assert desk.handler.unreadable == 1
+        assert desk.handler.refusals == {"unsigned": 1, "malformed": 1}
         desk.handler.stop()
         await task
 

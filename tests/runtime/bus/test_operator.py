@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from msgspec import structs
 
 from kasmina.bus.client import MessageBusClient
 from kasmina.bus.errors import BusClosed, BusError, BusFull, BusRefused, BusUnavailable
@@ -13,6 +14,7 @@ from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import HEARTBEATS, streams_of
 from kasmina.bus.operator import LONGEST_EVERY_S, RESEND_S, SILENT, NoAnswer, NoSuchRun, Operator
 from kasmina.bus.outbox import Outbox
+from kasmina.bus.requests import digest_of
 from kasmina.bus.signing import Key, Signer, Verifier
 from kasmina.bus.stamping import Stamp
 from kasmina_generated.messages import types, wire
@@ -161,7 +163,7 @@ def test_what_nobody_answers_is_sent_again_as_long_as_it_counts(signed: bool) ->
 
 
 def test_answers_to_another_command_of_that_id_are_not_taken() -> None:
-    """They name who asked; those of a run that does not say are taken by their id."""
+    """They name who asked, and what; those of a run that does not say are taken by their id."""
 
     async def script() -> None:
         bus = MockMessageBusClient()
@@ -169,6 +171,14 @@ def test_answers_to_another_command_of_that_id_are_not_taken() -> None:
         await asyncio.sleep(1)
         applied = types.Applied(run=RUN, epoch=0, step=7, seeds=(), asker="another")
         await answer(bus, applied, to="mine")
+        reused = types.Refused(run=RUN, reason="reused", detail="no", digest=bytes(16))
+        await answer(bus, reused, to="mine")
+        whole = types.SetLimit(run=RUN, name="max_training", value=7)
+        limited = asyncio.create_task(Operator(bus).ask(whole, timeout_s=60, id="limit"))
+        await asyncio.sleep(1)
+        digest = digest_of(types.SetLimit(run=RUN, name="max_training", value=7.0))
+        await answer(bus, structs.replace(applied, asker=None, digest=digest), to="limit")
+        await limited
         await asyncio.sleep(1)
         assert not asking.done()
         await bus.publish(REPLIES, b"nonsense")
