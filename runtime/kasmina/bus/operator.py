@@ -310,10 +310,11 @@ def _listed(names: Collection[str]) -> str:
 
 def enveloped(command: types.Command, id: str) -> Envelope:
     """A command in its envelope; the id names it wholly, so that a copy of it is known as one."""
+    digest = blake3.blake3(id.encode(errors="surrogatepass")).hexdigest(length=16)
     return Envelope(
         version=VERSION,  # type: ignore[arg-type]  # generated together with its literal
         id=id,
-        producer=f"operator-{blake3.blake3(id.encode()).hexdigest(length=16)}",
+        producer=f"operator-{digest}",
         sequence=0,
         time=time.time(),
         body=command,

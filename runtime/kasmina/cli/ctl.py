@@ -18,10 +18,11 @@ import msgspec
 from cyclopts import Parameter
 
 from kasmina.bus.operator import Answer, Operator, enveloped
+from kasmina.cli.legal import unfit
 from kasmina.cli.reaching import Reach, through, verifier, waits
 from kasmina.cli.saying import say, warn
 from kasmina.errors import UsageError
-from kasmina_generated.messages import types, wire
+from kasmina_generated.messages import types
 
 if TYPE_CHECKING:
     from kasmina.bus.client import MessageBusClient
@@ -30,7 +31,7 @@ app = cyclopts.App(name="ctl", help="Command a run that is on a bus.")
 
 Flag = Annotated[bool, Parameter(negative=())]
 _TARGET = re.compile(
-    r"(?:(?P<run>[^/]+)/)?(?P<site>[^\[\]#]+)(?:\[(?P<slot>\d+)\])?(?:#(?P<generation>\d+))?"
+    r"(?:(?P<run>[^/]+)/)?(?P<site>[^\[\]#]+)(?:\[(?P<slot>\d{1,99})\])?(?:#(?P<generation>\d{1,99}))?"
 )
 
 
@@ -194,11 +195,15 @@ def target_of(text: str) -> tuple[str | None, types.Target]:
     found = _TARGET.fullmatch(text)
     if found is None or (found["generation"] and not found["slot"]):
         raise UsageError(
-            f"{text!r} is no target; write SITE[SLOT], e.g. block.0[3], SITE[SLOT]#GENERATION, "
+            f"{_shortly(text)} is no target; write SITE[SLOT], e.g. block.0[3], SITE[SLOT]#GENERATION, "
             "SITE, layer:MODULE or all"
         )
     slot, generation = (None if found[n] is None else int(found[n]) for n in ("slot", "generation"))
     return found["run"], types.Target(site=found["site"], slot=slot, generation=generation)
+
+
+def _shortly(text: str) -> str:
+    return repr(text) if len(text) <= 100 else f"{text[:60]!r}..., of {len(text):,} characters,"
 
 
 def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.Command]) -> int:
@@ -236,9 +241,12 @@ def _send(how: How, target: str | None, make: Callable[[dict[str, Any]], types.C
 def _check(make: Callable[[dict[str, Any]], types.Command], known: dict[str, Any], id: str) -> None:
     """Refuse what no message can hold before anybody is asked."""
     try:
-        wire.encode(enveloped(make({**known, "run": known["run"] or "any"}), id))
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"this command cannot be sent: {error}") from None
+        sent = enveloped(make({**known, "run": known["run"] or "any"}), id)
+        wrong = unfit(sent) or unfit(sent.body)
+    except ValueError as error:  # NaN makes no message at all
+        wrong = str(error)
+    if wrong is not None:
+        raise UsageError(f"this command cannot be sent: {wrong}")
 
 
 async def _found(operator: Operator, named: str | None) -> str:
