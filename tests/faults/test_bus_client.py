@@ -323,7 +323,9 @@ def test_a_server_that_a_script_holds_up_is_told_and_goes_on() -> None:
 
             looping = asyncio.create_task(asyncio.to_thread(endless))
             await asyncio.sleep(0.5)
-            with pytest.raises(BusLoading, match=r"to XADD: BUSY .*end it by SCRIPT KILL"):
+            with pytest.raises(
+                BusLoading, match=r"to XADD of 'commands': BUSY .*end it by SCRIPT KILL"
+            ):
                 await client.publish(S, b"meanwhile")
             server.ask("SCRIPT", "KILL")
             await looping

@@ -148,7 +148,7 @@ def test_a_user_may_do_what_its_rights_say() -> None:
                 await client.publish("run/commands", b"x")
                 (found,) = await client.consume(["run/commands"], "g", "c", wait_s=1)
                 assert await client.acknowledge("run/commands", "g", [found.id]) == 1
-                with pytest.raises(BusRefused, match=r"to XADD: NOPERM .*this user may not"):
+                with pytest.raises(BusRefused, match=r"to XADD of .*: NOPERM .*this user may not"):
                     await client.publish("other", b"x")
                 about = await client.features()
                 assert (about.version, about.append_only, about.evicts) == ("", None, None)
