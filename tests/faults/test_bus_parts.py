@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from kasmina.bus.client import position
 from kasmina.bus.lease import RunIsTaken
 from kasmina.bus.names import DEAD_LETTERS, HEARTBEATS, streams_of
 from kasmina.bus.operator import Answer, Operator
@@ -257,6 +259,8 @@ def test_what_the_server_has_lost_is_told_once(
         (alarm,) = run.alarms()
         assert alarm.what == "commands lost"
         assert f"stream {STREAMS.commands!r} does not hold what this run had read" in alarm.detail
+        came = datetime.fromtimestamp(position(state["commands"]["position"])[0] / 1000, UTC)
+        assert f"What was asked since {came:%Y-%m-%d %H:%M:%S} UTC may not be done" in alarm.detail
 
 
 def test_a_server_that_was_away_is_told_once(

@@ -100,7 +100,7 @@ def test_refusals_are_typed(server: RedisServer, tmp_path: Path) -> None:
         site = refused(types.Cancel(run=RUN, target=types.Target(site="body")))
         assert (site.reason, site.detail) == (
             "unknown_site",
-            "there is no site 'body'; there are .",
+            "there is no site 'body'; there are '.'",
         )
         seed = refused(types.Cancel(run=RUN, target=types.Target(site=".", slot=99)))
         last = status(server).sites[0].seeds - 1

@@ -103,7 +103,7 @@ class CommandHandler(Docket):
 
         Returns:
             Whether the stream still holds what had been read of it. Where it does not, what had
-            come since may be lost.
+            come since may be lost; that is told once, and not again behind the next checkpoint.
 
         Raises:
             BusError: the bus is away.
@@ -114,7 +114,10 @@ class CommandHandler(Docket):
         if not self._seen:
             return True
         page = await self._client.read(self._stream, after=just_before(self._seen), count=1)
-        return [each.id for each in page] == [self._seen]
+        there = [each.id for each in page] == [self._seen]
+        with self._lock:
+            self._seen = self._seen if there else ""
+        return there
 
     async def run(self) -> None:
         """Read and answer until `stop`; then send the answers there are.

@@ -20,6 +20,12 @@ class SiteRows(NamedTuple):
     seeds: int
 
 
+def quoted(names: Sequence[str], most: int = 8) -> str:
+    """The first names, and how many more there are; quoted, as one may be '.'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionMask:
     """What is legal at one moment; plain values, made by whoever knows the state.
@@ -121,7 +127,7 @@ class ActionMask:
 
     def _unknown(self, reason: Any, what: str, name: str, known: list[str]) -> Refused:
         near = tuple(get_close_matches(name, known, n=3, cutoff=0.4))
-        guess = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known[:8])}"
+        guess = f"; did you mean {near[0]!r}?" if near else f"; there are {quoted(known)}"
         return self._refused(reason, f"there is no {what} {name[:256]!r}{guess}", near=near)
 
     def _refused(self, reason: Any, detail: str, **fields: Any) -> Refused:

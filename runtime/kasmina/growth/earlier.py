@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 from kasmina.bus.client import MessageBusClient, position
 from kasmina.bus.commands import CommandHandler
@@ -27,9 +28,19 @@ async def look_at(stream: str, handler: CommandHandler, alarms: Alarms) -> None:
             "warning",
             "commands lost",
             f"stream {stream!r} does not hold what this run had read of it before its checkpoint: "
-            "the server has lost it, or is another one. What was asked since and is not seen in "
-            "`kasmina ctl status` must be asked again",
+            "the server has lost it, or is another one. What was asked since "
+            f"{_when(handler.position)} may not be done, also where it was answered: ask again for "
+            "what shall be, by the same id (`kasmina ctl ... --id ID`); nothing is done twice by it",
         )
+
+
+def _when(entry: str) -> str:
+    """When an entry came, by the server's clock."""
+    try:
+        came = datetime.fromtimestamp(position(entry)[0] / 1000, UTC)
+    except (ValueError, OverflowError):  # somebody gave it an id that is no time
+        return f"entry {entry}"
+    return f"{came:%Y-%m-%d %H:%M:%S} UTC"
 
 
 async def catch_up(handler: CommandHandler, within_s: float) -> None:

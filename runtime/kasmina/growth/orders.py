@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from numpy.typing import NDArray
 
-from kasmina.bus.masks import ActionMask, SiteRows
+from kasmina.bus.masks import ActionMask, SiteRows, quoted
 from kasmina.grafting import GraftingStrategyRegistry, StrategyError, strategy_number
 from kasmina.growth.controller import Command
 from kasmina.growth.gardener import Gardener
@@ -344,7 +344,7 @@ class Orders:
 
     def _unknown(self, what: str, name: str, known: Sequence[str]) -> Refused:
         near = tuple(get_close_matches(name, known, n=3, cutoff=0.4))
-        guess = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known[:16])}"
+        guess = f"did you mean {near[0]!r}?" if near else f"there are {quoted(known, 16)}"
         return self._no("unknown_name", f"there is no {what} {name[:64]!r}; {guess}", near=near)
 
     def _no(self, reason: Any, detail: str, **fields: Any) -> Refused:

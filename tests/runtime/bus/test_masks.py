@@ -76,7 +76,7 @@ NAMES = "there is no site 'encoder.O'; did you mean 'encoder.0'?"
         (
             germinate(site="zzz"),
             "unknown_site",
-            "there is no site 'zzz'; there are encoder.0, encoder.1.block",
+            "there is no site 'zzz'; there are 'encoder.0', 'encoder.1.block'",
         ),
         (
             germinate(layer="encode"),
@@ -107,7 +107,7 @@ NAMES = "there is no site 'encoder.O'; did you mean 'encoder.0'?"
         (
             SetStrategy(run="digits-7", target=Target(site="x"), strategy="linear"),
             "unknown_site",
-            "there is no site 'x'; there are encoder.0, encoder.1.block",
+            "there is no site 'x'; there are 'encoder.0', 'encoder.1.block'",
         ),
     ],
 )
@@ -150,4 +150,4 @@ def test_an_event_that_the_lifecycle_lacks_is_named() -> None:
     )  # fmt: skip
     refused = other(Cancel(run="r", target=Target()))
     assert refused is not None
-    assert refused.detail == "there is no event 'cancel'; there are begin"
+    assert refused.detail == "there is no event 'cancel'; there are 'begin'"

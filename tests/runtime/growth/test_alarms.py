@@ -13,6 +13,7 @@ from kasmina.bus.mock import MockMessageBusClient
 from kasmina.bus.names import DEAD_LETTERS
 from kasmina.bus.stamping import Stamp
 from kasmina.growth.alarms import AGAIN_S, MOST, Alarms, Losses
+from kasmina.growth.earlier import _when
 from kasmina.growth.steadily import steadily
 from kasmina.growth.unread import LARGEST, Unread
 from kasmina_generated.messages import types, wire
@@ -137,3 +138,9 @@ def test_a_part_is_begun_again_whatever_ended_it(caplog: pytest.LogCaptureFixtur
         assert alarms.count == 3
 
     asyncio.run(work())
+
+
+def test_since_when_commands_may_be_lost_is_told_where_it_is_known() -> None:
+    """By the clock of the ids; somebody may have given one that is no time."""
+    assert _when("1718000000999-3") == "2024-06-10 06:13:20 UTC"
+    assert _when(f"{2**64 - 1}-0") == f"entry {2**64 - 1}-0"
