@@ -141,9 +141,9 @@ def bandwidth() -> float:
 def sets_for(bytes_: int) -> int:
     """How many sets of buffers of so many bytes do not fit into the L2 together, twice over.
 
-    Eight at least, so that they share what the start of a graph costs, some 10 us.
+    On a GPU eight at least, so that they share what the start of a graph costs, some 10 us.
     """
-    return min(64, max(8, -(-2 * L2 // bytes_)))
+    return min(64, max(8 if on_gpu() else 2, -(-2 * L2 // bytes_)))
 
 
 class Buffers(NamedTuple):

@@ -18,9 +18,13 @@ from tools.mutants import tally
 
 FILES = [
     kasmina_spec.LIFECYCLE,
-    kasmina_spec.LIFECYCLE_V1,
-    MACHINES / "traffic_light.yaml",
-    *(pytest.param(MACHINES / f"{n}.yaml", marks=pytest.mark.long) for n in ("orders", "mission")),
+    *(
+        pytest.param(path, marks=pytest.mark.long)
+        for path in (
+            kasmina_spec.LIFECYCLE_V1,
+            *(MACHINES / f"{name}.yaml" for name in ("traffic_light", "orders", "mission")),
+        )
+    ),
 ]
 EVERY = [
     kasmina_spec.LIFECYCLE,
