@@ -363,8 +363,8 @@ def hold(
     with torch.inference_mode(False), differentiable():
         random = torch.Generator(y.device).manual_seed(0)
 
-        def drawn(step: float, *shape: int) -> Tensor:
-            return stepwise(torch.randn(shape, generator=random, device=y.device), step)
+        def drawn(*shape: int) -> Tensor:
+            return stepwise(torch.randn(shape, generator=random, device=y.device), 0.5)
 
         chosen = torch.linspace(0, cut.seeds - 1, min(cut.seeds, _SEEDS), device=y.device)
         slots = chosen.round().long()
@@ -377,8 +377,8 @@ def hold(
             if len(part)
         ]
         theirs = Twin(groups, launches.replaces, torch.zeros_like(launches.columns.rows).long())
-        own = [[0.25 * drawn(0.5, _SEEDS, *p.shape[1:]).to(p) for p in stack] for stack in stacks]
-        x, g = (drawn(0.5, _ROWS, y.shape[1]).to(y.dtype) for _ in "xg")
+        own = [[0.25 * drawn(_SEEDS, *p.shape[1:]).to(p) for p in stack] for stack in stacks]
+        x, g = (drawn(_ROWS, y.shape[1]).to(y.dtype) for _ in "xg")
         alpha = torch.rand(cut.seeds, generator=random, device=y.device)
         found, wanted = (_results(way, cut, x, g, alpha, own) for way in (ours, theirs))
     for name, value in wanted.items():
