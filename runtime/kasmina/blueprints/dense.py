@@ -7,7 +7,7 @@ inline seed has one, since a seed that replaces its chunk must be able to give a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +22,12 @@ from kasmina.blueprints.starts import STARTS
 from kasmina.kernels.together import Units
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+# By activation: the gradient of its argument, from that of its value.
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda flow, x: torch.ops.aten.threshold_backward(flow, x, 0),
+    "gelu": torch.ops.aten.gelu_backward,
+    "silu": torch.ops.aten.silu_backward,
+}
 _MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -151,6 +157,13 @@ class _Dense(_Pointwise):
     def units(self, *given: Tensor) -> Tensor:
         """The hidden units of what the inner maps give, element by element."""
 
+    def slopes(self, flow: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        """The gradients of what is `given` to `units`, from that of what it gives.
+
+        A kind that defines its `units` alone leaves them to autograd, which takes longer.
+        """
+        raise NotImplementedError
+
     def apply(self, params: Parameters, x: Tensor) -> Tensor:
         """See `_Pointwise.apply`."""
         given = [linear(x, params[f"{n}_weight"], params.get(f"{n}_bias")) for n in self.inner]
@@ -160,7 +173,14 @@ class _Dense(_Pointwise):
         """See `Blueprint.together`."""
         ours = (type(self).apply, type(self).forward) == (_Dense.apply, _Pointwise.forward)
         parallel = self.shape.placement == "parallel" and not self.shape.channels_first
-        return Units(self.inner, self.units) if ours and parallel else None
+        both = _home(type(self), "units") is _home(type(self), "slopes")
+        slopes = self.slopes if both else None
+        return Units(self.inner, self.units, slopes) if ours and parallel else None
+
+
+def _home(kind: type, method: str) -> type:
+    """The class that defines a kind's method: who overrides one of a pair leaves the other alone."""
+    return next(each for each in kind.__mro__ if method in vars(each))
 
 
 @blueprint("mlp")
@@ -192,6 +212,10 @@ class Mlp(_Dense):
         """See `_Dense.units`."""
         return _FUNCTIONS[self.activation](*given)
 
+    def slopes(self, flow: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        """See `_Dense.slopes`."""
+        return (_SLOPES[self.activation](flow, *given),)
+
     def plain(self, params: Parameters) -> nn.Module:
         """Linear, activation, Linear."""
         return nn.Sequential(
@@ -214,6 +238,10 @@ class LowRank(_Dense):
         """See `_Dense.units`."""
         (down,) = given
         return down
+
+    def slopes(self, flow: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        """See `_Dense.slopes`."""
+        return (flow,)
 
     def plain(self, params: Parameters) -> nn.Module:
         """Two Linears."""
@@ -246,6 +274,11 @@ class Gated(_Dense):
         """See `_Dense.units`."""
         gate, up = given
         return F.silu(gate) * up
+
+    def slopes(self, flow: Tensor, *given: Tensor) -> Sequence[Tensor]:
+        """See `_Dense.slopes`."""
+        gate, up = given
+        return _SLOPES["silu"](flow * up, gate), flow * F.silu(gate)
 
     def plain(self, params: Parameters) -> nn.Module:
         """The plain SwiGLU module."""

@@ -36,6 +36,17 @@ class Units(NamedTuple):
 
     maps: tuple[str, ...]
     value: Callable[..., Tensor]  # of what the maps give, element by element
+    # Of dL/dvalue and what the maps give: the gradients of that; None lets autograd find them.
+    slopes: Callable[..., Sequence[Tensor]] | None = None
+
+    def pulled(self, flow: Tensor, given: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients of what the maps gave, from that of the value."""
+        if self.slopes is not None:
+            return self.slopes(flow, *given)
+        with torch.enable_grad():
+            leaves = [each.detach().requires_grad_() for each in given]
+            value = self.value(*leaves).to(flow.dtype)
+        return torch.autograd.grad(value, leaves, flow)
 
 
 class _Together(Function):
@@ -70,14 +81,11 @@ class _Together(Function):
         x, alpha, *rest = ctx.saved_tensors
         given, params = rest[: len(ctx.units.maps)], rest[len(ctx.units.maps) :]
         rows = {name: p.to(g.dtype) for name, p in zip(ctx.names, params, strict=True)}
-        with torch.enable_grad():
-            leaves = [each.detach().requires_grad_() for each in given]
-            value = ctx.units.value(*leaves).to(g.dtype)
-        hidden = _by_unit(value.detach(), rows)
+        hidden = _by_unit(ctx.units.value(*given).to(g.dtype), rows)
         pull = _pull_apart if ctx.exact else _pull
         flow, to_out = pull(g, hidden, rows[OUT], alpha)
         to_alpha = by_seed((finite_only(hidden) * flow).transpose(0, 1).to(alpha.dtype))
-        pulled = torch.autograd.grad(value, leaves, (flow * _scale(alpha, flow)).flatten(1))
+        pulled = ctx.units.pulled((flow * _scale(alpha, flow)).flatten(1), given)
         gradients = {OUT: to_out}
         to_x = torch.zeros_like(x, dtype=g.dtype)
         for name, each in zip(ctx.units.maps, map(finite_only, pulled), strict=True):

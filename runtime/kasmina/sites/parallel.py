@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints import Placement
-from kasmina.kernels import parallel, together
+from kasmina.kernels import alone, parallel, together
 from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
 from kasmina.kernels.mixing import add, guard, taken
@@ -49,6 +49,7 @@ class ParallelSite(SiteLayer):
     def _equip(self, device: torch.device) -> Choice:
         self._kernels: dict[int, ModuleType] = {}
         self._proved: set[torch.dtype] = set()
+        self._alone: dict[int, alone.Seed] = {}
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -71,7 +72,17 @@ class ParallelSite(SiteLayer):
                 yield str(error)
 
     def _planned(self) -> None:
-        pass
+        """Find the seeds that are the only ones of their kind; their kinds may tell how to hurry."""
+        self._alone = {}
+        if self._state.device.type != "cpu":
+            return
+        for part in self.plan.active:
+            kind = self.pool(part.kind).kind
+            units = kind.together() if len(part.slots) == 1 else None
+            if units is not None:
+                slot, row = int(part.slots), int(part.rows)
+                names = tuple(kind.shapes())
+                self._alone[part.number] = alone.Seed(units, names, slot, row, bool(part.training))
 
     def divert_span(self, first: nn.Module, last: nn.Module) -> None:
         """Run a span through this site: what enters `first` is added to what leaves `last`."""
@@ -138,10 +149,15 @@ class ParallelSite(SiteLayer):
             return grown
         grown = self._as_written(grown)
         for part in parts:
+            seed, stack = self._alone.get(part.number), stacks[part.number]
+            if seed is not None and part.mixed is None and alone.fits(grown, read, stack):
+                self._check((len(read), self.shape.d_out), grown)
+                grown = alone.add(grown, read, alpha, seed, stack, nonfinite)
+                continue
             own = alpha.index_select(0, part.slots)
             if part.mixed is not None:
                 own = torch.where(part.mixed, own, 0)
-            grown, found = self._mixed(part, read, grown, own, stacks[part.number])
+            grown, found = self._mixed(part, read, grown, own, stack)
             if part.mixed is not None:
                 found = torch.where(part.mixed, found, 0)
             nonfinite.index_add_(0, part.slots, found)
