@@ -1,6 +1,7 @@
 """Blueprints: the kinds of small modules that a seed can grow, and the pools that hold them."""
 
 from kasmina.blueprints.attention import Attention, SqueezeExcite
+from kasmina.blueprints.causal import CausalConv
 from kasmina.blueprints.convolution import Conv, Separable
 from kasmina.blueprints.dense import AffineMap, Gated, LowRank, Mlp
 from kasmina.blueprints.pool import BlueprintPool, PoolFull
@@ -18,6 +19,7 @@ __all__ = [
     "Blueprint",
     "BlueprintError",
     "BlueprintPool",
+    "CausalConv",
     "Conv",
     "Cost",
     "Gated",

@@ -65,8 +65,8 @@ class Conv(Blueprint):
             )
         if shape.tokens:
             raise BlueprintError(
-                f"blueprint {self.name!r} would let a token see those after it; use 'attention', "
-                "which can be told not to, or a site of channels"
+                f"blueprint {self.name!r} would let a token see those after it; use 'causal_conv' "
+                "or 'attention', or a site of channels"
             )
         if shape.layout is None or len(shape.layout) not in (2, 3):
             raise BlueprintError(

@@ -59,6 +59,34 @@ class Transposed(nn.Module):
         return x.transpose(1, 2)
 
 
+def look_back(x: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Tensor:
+    """`silu` of a convolution over what was: `[B, C, T]` to `[B, C', T]`, zeros in front."""
+    before = nn.functional.pad(x, (weight.shape[-1] - 1, 0))
+    return nn.functional.silu(nn.functional.conv1d(before, weight, bias, groups=groups))
+
+
+class CausalConv(nn.Module):
+    """`out(silu(conv(x)))`, each token seeing itself and those before it.
+
+    Args:
+        conv: without padding.
+        out: of each token.
+        tokens: T.
+    """
+
+    def __init__(self, conv: nn.Conv1d, out: nn.Linear, tokens: int) -> None:
+        super().__init__()
+        self.conv, self.out, self.tokens = conv, out, tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B * T, F]` or `[B, T, F]` to the same with the features of `out`."""
+        rows = x if x.dim() == 3 else torch.unflatten(x, 0, (-1, self.tokens))
+        assert self.conv.bias is not None
+        made = look_back(rows.transpose(1, 2), self.conv.weight, self.conv.bias)
+        mapped: Tensor = self.out(made.transpose(1, 2))
+        return mapped.reshape(*x.shape[:-1], -1)
+
+
 class SqueezeExcite(nn.Module):
     """`x * scale * sigmoid(up(relu(down(s))))`, where s is the mean of each channel of x.
 

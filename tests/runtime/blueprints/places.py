@@ -23,6 +23,7 @@ PLACES = {
 }
 KINDS = (
     *("mlp", "low_rank", "gated", "affine", "conv", "separable", "attention", "squeeze_excite"),
+    "causal_conv",
 )
 
 
@@ -31,6 +32,8 @@ def fits(place: str, kind: str) -> bool:
     shape = PLACES[place]
     if kind in ("conv", "separable"):
         return shape.layout is not None and not shape.tokens
+    if kind == "causal_conv":
+        return bool(shape.tokens)
     if kind == "attention" and shape.layout is None:
         return False
     if kind in ("affine", "squeeze_excite") and shape.d_in != shape.d_out:

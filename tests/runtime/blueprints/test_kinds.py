@@ -267,9 +267,21 @@ def test_starts_as_zero(kind: str) -> None:
         (
             lambda: made("parallel tokens", "conv"),
             (
-                "blueprint 'conv' would let a token see those after it; use 'attention', which can "
-                "be told not to, or a site of channels"
+                "blueprint 'conv' would let a token see those after it; use 'causal_conv' or "
+                "'attention', or a site of channels"
             ),
+        ),
+        (
+            lambda: made("parallel flat signal", "causal_conv"),
+            (
+                "blueprint 'causal_conv' needs the order of tokens, and the rows of this site are "
+                "none (layout (1, 40)); give Site(..., layout=('sequence', tokens, features)) where "
+                "each token is a row, or use 'conv' for signals and pictures"
+            ),
+        ),
+        (
+            lambda: blueprint_kind("causal_conv")(PLACES["parallel tokens"], 8, kernel=0),
+            "blueprint 'causal_conv': kernel must be 1 or more, got 0",
         ),
         (
             lambda: made("parallel features", "attention"),

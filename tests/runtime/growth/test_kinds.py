@@ -57,7 +57,7 @@ HOSTS = {
 }
 SPATIAL = ("conv", "separable", "attention")
 LIVES = [
-    *[("tokens", kind) for kind in ("mlp", "low_rank", "gated", "attention")],
+    *[("tokens", kind) for kind in ("mlp", "low_rank", "gated", "attention", "causal_conv")],
     *[("picture", kind) for kind in (*SPATIAL, "squeeze_excite", "affine")],
     *[("picture, inline", kind) for kind in (*SPATIAL, "squeeze_excite", "gated")],
     *[
@@ -152,7 +152,7 @@ def test_a_seed_that_replaces_learns_its_chunk_first(host: str, kind: str) -> No
 @pytest.mark.parametrize(
     ("host", "kinds"),
     [
-        ("tokens", ("mlp", "attention")),
+        ("tokens", ("mlp", "attention", "causal_conv")),
         ("picture", ("conv", "separable", "attention", "squeeze_excite")),
         ("flat picture", ("mlp", "conv", "separable", "attention")),
     ],

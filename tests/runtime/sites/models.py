@@ -140,14 +140,14 @@ HOSTS = (
             Site(
                 "block",
                 seeds=4,
-                blueprint=("gated", "affine", "attention", "squeeze_excite"),
+                blueprint=("gated", "affine", "attention", "squeeze_excite", "causal_conv"),
                 layout=("sequence", 6, 8),
             ),
             Site(
                 "block.linear1",
                 placement="inline",
                 seeds=5,
-                blueprint=("mlp", "attention"),
+                blueprint=("mlp", "attention", "causal_conv"),
                 layout=("sequence", 6, 16),
             ),
             Site("block.self_attn", seeds=2, blueprint="low_rank"),
