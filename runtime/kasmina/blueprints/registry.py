@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import cached_property
 from math import prod
 from typing import ClassVar, TypeVar
 
@@ -112,6 +113,10 @@ class Blueprint(ABC):
 
     def cost(self) -> Cost:
         """What one seed costs."""
+        return self._cost
+
+    @cached_property
+    def _cost(self) -> Cost:
         parameters = sum(prod(shape) for shape in self.shapes().values())
         return Cost(parameters, self.flops(), 4 * parameters)
 

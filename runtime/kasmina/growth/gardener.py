@@ -42,7 +42,7 @@ from kasmina.growth.stepping import Stepper
 from kasmina.growth.trial import CANCEL, TOUCHING, Trial
 from kasmina.growth.twin import Twin
 from kasmina.growth.validation import Validate, Validation, Validator
-from kasmina.lifecycle import ContextTable, LimitTable, StepResult, step
+from kasmina.lifecycle import ContextTable, LimitTable, StepResult, is_at_rest, rest, step
 from kasmina.observe.log import EventLog
 from kasmina.sites import Garden, Recorder
 
@@ -97,7 +97,7 @@ class Gardener:
             unscales (also dL/dalpha), steps and updates it, and a rewind brings it back.
         meter: adds up what growing costs.
         twin: trains the true control of a cohort; without it only integrals judge.
-        reduce_context: called on the context before each step, so that many ranks can agree on
+        reduce_context: called on the context before each tick's step, so that many ranks can agree on
             one (e.g. an all-reduce of every field); returns the context to step with.
 
     Raises:
@@ -134,7 +134,7 @@ class Gardener:
             self.limits.override(name, value)
         self.journal = Journal(log, self.garden, self.clock)
         self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps, model, self.journal)
-        self._agree = reduce_context or (lambda context: context)
+        self._agree = reduce_context
         self.validator = Validator(model, validate)
         self._gates = gates_for(state.lifecycle.context_fields)
         check_holds(optimizer, dict(model.named_parameters()))
@@ -217,11 +217,16 @@ class Gardener:
         if "blend" in self._planes:
             self.judge.measure()
         self.judge.reach_verdicts()
-        context = self._context()
+        context = None if self._agree is None and is_at_rest(self.garden.state) else self._context()
         commands = [*self._drain(), *self.trial.worse(), *self._propose().commands]
+        if context is None and commands:
+            context = self._context()
         self.epoch_loss = self.ledger.train_loss
         self.ledger.end_epoch()  # before the effects: a snapshot is of the epoch's very end
-        self._advance(commands, context, tick=True)
+        if context is None:
+            self._rest()
+        else:
+            self._advance(commands, context, tick=True)
         if "blend" in self._planes:
             self.judge.measure()  # where a ramp begins
         return self.validation
@@ -362,7 +367,7 @@ class Gardener:
         context = ContextTable(len(self.garden.state), lifecycle=self.garden.state.lifecycle)
         for name, measure in self._gates.items():
             context.set(slice(None), name, measure(readings))
-        return self._agree(context)
+        return context if self._agree is None else self._agree(context)
 
     def _propose(self) -> Proposal:
         embargoed = self._effects.embargoed
@@ -424,6 +429,13 @@ class Gardener:
         self._refresh()
         self.moves += 1
         return result
+
+    def _rest(self) -> None:
+        """A tick in which no seed can move, so that nothing follows from it."""
+        self.journal.rest()
+        rest(self.garden.state)
+        self._refresh()
+        self.moves += 1
 
     def _refresh(self) -> None:
         """Let the sites, and this loop, know what there is to do until the next step."""

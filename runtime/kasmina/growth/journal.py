@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kasmina.growth.controller import Command, Observation, Proposal
@@ -23,15 +22,6 @@ class Journal:
     def __init__(self, log: EventLog | None, garden: Garden, clock: Clock) -> None:
         self._log, self._garden, self._clock = log, garden, clock
         self._lifecycle = garden.state.lifecycle
-        self._moves_by_itself = torch.tensor(
-            [
-                any(
-                    edge.source == state and edge.event not in self._lifecycle.commands
-                    for edge in self._lifecycle.edges
-                )
-                for state in range(self._lifecycle.tables.N_STATES)
-            ]
-        )
 
     def write(self, kind: str, *, of: int | None = None, **fields: Any) -> None:
         """Append one event at the run's clock; the seed `of` a row gives its address."""
@@ -79,10 +69,11 @@ class Journal:
         """The inputs of a step, for every seed that could move; the others are at rest."""
         if self._log is None:
             return
-        codes = self._garden.state.codes.long().cpu()
-        could = (events != 0) | (self._moves_by_itself[codes] if tick else False)
+        could = events.cpu().numpy() != 0
+        if tick:
+            could |= self._lifecycle.moves_by_itself[self._garden.state.codes.cpu().numpy()]
         rows = []
-        for row in could.nonzero().squeeze(1).tolist():
+        for row in np.flatnonzero(could).tolist():
             values = context.row(row)
             rows.append(
                 {
@@ -94,6 +85,10 @@ class Journal:
                 }
             )
         self.write("step", tick=tick, rows=rows)
+
+    def rest(self) -> None:
+        """A tick at which no seed could move."""
+        self.write("step", tick=True, rows=[])
 
     def result(self, result: StepResult, reasons: dict[int, str]) -> None:
         """What a step did: transitions, and commands that it refused."""

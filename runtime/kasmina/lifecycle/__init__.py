@@ -11,7 +11,15 @@ from kasmina.lifecycle.randomness import generator
 from kasmina.lifecycle.refusals import GuardRefused, IllegalTransition, NoRoom
 from kasmina.lifecycle.seed import LogicalSeed
 from kasmina.lifecycle.spec import Column, Edge, Lifecycle, UnknownName
-from kasmina.lifecycle.stepping import InvalidStep, Refusal, StepResult, UnusedEvents, step
+from kasmina.lifecycle.stepping import (
+    InvalidStep,
+    Refusal,
+    StepResult,
+    UnusedEvents,
+    is_at_rest,
+    rest,
+    step,
+)
 from kasmina.lifecycle.tensor import ConcurrentWrite, StateMismatch, StateRows, StateTensor
 
 __all__ = [
@@ -46,6 +54,8 @@ __all__ = [
     "UnknownRow",
     "UnusedEvents",
     "generator",
+    "is_at_rest",
     "migrate",
+    "rest",
     "step",
 ]

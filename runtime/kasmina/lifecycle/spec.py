@@ -18,7 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kasmina.errors import KasminaError
@@ -160,6 +162,12 @@ class Lifecycle:
     def commands(self) -> tuple[IntEnum, ...]:
         """The events that somebody may ask for; the others happen by themselves at a tick."""
         return tuple(sorted(_part(self.package, "lifecycle").COMMANDS))
+
+    @cached_property
+    def moves_by_itself(self) -> NDArray[np.bool_]:
+        """By state, whether a seed in it may move at a tick without a command."""
+        by_itself = {edge.source for edge in self.edges if edge.event not in self.commands}
+        return np.array([state in by_itself for state in self.State])
 
     @cached_property
     def edges_with_room(self) -> frozenset[int]:

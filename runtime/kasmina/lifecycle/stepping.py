@@ -102,6 +102,23 @@ def step(
     )
 
 
+def is_at_rest(state: StateTensor) -> bool:
+    """Whether no seed can move at a tick unless a command is given."""
+    return not state.lifecycle.moves_by_itself[state.codes.cpu().numpy()].any()
+
+
+def rest(state: StateTensor) -> None:
+    """A tick of a state that is at rest: what `step` without commands would make of it.
+
+    Epochs count and saturate, and no measurement is read.
+
+    Raises:
+        ConcurrentWrite: Another thread writes.
+    """
+    with state.commit():
+        state.epochs.add_(state.epochs < state.lifecycle.tables.MOST_EPOCHS)
+
+
 class _Inputs(NamedTuple):
     """The arguments of the generated step after state and epochs."""
 

@@ -18,13 +18,8 @@ class Census(nn.Module):
     state: StateTensor
     run: str
     layers: nn.ModuleDict
+    sites: dict[str, SiteLayer]  # by path, in the order of their rows
     _host_parameters: int
-
-    @property
-    def sites(self) -> dict[str, SiteLayer]:
-        """The sites by path, in the order of their rows."""
-        layers = (layer for layer in self.layers.values() if isinstance(layer, SiteLayer))
-        return {layer.path: layer for layer in layers}
 
     def site_of(self, row: int) -> SiteLayer:
         """The site that owns a row of the state tensor."""

@@ -57,6 +57,7 @@ class Garden(Census):
         self.declared = tuple(declared)
         self._host_parameters = host_parameters
         self.layers = nn.ModuleDict({key_of(layer.path): layer for layer in layers})
+        self.sites = {layer.path: layer for layer in layers}
         self._planned: list[tuple[Tensor, int]] = []  # columns and their versions, when planned
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self.refresh()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,8 @@ from kasmina.lifecycle import (
     StepResult,
     UnknownName,
     UnknownRow,
+    is_at_rest,
+    rest,
     step,
 )
 
@@ -83,6 +86,27 @@ def test_a_tick_counts_epochs_of_those_that_stay(world: World) -> None:
 def test_a_step_without_commands_needs_no_mask(world: World) -> None:
     """None stands for no commands."""
     assert step(world.state, None, world.context, world.limits, True).rows.tolist() == []
+
+
+@pytest.mark.parametrize("lifecycle", [Lifecycle.default(), Lifecycle.v1()], ids=lambda l: l.name)
+def test_a_tick_at_rest_is_a_step(lifecycle: Lifecycle) -> None:
+    """It does to every state that nothing leaves by itself what a whole step does to it."""
+    still = np.flatnonzero(~lifecycle.moves_by_itself).tolist()
+    assert 0 < len(still) < len(lifecycle.State)
+    ages = [0, 1, 500, lifecycle.tables.MOST_EPOCHS - 1, lifecycle.tables.MOST_EPOCHS]
+    one, other = (StateTensor(len(still) * len(ages), lifecycle=lifecycle) for _ in range(2))
+    for state in (one, other):
+        state.codes.copy_(torch.tensor(still).repeat(len(ages)))
+        state.epochs.copy_(torch.tensor(ages).repeat_interleave(len(still)))
+        assert is_at_rest(state)
+    context = ContextTable(len(one), lifecycle=lifecycle)
+    assert step(one, None, context, LimitTable(lifecycle), True).rows.tolist() == []
+    rest(other)
+    for name, column in one.columns.items():
+        assert torch.equal(column, other[name]), name
+    for code in np.flatnonzero(lifecycle.moves_by_itself):
+        other.codes[0] = int(code)
+        assert not is_at_rest(other)
 
 
 def test_capacity_three_gives_three(world: World) -> None:
