@@ -11,7 +11,7 @@ Legend: N examples, H hidden units, S seeds of the site.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,17 +29,26 @@ class Seed(NamedTuple):
 
     Attributes:
         units: what the kind computes.
-        names: of the stacks, in their order.
+        maps: where the weight and the bias of each map stand among the stacks; None for no bias.
+        out: where the weight of the last map stands.
         slot: the seed's place in the site.
         row: of the stacks.
         trains: whether the task's loss trains it.
     """
 
     units: Units
-    names: tuple[str, ...]
+    maps: tuple[tuple[int, int | None], ...]
+    out: int
     slot: int
     row: int
     trains: bool
+
+    @classmethod
+    def of(cls, units: Units, names: Sequence[str], slot: int, row: int, trains: bool) -> Seed:
+        """The same from the names of the stacks, in their order."""
+        place = {name: number for number, name in enumerate(names)}
+        maps = ((place[f"{name}_weight"], place.get(f"{name}_bias")) for name in units.maps)
+        return cls(units, tuple(maps), place[OUT], slot, row, trains)
 
 
 class _Alone(Function):
@@ -53,12 +62,13 @@ class _Alone(Function):
         bad: list[Tensor],
         *stacks: Tensor,
     ) -> Tensor:
-        own = dict(zip(seed.names, (stack[seed.row] for stack in stacks), strict=True))
+        own = [stack[seed.row] for stack in stacks]
         given = [
-            F.linear(x, own[f"{name}_weight"], own.get(f"{name}_bias")) for name in seed.units.maps
+            F.linear(x, own[weight], None if bias is None else own[bias])
+            for weight, bias in seed.maps
         ]
         hidden = seed.units.value(*given)
-        made = F.linear(hidden, own[OUT])
+        made = F.linear(hidden, own[seed.out])
         if not math.isfinite(made.sum()):
             bad.append(not_finite(made))
             made = torch.where(bad[0], 0, made)
@@ -70,24 +80,28 @@ class _Alone(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         seed, (x, alpha, made, hidden, *rest) = ctx.seed, ctx.saved_tensors
-        given, stacks = rest[: len(seed.units.maps)], rest[len(seed.units.maps) :]
+        given, stacks = rest[: len(seed.maps)], rest[len(seed.maps) :]
         through = g if ctx.factor == 1 else ctx.factor * g
         if ctx.bad:
             through = torch.where(ctx.bad[0], 0, through)
         to_alpha = torch.zeros_like(alpha)
-        to_alpha[seed.slot] = torch.dot(made.flatten().to(alpha.dtype), g.flatten().to(alpha.dtype))
+        torch.sum(made.to(alpha.dtype) * g.to(alpha.dtype), dim=(0, 1), out=to_alpha[seed.slot])
         to_x: Tensor | None = None
         to_stacks: list[Tensor | None] = [None] * len(stacks)
         if ctx.needs_input_grad[1] or seed.trains:
-            own = dict(zip(seed.names, (stack[seed.row] for stack in stacks), strict=True))
-            pulled = seed.units.pulled(through @ own[OUT], given)
+            pulled = seed.units.pulled(through @ stacks[seed.out][seed.row], given)
             if ctx.needs_input_grad[1]:
-                weights = (own[f"{name}_weight"] for name in seed.units.maps)
-                products = [each @ weight for each, weight in zip(pulled, weights, strict=True)]
-                to_x = finite_only(sum(products[1:], products[0]))
+                to_x = _to_input(seed, stacks, pulled)
             if seed.trains:
                 to_stacks[:] = _to_stacks(seed, stacks, x, hidden, through, pulled)
         return g, to_x, to_alpha, None, None, *to_stacks
+
+
+def _to_input(seed: Seed, stacks: Sequence[Tensor], pulled: Sequence[Tensor]) -> Tensor:
+    found = [
+        each @ stacks[weight][seed.row] for (weight, _), each in zip(seed.maps, pulled, strict=True)
+    ]
+    return finite_only(sum(found[1:], found[0]))
 
 
 def _to_stacks(
@@ -97,20 +111,18 @@ def _to_stacks(
     hidden: Tensor,
     through: Tensor,
     pulled: Sequence[Tensor],
-) -> Iterator[Tensor]:
+) -> list[Tensor]:
     """The gradients of the stacks; all rows but the seed's are 0."""
-    read = {f"{name}_weight": (each, x) for name, each in zip(seed.units.maps, pulled, strict=True)}
-    summed = {f"{name}_bias": each for name, each in zip(seed.units.maps, pulled, strict=True)}
-    read[OUT] = (through, hidden)
-    for name, stack in zip(seed.names, stacks, strict=True):
-        found = torch.zeros_like(stack)
-        own = found[seed.row]
-        if name in read:
-            torch.mm(read[name][0].t(), read[name][1], out=own)
-        else:
-            torch.sum(summed[name], 0, out=own)
-        own.nan_to_num_(0.0, 0.0, 0.0)
-        yield found
+    found = [torch.zeros_like(stack) for stack in stacks]
+    own = [gradient[seed.row] for gradient in found]
+    for (weight, bias), each in zip(seed.maps, pulled, strict=True):
+        torch.mm(each.t(), x, out=own[weight])
+        if bias is not None:
+            torch.sum(each, 0, out=own[bias])
+    torch.mm(through.t(), hidden, out=own[seed.out])
+    for gradient in own:
+        gradient.nan_to_num_(0.0, 0.0, 0.0)
+    return found
 
 
 def fits(y: Tensor, x: Tensor, stacks: Sequence[Tensor]) -> bool:

@@ -82,7 +82,8 @@ class ParallelSite(SiteLayer):
             if units is not None:
                 slot, row = int(part.slots), int(part.rows)
                 names = tuple(kind.shapes())
-                self._alone[part.number] = alone.Seed(units, names, slot, row, bool(part.training))
+                trains = bool(part.training)
+                self._alone[part.number] = alone.Seed.of(units, names, slot, row, trains)
 
     def divert_span(self, first: nn.Module, last: nn.Module) -> None:
         """Run a span through this site: what enters `first` is added to what leaves `last`."""
@@ -141,9 +142,10 @@ class ParallelSite(SiteLayer):
         written, read = self._as_written(y), self._as_read(x)
         kernels = self._kernels_for(written, captured)
         grown = y
-        for seeds in self._launched(kernels, captured, nonfinite):
-            self._check((len(read), self.shape.d_out), written)
-            grown = parallel.add(grown, x, alpha, stacks[seeds.kind], seeds)
+        if kernels:
+            for seeds in self._launched(kernels, captured, nonfinite):
+                self._check((len(read), self.shape.d_out), written)
+                grown = parallel.add(grown, x, alpha, stacks[seeds.kind], seeds)
         parts = [part for part in self._parts(captured, kernels) if part.number not in kernels]
         if not parts:
             return grown

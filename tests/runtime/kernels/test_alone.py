@@ -50,13 +50,13 @@ class Case:
         )
         self.alpha = torch.tensor([0.9, 0.8, self.factor, 0.7], dtype=self.dtype)
         self.nonfinite = torch.zeros(4, dtype=torch.int64)
-        names = tuple(self.kind.shapes())
-        self.seed = alone.Seed(units, names, SLOT, ROW, self.trains)
+        self.names = tuple(self.kind.shapes())
+        self.seed = alone.Seed.of(units, self.names, SLOT, ROW, self.trains)
 
     @property
     def leaves(self) -> dict[str, Tensor]:
         """By name, all that a gradient is wanted of."""
-        named = dict(zip(self.seed.names, self.stacks, strict=True))
+        named = dict(zip(self.names, self.stacks, strict=True))
         leaves = {"y": self.y, "x": self.x, "alpha": self.alpha, **named}
         return {name: leaf.requires_grad_() for name, leaf in leaves.items()}
 
@@ -67,7 +67,7 @@ class Case:
     def theirs(self) -> Tensor:
         """By the formula, through autograd."""
         rows = taken(self.stacks, torch.tensor([ROW]), None, self.dtype)
-        made = self.kind.forward(dict(zip(self.seed.names, rows, strict=True)), guard(self.x))
+        made = self.kind.forward(dict(zip(self.names, rows, strict=True)), guard(self.x))
         return add(self.y, made, self.alpha[SLOT : SLOT + 1])[0]
 
 
@@ -88,7 +88,7 @@ def test_as_the_formula(name: str, factor: float) -> None:
     expected = gradients(theirs, leaves)
     for what, gradient in gradients(ours, leaves).items():
         assert torch.allclose(gradient, expected[what], rtol=1e-12, atol=1e-15), what
-        if what in case.seed.names:
+        if what in case.names:
             assert not gradient[[0, 2]].any(), what
     assert not case.nonfinite.any()
 
@@ -141,7 +141,7 @@ def test_a_seed_that_stands_still() -> None:
     leaves = case.leaves
     found = torch.autograd.grad(case.ours().sum(), list(leaves.values()), allow_unused=True)
     assert [name for name, each in zip(leaves, found, strict=True) if each is None] == list(
-        case.seed.names
+        case.names
     )
 
 
