@@ -198,8 +198,11 @@ class Gardener:
             self._aside.step()
         if gradient is not None or "withdraw" in self._planes:
             self.ramps.move(gradient)
-            self._holdings.release()
-            self._refresh()
+            if "withdraw" in self._planes:
+                self._holdings.release()
+                self._refresh()
+            else:
+                self.garden.refresh()  # alpha alone has changed
             if "blend" in self._planes and self.clock.step % self.config.held_out_every == 0:
                 self.judge.measure()
         if not self._planes.isdisjoint(TOUCHING):

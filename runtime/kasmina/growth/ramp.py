@@ -125,8 +125,9 @@ class Ramps:
         if gradient is not None and len(blending):
             before = state["alpha"][blending]
             step = self._write(blending, self._measured(blending)) - before
-            moved = blending[step != 0]  # a seed that waits, or has arrived, gathers no evidence
-            self._ledger.integral.add(moved, gradient[moved], step[step != 0])
+            went = step.nonzero().squeeze(1)  # who waits, or has arrived, gathers no evidence
+            moved = blending[went]
+            self._ledger.integral.add(moved, gradient[moved], step[went])
         if len(leaving):
             self._write(leaving, {})
 

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from kasmina.errors import KasminaError
 from kasmina.growth.optimizer import first_state, initial, is_moment
@@ -84,7 +85,7 @@ class RowGuard:
         used: returns bool `[capacity]`, the rows that seeds hold; without it all may be held.
 
     The guard works through the optimizer's own step hooks, so schedulers, gradient scalers and
-    clipping go on as they are.
+    clipping go on as they are. While no row is held it has none.
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class RowGuard:
         self._optimizer = optimizer
         self._parameters = parameters
         zero_stays = type(optimizer).__module__.startswith("torch.optim.")
-        self._masks = (training, used) if used is not None and zero_stays else (training,)
+        self._used = used if zero_stays else None
+        self._masks = (training,) if self._used is None else (training, self._used)
         self._split: Split | None = None
         self._unseen: list[tuple[nn.Parameter, Tensor]] = []  # with what the step may not see
         self._age = np.zeros(parameters[0].shape[0], dtype=np.int64)  # numpy: 1 us where torch is 4
@@ -105,15 +107,23 @@ class RowGuard:
         self._numbers: dict[int, dict[str, Any]] = {}  # by row: its state besides moments
         self._apart: Apart | None = None
         self._before: list[Before] = []
-        self._handles = (
-            optimizer.register_step_pre_hook(lambda *_: self._remember()),
-            optimizer.register_step_post_hook(lambda *_: self._finish()),
-        )
+        self._handles: list[RemovableHandle] = []
+        self._attend()
+
+    def _attend(self) -> None:
+        """Look at each step while a row is held; else all rows are 0 and stay so."""
+        if self._used is not None and not self._used().any():
+            self.close()
+        elif not self._handles:
+            self._handles += (
+                self._optimizer.register_step_pre_hook(lambda *_: self._remember()),
+                self._optimizer.register_step_post_hook(lambda *_: self._finish()),
+            )
 
     def close(self) -> None:
         """Take the hooks off the optimizer."""
-        for handle in self._handles:
-            handle.remove()
+        while self._handles:
+            self._handles.pop().remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Ages in optimizer steps, int64 `[capacity]`, and what rows of their own age need."""
@@ -129,6 +139,7 @@ class RowGuard:
         self._numbers = {row: _copied(numbers) for row, numbers in state["numbers"].items()}
         for parameter in self._parameters:
             self.grow(parameter, len(state["age"]), len(parameter))()
+        self._attend()
 
     def forget(self, row: int) -> None:
         """Zero the row's moments in place: it was just allocated or freed."""
@@ -137,6 +148,7 @@ class RowGuard:
         for parameter in self._parameters:
             for name, moment in self._moments(parameter).items():
                 moment[row] = initial(self._group(parameter), name)
+        self._attend()
 
     def grow(self, parameter: nn.Parameter, old_capacity: int, capacity: int) -> Callable[[], None]:
         """Pad the moments of a parameter that gets more rows; in their place once that is called."""

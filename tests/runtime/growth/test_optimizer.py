@@ -266,6 +266,22 @@ def test_closing_the_guard_gives_the_optimizer_back() -> None:
     assert torch.equal(stack, before - 1)
 
 
+def test_nobody_looks_at_steps_while_no_row_is_held() -> None:
+    """A guard that is told who holds rows comes with the first one and leaves with the last."""
+    stack, used = nn.Parameter(torch.zeros(2, 3)), torch.tensor([False, False])
+    optimizer = torch.optim.AdamW([stack], lr=1e-2)
+    guard = RowGuard(optimizer, [stack], lambda: used, lambda: used)
+    looked = []
+    for held, number in ((False, 0), (True, 1), (True, 1), (False, 0)):
+        used[1] = held
+        guard.forget(1)
+        looked.append(len(optimizer._optimizer_step_pre_hooks) == number)
+        looked.append(len(optimizer._optimizer_step_post_hooks) == number)
+    used[0] = True
+    guard.load_state_dict(guard.state_dict())
+    assert all(looked) and len(optimizer._optimizer_step_pre_hooks) == 1
+
+
 def test_an_optimizer_without_the_grown_parameters_is_refused() -> None:
     """The message names what is missing and how to mend it."""
     held, missed, frozen = _stack(1), _stack(1), nn.Parameter(torch.zeros(1), requires_grad=False)
