@@ -288,7 +288,7 @@ class Gardener:
     @property
     def judging(self) -> bool:
         """Whether a seed is on trial, or may be soon: then parts of the validation loss count."""
-        return "shadow" in self._planes or len(self.trial.rows()) > 0
+        return "shadow" in self._planes or self.trial.is_on
 
     @property
     def milestones(self) -> int:
@@ -437,7 +437,8 @@ class Gardener:
         """A tick in which no seed can move, so that nothing follows from it."""
         self.journal.rest()
         rest(self.garden.state)
-        self._refresh()
+        if self.garden.refresh():  # somebody else has written
+            self._refresh()
         self.moves += 1
 
     def _refresh(self) -> None:

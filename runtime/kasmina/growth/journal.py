@@ -61,9 +61,8 @@ class Journal:
 
     def _counts(self, seen: Observation) -> dict[str, int]:
         """Seeds per state that has some."""
-        codes, counts = np.unique(seen.seeds.state, return_counts=True)
-        names = (self._lifecycle.State(int(code)).name for code in codes)
-        return dict(zip(names, counts.tolist(), strict=True))
+        counts = np.bincount(seen.seeds.state, minlength=len(self._lifecycle.State)).tolist()
+        return {s.name: n for s, n in zip(self._lifecycle.State, counts, strict=True) if n}
 
     def inputs(self, events: Tensor, context: ContextTable, tick: bool) -> None:
         """The inputs of a step, for every seed that could move; the others are at rest."""

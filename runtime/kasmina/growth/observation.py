@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kasmina.blueprints.shape import Cost
 from kasmina.growth.bottleneck import bottleneck
 from kasmina.growth.controller import KindOffer, Observation, SeedTable, SiteObservation
 from kasmina.growth.ledger import Clock, Ledger
@@ -76,20 +78,22 @@ def observe(
 def _site(
     site: SiteLayer, passages: list[Passage], rewinds: int, embargoed: bool, *, scored: bool
 ) -> SiteObservation:
-    costs = {name: site.pool(name).kind.cost() for name in site.kinds}
     return SiteObservation(
         path=site.path,
         placement=site.placement,
         first_row=site.first_row,
         seeds=site.n_seeds,
-        kinds=tuple(
-            KindOffer(name, cost.parameters, cost.flops_per_example) for name, cost in costs.items()
-        ),
+        kinds=tuple(_offer(name, site.pool(name).kind.cost()) for name in site.kinds),
         rewinds=rewinds,
         embargoed=embargoed,
         gradient_ratio=gradient_ratio(passages),
         bottleneck=bottleneck(site, passages) if scored else math.nan,
     )
+
+
+@cache
+def _offer(name: str, cost: Cost) -> KindOffer:
+    return KindOffer(name, cost.parameters, cost.flops_per_example)
 
 
 def _seeds(garden: Garden) -> SeedTable:

@@ -38,10 +38,10 @@ def rows_in(state: StateTensor, attribute: str, *values: str) -> Tensor:
 
 def planes_in_use(state: StateTensor) -> frozenset[str]:
     """The planes of all seeds that hold a blueprint."""
-    held = state.codes[state["blueprint_slot"] >= 0]
-    planes = set(state.lifecycle.plane_of(held).tolist())
-    names = state.lifecycle.attribute_values("plane")
-    return frozenset(name for name, code in names.items() if code in planes)
+    held = state.codes.cpu().numpy()[state["blueprint_slot"].cpu().numpy() >= 0]
+    plane = state.lifecycle.attribute("plane")
+    codes = set(state.lifecycle.tables.STATE_PLANE[held].tolist())
+    return frozenset(plane(code).name for code in codes)
 
 
 class Bed(NamedTuple):

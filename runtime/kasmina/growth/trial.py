@@ -31,23 +31,26 @@ class Trial:
 
     Attributes:
         detector: what watches batches and validations.
+        is_on: whether a cohort was on trial at the last `refresh`.
     """
 
     def __init__(self, gardener: Gardener, triggers: Triggers) -> None:
         self._gardener = gardener
         self.detector = Detector(triggers, gardener.model.parameters())
         self._before: float | None = None
+        self.is_on = False
 
     def rows(self) -> Tensor:
         """Rows that have a snapshot to return to and have not ended."""
         state = self._gardener.garden.state
-        ended = torch.as_tensor(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
+        ended = state.lifecycle.table("IS_TERMINAL", state.device)[state.codes.long()]
         return ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
 
     def refresh(self) -> None:
         """Take over what a step of the lifecycle has changed."""
-        on_trial = self._gardener.can_rewind and len(self.rows()) > 0
-        self._before = self._loss_at_graft() if on_trial else None
+        self.is_on = len(self.rows()) > 0
+        can_return = self.is_on and self._gardener.can_rewind
+        self._before = self._loss_at_graft() if can_return else None
 
     def diverges(self, loss: float, overflows: bool) -> bool:
         """Whether a batch's loss, or its gradient, has taken the cohort back.

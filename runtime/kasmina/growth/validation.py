@@ -45,7 +45,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training is not training:  # to write an attribute of a module takes long
+                module.training = training
 
 
 class Validator:

@@ -202,7 +202,12 @@ def plain(value: object, name: str) -> Any:
     Raises:
         LogError: it holds something that a log cannot; the message names the field.
     """
-    if isinstance(value, str | bool | None):
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool:  # most are, and ABCs take long
+        return value
+    if kind is dict:
+        return {str(key): plain(each, f"{name}.{key}") for key, each in value.items()}  # type: ignore[attr-defined]
+    if isinstance(value, str | bool):
         return value
     if isinstance(value, int):
         return int(value)

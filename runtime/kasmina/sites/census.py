@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kasmina.lifecycle import Address, StateTensor
@@ -54,17 +56,20 @@ class Census(nn.Module):
             promised: also count the seeds that are on their way (neither in the initial nor in a
                 terminal state), as if all of them were kept.
         """
-        kept = self.acting()
+        kept = self._acting()
         if promised:
-            lifecycle, codes = self.state.lifecycle, self.state.codes.cpu()
-            terminal = torch.as_tensor(lifecycle.tables.IS_TERMINAL.copy())[codes.long()]
-            kept = kept | (~terminal & (codes != lifecycle.initial))
-        rows = kept.nonzero().flatten().tolist()
+            lifecycle, codes = self.state.lifecycle, self.state.codes.cpu().numpy()
+            kept |= ~lifecycle.tables.IS_TERMINAL[codes] & (codes != lifecycle.initial)
+        rows = np.flatnonzero(kept).tolist()
         return self._host_parameters + sum(self._cost(row) for row in rows)
 
     def acting(self) -> Tensor:
         """The seeds that change what the model computes, and that `fold` keeps; bool, on the CPU."""
-        return torch.as_tensor(Reading.of(self.state).mixed) & (self.state["alpha"].cpu() > 0)
+        return torch.from_numpy(self._acting())
+
+    def _acting(self) -> NDArray[np.bool_]:
+        acting: NDArray[np.bool_] = self.state["alpha"].cpu().numpy() > 0
+        return acting & Reading.of(self.state).mixed
 
     def architecture(self) -> list[dict[str, Any]]:
         """What has grown, one entry a seed that is mixed in, as the event log holds it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,11 @@ class Garden(Census):
         """`x` itself; without the detour by `forward` and hooks, which costs 1 us in each pass."""
         return x
 
+    def train(self, mode: bool = True) -> Self:
+        """Change the mode of the garden alone: sites and pools do the same in both."""
+        self.training = mode
+        return self
+
     def seeds(self, queue: CommandQueue) -> list[LogicalSeed]:
         """A view on every seed; what they are asked for goes into `queue`."""
         return [
@@ -86,22 +91,27 @@ class Garden(Census):
 
     # What the lifecycle's step changes.
 
-    def refresh(self) -> None:
+    def refresh(self) -> bool:
         """Take over what a step, an effect or a ramp has written; forgets dL/dalpha.
 
         Call it after every change of the state tensor that the next pass shall see.
+
+        Returns:
+            Whether there may be another plan now, since not alpha alone was written.
         """
         columns = [
             self.state.codes,
             *(self.state[name] for name in ("blueprint_id", "blueprint_slot")),
         ]
         planned = [(column, column._version) for column in columns]
-        if not _same(planned, self._planned):
+        written = not _same(planned, self._planned)
+        if written:
             self._replan(Reading.of(self.state))
             self._planned = planned
         alpha = self.state["alpha"].nan_to_num(nan=0.0)  # identity, and told by `nonfinite`
         for site in self.sites.values():
             site.reload_alpha(alpha)
+        return written
 
     def _replan(self, reading: Reading) -> None:
         """Let all sites act by a reading, or none of them."""
