@@ -157,11 +157,14 @@ class AsideTrainer:
             torch.zeros(n, dtype=torch.int32),
             torch.full((n,), -torch.inf),
         )
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for bed in beds(self._garden, rows_in(self._garden.state, "plane", "shadow")):
             passages = validation.passages.get(bed.site.path, [])
             if not passages:
                 continue
-            moments = self._moments(bed, passages)
+            if _shared(bed) not in seen:
+                seen[_shared(bed)] = [example(bed, passage) for passage in passages]
+            moments = self._moments(bed, seen[_shared(bed)])
             if _reconstructs(bed):
                 reached = -moments.unexplained()
                 learned.reconstruction_loss[bed.rows] = -reached
@@ -209,10 +212,9 @@ class AsideTrainer:
         with torch.enable_grad():
             for lesson in lessons:
                 bed = lesson.bed
-                shared = "" if bed.site.placement == "parallel" else bed.key
-                if shared not in seen:
-                    seen[shared] = example(bed, passage)
-                x, target = seen[shared]
+                if _shared(bed) not in seen:
+                    seen[_shared(bed)] = example(bed, passage)
+                x, target = seen[_shared(bed)]
                 if lesson.fresh:
                     self._begin(lesson, x, target)
                 key = (bed.key, "aside", len(bed.rows), x.shape)
@@ -244,16 +246,20 @@ class AsideTrainer:
             bed.pool.get_parameter(name)[slots] = values
 
     @torch.no_grad()
-    def _moments(self, bed: Bed, passages: list[Passage]) -> Moments:
+    def _moments(self, bed: Bed, examples: list[tuple[Tensor, Tensor]]) -> Moments:
         """Sums over all recorded passes that both measures of the objective come from."""
         moments = Moments(*torch.zeros(4, len(bed.rows), dtype=torch.float64))
         params = bed.pool.rows(bed.slots)
-        for passage in passages:
-            x, target = example(bed, passage)
+        for x, target in examples:
             with self._meter.forward((bed.key, "judge", len(bed.rows), x.shape), 1):
                 prediction = bed.pool.kind.forward(params, x)
             moments.add(prediction, target.expand_as(prediction))
         return moments
+
+
+def _shared(bed: Bed) -> str:
+    """Equal for beds that read and answer the same: all of a site's, where seeds are parallel."""
+    return bed.site.path if bed.site.placement == "parallel" else bed.key
 
 
 def _reconstructs(bed: Bed) -> bool:

@@ -105,7 +105,7 @@ class Effects:
 
     def _graft(self, rows: Tensor, result: StepResult) -> None:
         gardener = self._gardener
-        losses = line_search(gardener.garden, rows, lambda: gardener.measure().loss)
+        losses = line_search(gardener.garden, rows, gardener.loss)
         gardener.journal.write("scaled", rows=rows.tolist(), losses=list(losses.items()))
         gardener.ramps.start(rows)
         gardener.judge.start(rows)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -135,6 +136,7 @@ class Gardener:
         self.journal = Journal(log, self.garden, self.clock)
         self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps, model, self.journal)
         self._agree = reduce_context
+        self._one_number = False
         self.validator = Validator(model, validate)
         self._gates = gates_for(state.lifecycle.context_fields)
         check_holds(optimizer, dict(model.named_parameters()))
@@ -288,7 +290,16 @@ class Gardener:
     @property
     def judging(self) -> bool:
         """Whether a seed is on trial, or may be soon: then parts of the validation loss count."""
-        return "shadow" in self._planes or self.trial.is_on
+        return not self._one_number and ("shadow" in self._planes or self.trial.is_on)
+
+    @contextmanager
+    def one_number(self) -> Iterator[None]:
+        """Inside, what is measured is asked for the mean of the validation loss alone."""
+        self._one_number = True
+        try:
+            yield
+        finally:
+            self._one_number = False
 
     @property
     def milestones(self) -> int:
@@ -334,6 +345,11 @@ class Gardener:
         for name, value in state["limits"].items():
             self.limits.override(name, value)
         self._refresh()
+
+    def loss(self) -> float:
+        """The validation loss of the model as it stands, in nats; its cost is counted."""
+        with self.one_number():
+            return self.measure().loss
 
     def measure(self) -> Validation:
         """One validation pass of the model as it stands; its cost is counted."""

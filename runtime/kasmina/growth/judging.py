@@ -61,7 +61,10 @@ class Judge:
         leaves = self._held_out.leaves(rows)
         if leaves:
             key = ("held out", gardener.garden.signature())
-            with gardener.meter.forward(key, FlopMeter.EVALUATE):  # the backward pass is in it
+            with (
+                gardener.one_number(),
+                gardener.meter.forward(key, FlopMeter.EVALUATE),  # the backward pass is in it
+            ):
                 gradients = gardener.validator.gradients(leaves)
             self._held_out.add(rows, gradients)
 
@@ -171,7 +174,7 @@ class Judge:
         alpha = state["alpha"][one].clone()
         state.update(one, {"alpha": 0.0})
         gardener.garden.refresh()
-        rise = gardener.measure().loss - gardener.validation.loss
+        rise = gardener.loss() - gardener.validation.loss
         state.update(one, {"alpha": alpha})
         gardener.garden.refresh()
         return Judgement(rise, rise, rise, 1, "removal_cost")
