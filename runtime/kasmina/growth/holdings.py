@@ -52,9 +52,8 @@ class Holdings:
             for pool in map(site.pool, site.kinds):
                 parameters = list(pool.stacked().values())
                 training = partial(site.training_rows, pool.kind.name)
-                guard = RowGuard(
-                    optimizer, parameters, training, partial(getattr, pool, "occupied")
-                )
+                used, plan = partial(getattr, pool, "occupied"), partial(getattr, site, "plan")
+                guard = RowGuard(optimizer, parameters, training, used, plan)
                 pool.grown.append(guard.grow)
                 self._guards[bed_key(site, pool)] = guard
         self._grown = frozenset(map(id, garden.parameters()))

@@ -83,6 +83,8 @@ class RowGuard:
         parameters: the pool's stacked parameters, each `[capacity, ...]`.
         training: returns bool `[capacity]`, the rows that the task's loss trains now.
         used: returns bool `[capacity]`, the rows that seeds hold; without it all may be held.
+        plan: returns another object whenever the rows above may be others, unless `forget` or
+            `grow` were called as well; without it they are looked at before each step.
 
     The guard works through the optimizer's own step hooks, so schedulers, gradient scalers and
     clipping go on as they are. While no row is held it has none.
@@ -94,6 +96,7 @@ class RowGuard:
         parameters: list[nn.Parameter],
         training: Rows,
         used: Rows | None = None,
+        plan: Callable[[], object] | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
@@ -101,6 +104,9 @@ class RowGuard:
         self._used = used if zero_stays else None
         self._masks = (training,) if self._used is None else (training, self._used)
         self._split: Split | None = None
+        self._plan = plan
+        self._even: object = None  # the plan under which all that train are as old as the stack
+        self._ahead = 0  # steps under it that are not counted yet
         self._unseen: list[tuple[nn.Parameter, Tensor]] = []  # with what the step may not see
         self._age = np.zeros(parameters[0].shape[0], dtype=np.int64)  # numpy: 1 us where torch is 4
         self._steps = 0  # of the stack
@@ -127,6 +133,7 @@ class RowGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """Ages in optimizer steps, int64 `[capacity]`, and what rows of their own age need."""
+        self._settle()
         return {
             "age": torch.tensor(self._age),
             "steps": self._steps,
@@ -135,6 +142,7 @@ class RowGuard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave, after the optimizer's own; pads to the capacity now."""
+        self._settle()
         self._age, self._steps = state["age"].numpy().copy(), state["steps"]
         self._numbers = {row: _copied(numbers) for row, numbers in state["numbers"].items()}
         for parameter in self._parameters:
@@ -143,6 +151,7 @@ class RowGuard:
 
     def forget(self, row: int) -> None:
         """Zero the row's moments in place: it was just allocated or freed."""
+        self._settle()
         self._age[row] = 0
         self._numbers.pop(row, None)
         for parameter in self._parameters:
@@ -162,6 +171,7 @@ class RowGuard:
                     padded[name][:old_capacity] = value
 
         def take_over() -> None:
+            self._settle()
             state.update(padded)
             missing = capacity - len(self._age)
             if missing > 0:
@@ -184,6 +194,11 @@ class RowGuard:
 
     def _remember(self) -> None:
         """Keep of each parameter the rows for which the step to come is not the right one."""
+        if self._even is not None:
+            if self._even is self._plan_now() and self._parameters[0].grad is not None:
+                self._ahead += 1  # one step more for all alike
+                return
+            self._settle()
         self._before, self._apart = [], None
         stepped = [p for p in self._parameters if p.grad is not None]
         if not stepped:
@@ -195,6 +210,7 @@ class RowGuard:
         late = split.training & (self._age < self._stack_steps(stepped[0]))
         if not len(split.held) and not late.any():
             self._apart = split.whole
+            self._even = self._plan_now()
             return
         if self._is_ageless(stepped[0]):
             late = np.zeros_like(late)
@@ -214,6 +230,16 @@ class RowGuard:
             stay = self._kept(parameter, rows.held) if len(held) else None
             alone = self._kept(parameter, rows.late_at, own) if len(late_rows) else None
             self._before.append(Before(parameter, rows, stay, alone))
+
+    def _plan_now(self) -> object:
+        return None if self._plan is None else self._plan()
+
+    def _settle(self) -> None:
+        """Count the steps that were the same for all, and look again before the next one."""
+        if self._split is not None and self._ahead:
+            self._age[self._split.training] += self._ahead
+            self._steps += self._ahead
+        self._even, self._ahead = None, 0
 
     def _split_now(self) -> Split:
         """Which rows train and which are held; as before, while no mask was written to."""

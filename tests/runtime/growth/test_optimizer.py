@@ -282,6 +282,40 @@ def test_nobody_looks_at_steps_while_no_row_is_held() -> None:
     assert all(looked) and len(optimizer._optimizer_step_pre_hooks) == 1
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_guard_that_is_told_of_plans_does_the_same(make: Make) -> None:
+    """Rows and ages are those of a guard that looks at its masks before each step."""
+    training, used = torch.tensor([True, False, False]), torch.tensor([True, False, False])
+    plans = [object()]
+    stacks = [nn.Parameter(_stack(3).detach() * used.unsqueeze(1)) for _ in range(2)]
+    optimizers = [make([stack]) for stack in stacks]
+    masks = (lambda: training, lambda: used)
+    guards = [
+        RowGuard(optimizers[0], [stacks[0]], *masks),
+        RowGuard(optimizers[1], [stacks[1]], *masks, lambda: plans[-1]),
+    ]
+
+    def walk() -> None:
+        for optimizer, stack in zip(optimizers, stacks, strict=True):
+            _walk(optimizer, stack, 4)
+            stack.grad = None
+            optimizer.step()
+        one, other = (guard.state_dict() for guard in guards)
+        assert torch.equal(*stacks) and one["steps"] == other["steps"]
+        assert torch.equal(one["age"], other["age"])
+
+    walk()
+    used[1] = True
+    for guard in guards:
+        guard.forget(1)
+    walk()
+    for trains in ([True, True, False], [False, True, False], [True, True, False]):
+        training.copy_(torch.tensor(trains))
+        plans.append(object())
+        walk()
+        walk()
+
+
 def test_an_optimizer_without_the_grown_parameters_is_refused() -> None:
     """The message names what is missing and how to mend it."""
     held, missed, frozen = _stack(1), _stack(1), nn.Parameter(torch.zeros(1), requires_grad=False)
