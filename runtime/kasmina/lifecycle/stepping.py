@@ -201,6 +201,8 @@ def _unused_events(state: StateTensor, inputs: _Inputs, decision: Any) -> Unused
     """Every command bit that no edge used, with the reason. Looks only at rows with commands."""
     lifecycle, device = state.lifecycle, state.device
     asked = inputs.events.nonzero().squeeze(1)
+    if len(asked) == 0:
+        return UnusedEvents(asked, asked, asked, lifecycle)
     bits = torch.arange(len(lifecycle.Event), device=device)
     present = (inputs.events[asked].unsqueeze(1) >> bits & 1).bool()
     used = _event_of(lifecycle, decision.edge[asked]).unsqueeze(1) == bits

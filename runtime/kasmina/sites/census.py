@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kasmina.lifecycle import Address, StateTensor
 from kasmina.sites.layer import SiteLayer
-from kasmina.sites.plan import Reading
+from kasmina.sites.plan import Planes, Reading
 
 
 class Census(nn.Module):
@@ -68,8 +68,11 @@ class Census(nn.Module):
         return torch.from_numpy(self._acting())
 
     def _acting(self) -> NDArray[np.bool_]:
-        acting: NDArray[np.bool_] = self.state["alpha"].cpu().numpy() > 0
-        return acting & Reading.of(self.state).mixed
+        state = self.state
+        columns = (state.codes, state["blueprint_slot"], state["alpha"])
+        codes, slots, alpha = (column.cpu().numpy() for column in columns)
+        acting: NDArray[np.bool_] = Planes.of(state.lifecycle).mixed[codes]
+        return acting & (slots >= 0) & (alpha > 0)
 
     def architecture(self) -> list[dict[str, Any]]:
         """What has grown, one entry a seed that is mixed in, as the event log holds it."""

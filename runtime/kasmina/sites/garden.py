@@ -59,6 +59,7 @@ class Garden(Census):
         self.layers = nn.ModuleDict({key_of(layer.path): layer for layer in layers})
         self.sites = {layer.path: layer for layer in layers}
         self._planned: list[tuple[Tensor, int]] = []  # columns and their versions, when planned
+        self._sound: list[tuple[Tensor, int]] = []  # alpha, when it was looked at
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self.refresh()
 
@@ -185,8 +186,17 @@ class Garden(Census):
         """Whether a seed that is mixed in may have put out what is not finite; cheap to ask."""
         active = [site for site in self.sites.values() if site.plan.active]
         return any(bool(site.nonfinite.any()) for site in active) or (
-            bool(active) and bool(self.state["alpha"].isnan().any())
+            bool(active) and self._alpha_is_lost()
         )
+
+    def _alpha_is_lost(self) -> bool:
+        """Whether an alpha is NaN; looked at again once it was written."""
+        alpha = self.state["alpha"]
+        if not _same([(alpha, alpha._version)], self._sound):
+            if bool(alpha.isnan().any()):
+                return True
+            self._sound = [(alpha, alpha._version)]
+        return False
 
     def telemetry(self) -> Telemetry:
         """The last sample of every seed."""
