@@ -198,7 +198,10 @@ class Ramps:
         ramp = Ramp(steps, of(self._lengths), now, **measured)
         numbers = state["grafting_strategy"][rows]
         alpha = move(numbers, ramp, of(self._start), of(self._target))
-        state.update(rows, {"alpha": alpha, "ramp_steps": steps})
+        if not bool((alpha >= 0).all()):  # NaN: `update` refuses it, and tells of the row
+            state.update(rows, {"alpha": alpha})
+        with state.commit():
+            state["alpha"][rows], state["ramp_steps"][rows] = alpha, steps
         return alpha
 
     def _measured(self, rows: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kasmina.blueprints import Placement
+from kasmina.blueprints import BlueprintPool, Placement
 from kasmina.kernels import alone, parallel, together
 from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
@@ -50,6 +50,7 @@ class ParallelSite(SiteLayer):
         self._kernels: dict[int, ModuleType] = {}
         self._proved: set[torch.dtype] = set()
         self._alone: dict[int, alone.Seed] = {}
+        self._only: tuple[alone.Seed, BlueprintPool, Tensor] | None = None
         choice = choose(device)
         if choice.backend == "torch":
             return choice
@@ -73,7 +74,7 @@ class ParallelSite(SiteLayer):
 
     def _planned(self) -> None:
         """Find the seeds that are the only ones of their kind; their kinds may tell how to hurry."""
-        self._alone = {}
+        self._alone, self._only = {}, None
         if self._state.device.type != "cpu":
             return
         for part in self.plan.active:
@@ -84,6 +85,9 @@ class ParallelSite(SiteLayer):
                 names = tuple(kind.shapes())
                 trains = bool(part.training)
                 self._alone[part.number] = alone.Seed.of(units, names, slot, row, trains)
+        if len(self.plan.active) == len(self._alone) == 1 and not self.shape.tokens:
+            ((number, seed),) = self._alone.items()  # in a tuple, where it is no submodule
+            self._only = seed, self.pool(number), self.nonfinite
 
     def divert_span(self, first: nn.Module, last: nn.Module) -> None:
         """Run a span through this site: what enters `first` is added to what leaves `last`."""
@@ -134,16 +138,14 @@ class ParallelSite(SiteLayer):
 
     def _hurried(self, x: Tensor, y: Tensor) -> Tensor | None:
         """What `_added` gives of a seed that is the only one, as most grown networks have it."""
-        if len(self.plan.active) != 1 or not self._alone or self._kernels:
+        if self._only is None or self._kernels or not x.dim() == y.dim() == 2:
             return None
-        if y.dim() != 2 or x.dim() != 2 or self.shape.tokens:
-            return None
-        ((number, seed),) = self._alone.items()
-        stack = self.pool(number).stack()
+        seed, pool, nonfinite = self._only
+        stack = pool.stack()
         if not alone.fits(y, x, stack):
             return None
         self._check((len(x), self.shape.d_out), y)
-        return alone.add(y, x, self.alpha, seed, stack, self.nonfinite)
+        return alone.add(y, x, self.alpha, seed, stack, nonfinite)
 
     def _added(
         self,
