@@ -11,9 +11,10 @@ from torch import nn
 
 from kasmina.errors import KasminaError
 from kasmina.grafting import GraftingStrategyRegistry, StrategySelector, strategy_number
-from kasmina.growth import Command
+from kasmina.growth import Command, ramp
 from kasmina.growth.choosing import Choices
 from kasmina.growth.ramp import Drift
+from kasmina.lifecycle import InvalidUpdate
 from kasmina.observe.log import EventLog, read_log
 from tests.runtime.growth.gardens import Bed, assert_same, germinate
 
@@ -43,6 +44,16 @@ def test_a_paused_ramp_waits_and_goes_on() -> None:
     bed.gardener.ramps.resume([0])
     bed.batch()
     assert alpha(bed) == 0.25
+
+
+def test_an_alpha_that_is_no_number_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strategy of a user's own that gives NaN is told so; the column stays as it was."""
+    bed = grafting()
+    bed.batch()
+    monkeypatch.setattr(ramp, "move", lambda *_: torch.tensor([math.nan]))
+    with pytest.raises(InvalidUpdate, match=r"^column 'alpha', row 0: nan is not legal; float32"):
+        bed.batch()
+    assert alpha(bed) == 0.125
 
 
 def test_a_ramp_gets_another_end_on_its_way() -> None:
