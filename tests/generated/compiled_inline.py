@@ -40,6 +40,7 @@ KERNELS: list[tuple[str, str, dict[str, Any]]] = [
     ("inline_gated_backward", "_backward_rows", {**_UNITS, "REPLACE": True}),
     ("inline_mlp_gelu_backward", "_backward_rows", {**_BLOCKS, "REPLACE": False}),
     ("inline_affine_backward", "_backward_rows", {"REPLACE": False}),
+    ("inline_mlp_relu_backward", "_add_rows", {**_UNITS, "LANES": 256, "AT_ONCE": 16}),
     ("inline_mlp_relu_forward", "_forward_rows", {**_NARROW, "REPLACE": False, "MEASURED": True}),
     ("sample", "_sample_rows", {"STAGES": 1}),
     ("sample", "_gather_measures", {"BP": 32}),

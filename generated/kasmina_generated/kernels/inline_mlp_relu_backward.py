@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 97faba766790e89ae2f22cdeba3e429f
+# body: 4ae8a7725b2492b3d13ddeca521e547c
 
 """Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
@@ -45,16 +45,19 @@ from .tiling import (
     shape_of,
     some_of,
     split_of,
+    wipe,
 )
 
 JOINT = tl.constexpr(0xC8)  # states in which what is mixed in gets gradients
 
-_LANES = 512  # numbers that a program adds up
+_LANES = 256  # numbers that a program adds up
+_AT_ONCE = 16  # splits of them that it waits for at once
 NUMBERS = (
     "n",
     "chunks",
     "wider",
     "kind",
+    "capacity",
     "programs",
     "mixing",
     "carrying",
@@ -97,9 +100,10 @@ def backward(
         rows: Integers [S], the row of its parameters, -1 for none.
         alpha: float32 [S].
         parameters: up_weight, up_bias, out_weight, out_bias: as in `forward`.
-        gradients: Like `parameters`, of any dtype; written in the rows of mixed chunks whose state lets
-            the loss train them, all other rows are left as they are.
-        alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too.
+        gradients: Like `parameters`, of any dtype; 0 but in the rows of mixed chunks whose state lets
+            the loss train them.
+        alpha_gradient: float32 [S], written for mixed chunks, for those at alpha 0 too; 0 for others
+            if chunks are carried, else they are left as they are.
         kind: Number of this kind.
         order: int32 [S]: the mixed chunks of this kind first; only these are done.
         count: int32 [1]: how many.
@@ -114,15 +118,16 @@ def backward(
         (x.dtype, g.dtype, kinds.dtype, rows.dtype, *(p.dtype for p in (*parameters, *gradients))),
         x.device,
         codes.shape[0],
-        parameters[0].shape[1:],
+        parameters[0].shape,
         kind,
         replace,
         tiles,
         carried,
     )
     partial = torch.empty(room, dtype=torch.float32, device=x.device)  # of all chunks and splits
-    rows_of(g, x, gx, codes, kinds, rows, alpha, *parameters, partial, order, count)
-    sums_of(codes, kinds, rows, alpha, *gradients, alpha_gradient, partial, order, count)
+    pulled = (*gradients, alpha_gradient, partial, order, count)
+    rows_of(g, x, gx, codes, kinds, rows, alpha, *parameters, *pulled)
+    sums_of(codes, kinds, rows, alpha, *pulled)
 
 
 @lru_cache(4096)
@@ -139,7 +144,7 @@ def _launches(
     tiles: Tiles,
     carried: Tiles | None,
 ) -> tuple[Launch, Launch, tuple[int, int]]:
-    hidden, width = shape
+    capacity, hidden, width = shape
     size = 2 * hidden * width + hidden + width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
@@ -154,6 +159,7 @@ def _launches(
             features // chunks,
             features % chunks,
             kind,
+            capacity,
             t.programs,
             t.grid,
             c.grid,
@@ -193,6 +199,7 @@ def _launches(
             "G": t.group,
             "BM": t.rows,
             "LANES": _LANES,
+            "AT_ONCE": _AT_ONCE,
             "EARLY": early,
         },
         {"launch_pdl": True} if early else {},
@@ -451,36 +458,38 @@ def _add_rows(
     G: tl.constexpr,
     BM: tl.constexpr,
     LANES: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Each program adds up, over all splits and in their order, some numbers of a listed chunk."""
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     BLOCKS: tl.constexpr = (H + HB - 1) // HB
     BIASES: tl.constexpr = 2 * H * C
     SIZE: tl.constexpr = BIASES + H + C
     PITCH: tl.constexpr = SIZE + BLOCKS * C
     number, total = tl.program_id(0), tl.load(count_at)
+    every = tl.zeros((LANES,), tl.int32) + number
+    listed = every < total
+    chunk = tl.load(order_at + every, mask=listed, other=0)
+    code, row = held_by(chunk, listed, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
+    alpha = tl.load(alpha_at + chunk)
+    if EARLY:  # what was loaded until here stood before the launch that this one follows
+        tl.extra.cuda.gdc_wait()
     if number < total:
         strips = tl.cdiv(total, G)
         programs = some_of(programs, strips, tl.num_programs(0) // G)
         splits, _steps = split_of(n, strips * BLOCKS, programs, BM, LEAST_STEPS, 1 << 30)
-        every = tl.zeros((LANES,), tl.int32) + number
-        listed = every < total
-        chunk = tl.load(order_at + every)
-        code, row = held_by(chunk, listed, codes_at, kinds_at, rows_at, kind, MIXING, CODES)
         piece, pieces = tl.program_id(1), tl.num_programs(1) - 1
         lane = tl.arange(0, LANES)
         sums = tl.zeros((LANES,), tl.float32)
         if piece < pieces:
             joint = has_state(code, JOINT, CODES)  # nobody has written the sums of other chunks
             lane += piece * LANES
-            for first in range(0, splits, 8):
-                split = first + tl.arange(0, 8)
+            for first in range(0, splits, AT_ONCE):
+                split = first + tl.arange(0, AT_ONCE)
                 at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + lane[None, :]
                 there = (split < splits)[:, None] & (joint & (lane < SIZE))[None, :]
                 sums += tl.sum(tl.load(partial_at + at, mask=there, other=0.0), 0)
-            values = finite(sums * tl.load(alpha_at + chunk))
+            values = finite(sums * alpha)
             place = lane - (0 * H * C)
             inside = joint & (place >= 0) & (place < H * C)
             tl.store(g_up_weight_at + row * (H * C) + place, values, mask=inside)
@@ -495,8 +504,8 @@ def _add_rows(
             tl.store(g_out_bias_at + row * (C) + place, values, mask=inside)
         else:
             for start in range(SIZE, PITCH, LANES):
-                for first in range(0, splits, 8):
-                    split = first + tl.arange(0, 8)
+                for first in range(0, splits, AT_ONCE):
+                    split = first + tl.arange(0, AT_ONCE)
                     at = (split.to(tl.int64) * (strips * G) + number)[:, None] * PITCH + start
                     mine = (code >= 0) & (lane < PITCH - start)
                     there = (split < splits)[:, None] & mine[None, :]
@@ -519,6 +528,11 @@ def _backward_rows(
     up_bias_at,
     out_weight_at,
     out_bias_at,
+    g_up_weight_at,
+    g_up_bias_at,
+    g_out_weight_at,
+    g_out_bias_at,
+    g_alpha_at,
     partial_at,
     order_at,
     count_at,
@@ -533,6 +547,7 @@ def _backward_rows(
     narrow,
     wider,
     kind,
+    capacity,
     programs,
     mixing,
     carrying,
@@ -569,7 +584,12 @@ def _backward_rows(
     number, total = tl.program_id(0), tl.load(count_at)
     if FOLLOWED:  # by `_add_rows`, which then only waits for the end
         tl.extra.cuda.gdc_launch_dependents()
+    wipe(g_up_weight_at, capacity, H * C)
+    wipe(g_out_weight_at, capacity, H * C)
+    wipe(g_up_bias_at, capacity, H)
+    wipe(g_out_bias_at, capacity, C)
     if CARRYING:
+        wipe(g_alpha_at, chunks, 1)
         carries, number = role_of(number, mixing, carrying)
         total = tl.where(carries, 0, total)
         if carries:

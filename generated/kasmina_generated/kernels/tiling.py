@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 034f79a279d68c772a6762af8ae72ddc
+# body: 2d9ee4ae798d494fd74b7552261a1356
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -38,6 +38,7 @@ MOST_STEPS = tl.constexpr(63)  # tiles of an item, which marks some of them as b
 LEAST_STEPS = tl.constexpr(7)  # tiles of an item that ends with sums of weights' size
 LEAST_ROWS = 16  # of a tile
 MOST_SPLITS = tl.constexpr(128)  # of the rows, unless an item had too many tiles then
+WIPED = tl.constexpr(1024)  # numbers that a program fills with 0 at once
 FEWER = tl.constexpr(4)  # times its share of the chunks: the programs among which a list is cut up
 MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
 
@@ -442,6 +443,17 @@ def some_of(programs, strips, every):
     all of them: the other programs carry meanwhile.
     """
     return tl.minimum(programs, tl.maximum(FEWER * programs * strips // every, 1))
+
+
+@triton.jit
+def wipe(at, count, SIZE: tl.constexpr):
+    """Fill `count` times SIZE numbers with 0; each program of a launch takes some of them."""
+    lane = tl.arange(0, WIPED)
+    numbers = (tl.zeros((), tl.int64) + count) * SIZE
+    blocks = tl.cdiv(numbers, WIPED).to(tl.int32)
+    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+        place = (tl.zeros((), tl.int64) + block) * WIPED + lane
+        tl.store(at + place, tl.zeros((WIPED,), tl.float32), mask=place < numbers)
 
 
 @triton.jit

@@ -28,7 +28,6 @@ from kasmina.kernels.twin import (
     Stacks,
     Twin,
     differentiable,
-    zeros_for,
 )
 
 DIRECTIONS = ("forward", "backward")
@@ -307,9 +306,12 @@ class Launches:
     @on_its_device
     def backward(self, g: Tensor, y: Tensor, kept: None, alpha: Tensor, stacks: Stacks) -> Pulled:
         """See `Way`."""
+        if not self.numbers:
+            return Pulled(g.clone(), torch.zeros_like(alpha), {})
         tiles, carried = self._tiles("backward", y)
-        to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device) if self.numbers else g.clone()
-        to_alpha, found = zeros_for(alpha, {n: stacks[n] for n in self.numbers})
+        to_y = torch.empty(g.shape, dtype=g.dtype, device=g.device)
+        to_alpha = torch.empty_like(alpha)
+        found = {n: [torch.empty_like(p) for p in stacks[n]] for n in self.numbers}
         for number in self.numbers:
             self._kernels[number].backward(
                 g,

@@ -201,7 +201,7 @@ def _found(asked: _Asked, kind: Written, forward: Any, backward: Any) -> dict[st
     out, to_x, to_alpha = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(alpha)
     given = {"replace": True, "tiles": forward.Tiles(), "carried": None}
     forward.forward(x, out, *seeds, 0, torch.zeros_like(order).long(), None, order, count, **given)
-    to_stacks = tuple(torch.zeros_like(stack) for stack in stacks)
+    to_stacks = tuple(torch.empty_like(stack) for stack in stacks)
     backward.backward(g, x, to_x, *seeds, to_stacks, to_alpha, 0, order, count, **given)
     found = {"output": out, "gradient of its input": to_x}
     if states & asked.joint:
