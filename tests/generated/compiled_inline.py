@@ -43,7 +43,7 @@ KERNELS: list[tuple[str, str, dict[str, Any]]] = [
     ("inline_mlp_relu_backward", "_add_rows", {**_UNITS, "LANES": 256, "AT_ONCE": 16}),
     ("inline_mlp_relu_forward", "_forward_rows", {**_NARROW, "REPLACE": False, "MEASURED": True}),
     ("sample", "_sample_rows", {"STAGES": 1}),
-    ("sample", "_gather_measures", {"BP": 32}),
+    ("sample", "_gather_measures", {"BP": 32, "FIRST": 16}),
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/sample.py.jinja
-# body: 10ea3c6d678bceff6e0116473fe14290
+# body: 89a1408b416f95543e7afbc4a84e7416
 
 """What the values of chunks are, read once."""
 
@@ -24,6 +24,9 @@ from .tiling import (
     power,
     slots_of,
 )
+
+_WARPS = 8  # of a program of `gather`
+_FIRST = 16  # splits that are loaded before it is known how many there are
 
 
 def sample(x: Tensor, out: Tensor, *, tiles: Tiles) -> None:
@@ -77,7 +80,7 @@ def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
     chunks = out.shape[0]
     width = -(-features // chunks)
     early = begins_early(x.device)
-    options = {} if INTERPRETED else {"num_warps": 4, "launch_pdl": early}
+    options = {} if INTERPRETED else {"num_warps": _WARPS, "launch_pdl": early}
     _gather_measures[(chunks,)](
         x,
         measures,
@@ -91,6 +94,7 @@ def gather(x: Tensor, measures: Tensor, out: Tensor) -> None:
         slots_of(measures),
         BN=power(width),
         BM=max(1, 1024 // power(width)),
+        FIRST=max(1, min(_FIRST, 2048 // power(width))),
         BP=max(1, min(64, 4096 // power(width))),
         EARLY=early,
         **options,
@@ -151,6 +155,18 @@ def _sample_rows(
     )
 
 
+@triton.jit
+def _together(sum_a, square_a, most_a, sum_b, square_b, most_b):
+    """Return what is measured of two parts."""
+    return sum_a + sum_b, square_a + square_b, tl.maximum(most_a, most_b)
+
+
+@triton.jit
+def _folded(sums, squares, most):
+    """Return what is measured of all parts; the three wait for other threads once."""
+    return tl.reduce(tl.reduce((sums, squares, most), 0, _together), 0, _together)
+
+
 @triton.jit(do_not_specialize=["n", "slots", "wider"])
 def _gather_measures(
     x_at,
@@ -165,34 +181,45 @@ def _gather_measures(
     slots,
     BN: tl.constexpr,
     BM: tl.constexpr,
+    FIRST: tl.constexpr,
     BP: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Each program adds up a chunk, in the order of the splits."""
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     chunk = tl.program_id(0)
     lane = tl.arange(0, BN)
     here = lane < narrow + (chunk < wider).to(tl.int32)
     column = (chunk * narrow + tl.minimum(chunk, wider) + lane).to(tl.int64)
     room = slots.to(tl.int64) * features
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     # A column that no launch has measured holds what was in memory: it may not lead out of it.
     parts = tl.load(measures_at + 3 * room + column, mask=here, other=0.0)
+    early = tl.arange(0, FIRST)
+    begin = measures_at + early.to(tl.int64)[:, None] * features + column[None, :]
+    held = (early < slots)[:, None] & here[None, :]
+    sums = tl.load(begin, mask=held, other=0.0)
+    squares = tl.load(begin + room, mask=held, other=0.0)
+    most = tl.load(begin + 2 * room, mask=held, other=0.0)
     parts = tl.minimum(tl.maximum(parts, 0.0), slots.to(tl.float32)).to(tl.int32)
-    sums = tl.zeros((BN,), tl.float32)
-    squares = tl.zeros((BN,), tl.float32)
-    most = tl.full((BN,), float("-inf"), tl.float32)
-    for first in range(0, tl.max(parts, 0), BP):
-        part = first + tl.arange(0, BP)
-        there = part[:, None] < tl.where(here, parts, 0)[None, :]
+    counted = early[:, None] < parts[None, :]
+    total, square, worst = _folded(
+        tl.where(counted, sums, 0.0),
+        tl.where(counted, squares, 0.0),
+        tl.where(counted, most, float("-inf")),
+    )
+    for start in range(FIRST, tl.max(parts, 0), BP):
+        part = start + tl.arange(0, BP)
+        there = part[:, None] < parts[None, :]
         at = measures_at + part.to(tl.int64)[:, None] * features + column[None, :]
-        sums += tl.sum(tl.load(at, mask=there, other=0.0), 0)
-        squares += tl.sum(tl.load(at + room, mask=there, other=0.0), 0)
-        top = tl.load(at + 2 * room, mask=there, other=float("-inf"))
-        most = tl.maximum(most, tl.max(top, 0))
+        more, more_square, top = _folded(
+            tl.load(at, mask=there, other=0.0),
+            tl.load(at + room, mask=there, other=0.0),
+            tl.load(at + 2 * room, mask=there, other=float("-inf")),
+        )
+        total, square, worst = total + more, square + more_square, tl.maximum(worst, top)
     broken = 0
-    worst = tl.max(most, 0)
-    if tl.max(not_finite(squares).to(tl.int32), 0) != 0:
+    if not_finite(square):
         # Rare: look at the chunk again, and tell NaN from what only overflowed.
         unknown = 0
         for first in range(0, n, BM):
@@ -204,7 +231,7 @@ def _gather_measures(
             unknown = tl.maximum(unknown, tl.max(tl.max(is_nan(v).to(tl.int32), 1), 0))
         worst = tl.where(unknown != 0, float("nan"), worst)
     to = sample_at + chunk * 4
-    tl.store(to, tl.sum(sums, 0))
-    tl.store(to + 1, tl.sum(squares, 0))
+    tl.store(to, total)
+    tl.store(to + 1, square)
     tl.store(to + 2, worst)
     tl.store(to + 3, (broken + tl.zeros((), tl.int32)).to(tl.float32))
