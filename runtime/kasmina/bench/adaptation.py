@@ -99,7 +99,9 @@ def trial(seed: int) -> Trial:
         model = task.build_model(seed)
         train_static(task, model, "static", seed, steps)
         losses.append(_loss(task, model, seed))
-    result = grow(narrow, GrowConfig(seed=seed), controller=TamiyoController(TamiyoConfig(first=FIRST_WAVE)))
+    result = grow(
+        narrow, GrowConfig(seed=seed), controller=TamiyoController(TamiyoConfig(first=FIRST_WAVE))
+    )
     architecture = Garden.of(result.model).architecture()
     return Trial(
         narrow=losses[0],
