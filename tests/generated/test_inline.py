@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -131,6 +133,31 @@ def test_what_nobody_wrote_is_not_read(text: str, monkeypatch: pytest.MonkeyPatc
     assert (inputs.mixed & ~inputs.joint).any()
     assert faults(text, case) == []
     assert len(given) == 1
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text != "affine"])
+@pytest.mark.parametrize(
+    ("dtype", "refused"), [(HALF, True), (BRAIN, True), (torch.float32, False)]
+)
+def test_a_gpu_gets_no_kernel_that_its_compiler_breaks(
+    text: str, dtype: torch.dtype, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several blocks of units gave wrong gradients on an H200, in half precision alone."""
+    module = importlib.import_module(f"kasmina_generated.kernels.inline_{text}_backward")
+    monkeypatch.setattr(module, "INTERPRETED", False)
+    few, many = (
+        partial(
+            module._launches, 40, 192, (192, 1) * 3, (dtype,) * 9, torch.device("cpu"), 3,
+            (3, hidden, 64), 0, False, SMALL, None,
+        )
+        for hidden in (16, 130)
+    )  # fmt: skip
+    few()
+    if not refused:
+        many()
+        return
+    with pytest.raises(NotImplementedError, match=rf"^more than \d+ hidden units .* {dtype}: "):
+        many()
 
 
 @st.composite

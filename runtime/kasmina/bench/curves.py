@@ -27,6 +27,7 @@ from kasmina.bench._seeded import ALPHA, TOLERANCES, Seeded, error, launches_of,
 from kasmina.bench.forward import BF16, nothing_more
 
 SEEDS = (1, 10, 100, 1000, 10_000)
+MOST_HIDDEN = 64  # units; in half precision GPUs have no kernels for more
 PERCENT = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100)
 WIDTHS = (2, 4, 8, 16, 32, 64, 128, 256)
 ROWS, FEATURES, CHUNK, FEW = 8192, 4096, 16, 512
@@ -63,7 +64,8 @@ def point(
     """One point of a curve: forward and backward, beside a copy of the tensor."""
     device, dtype = (_gpu.DEVICE, BF16) if on_gpu() else ("cpu", torch.float32)
     width = features // seeds
-    seeded = Seeded(features, seeds, width, dtype=dtype, device=device, most=max(share, 1 / seeds))
+    hidden, most = min(width, MOST_HIDDEN), max(share, 1 / seeds)
+    seeded = Seeded(features, seeds, hidden, dtype=dtype, device=device, most=most)
     seeded.activate(share)
     times = medians(subjects(seeded, rows))
     described = f"{rows}x{features} {str(dtype).removeprefix('torch.')}, {seeds} seeds"
