@@ -84,7 +84,7 @@ class CausalConv(nn.Module):
         assert self.conv.bias is not None
         made = look_back(rows.transpose(1, 2), self.conv.weight, self.conv.bias)
         mapped: Tensor = self.out(made.transpose(1, 2))
-        return mapped.reshape(*x.shape[:-1], -1)
+        return mapped if x.dim() == 3 else mapped.flatten(0, 1)
 
 
 class SqueezeExcite(nn.Module):

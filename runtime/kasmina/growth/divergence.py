@@ -102,8 +102,10 @@ class Detector:
             now: validation loss.
             error: standard error of their difference; 0 if not known.
         """
-        surely = now - 2 * error
-        if surely > before * (1 + self._triggers.worse):
+        if math.isnan(now):
+            return f"the validation loss is nan, and was {before:.4g} before the graft"
+        surely = now if math.isnan(error) else now - 2 * error
+        if surely > before + self._triggers.worse * abs(before):  # a loss may be below 0
             return (
                 f"the validation loss is {now:.4g}, more than {self._triggers.worse:.0%} above the "
                 f"{before:.4g} before the graft"

@@ -10,6 +10,7 @@ states, so an edited spec needs no edit here.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,22 @@ class GardenerConfig:
     twin_sample: int = 4
     twin_parameters: int = 1_000_000
     triggers: Triggers = field(default_factory=Triggers)
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise KasminaError(f"GardenerConfig({name}={value}): it must be {least} or more")
+        if not (0 < self.aside_rate < math.inf):
+            raise KasminaError(
+                f"GardenerConfig(aside_rate={self.aside_rate}): a learning rate must be above 0"
+            )
+
+
+_LEAST = {
+    **dict.fromkeys(("epochs", "ramp_steps", "aside_most", "contest", "held_out_every"), 1),
+    **dict.fromkeys(("budget", "max_rewinds", "twin_sample", "twin_parameters"), 0),
+}
 
 
 class Gardener:
@@ -155,7 +172,13 @@ class Gardener:
         self._refresh()
 
     def request(self, command: Command) -> None:
-        """Queue a command for the next tick; safe to call from any thread."""
+        """Queue a command for the next tick; safe to call from any thread.
+
+        Raises:
+            KasminaError: the command names a seed, an event, a kind or a strategy that is not there;
+                nothing is queued.
+        """
+        self._holdings.refuse(command)
         self.queue.append(command)
 
     def obey(self, commands: Sequence[Command]) -> StepResult:

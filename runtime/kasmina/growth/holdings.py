@@ -12,6 +12,7 @@ from functools import partial
 import torch
 
 from kasmina.blueprints import PoolFull
+from kasmina.errors import KasminaError
 from kasmina.grafting import strategy_number
 from kasmina.growth.aside import AsideTrainer
 from kasmina.growth.controller import Command
@@ -94,6 +95,23 @@ class Holdings:
                 self._garden.state.update(
                     [command.row], {"blueprint_id": kind, "grafting_strategy": number}
                 )
+
+    def refuse(self, command: Command) -> None:
+        """Refuse a command that names what is not there, before anything has moved.
+
+        Raises:
+            KasminaError: no such seed, event, kind at its site, or strategy.
+        """
+        state, where = self._garden.state, f"command {command.event!r} of seed {command.row}"
+        if not 0 <= command.row < len(state):
+            raise KasminaError(f"{where}: the seeds are 0 to {len(state) - 1}")
+        state.lifecycle.event(command.event)
+        kinds = self._garden.site_of(command.row).kinds
+        if command.blueprint and command.blueprint not in kinds:
+            grows = ", ".join(kinds)
+            raise KasminaError(f"{where}: its site grows {grows}, not {command.blueprint!r}")
+        if command.strategy:
+            strategy_number(command.strategy)
 
     def allocate(self) -> list[int]:
         """Give a row to every seed that needs one; returns the seeds for which there is none."""

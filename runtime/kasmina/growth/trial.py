@@ -6,6 +6,7 @@ taken back for is up to the `Detector`; here it is asked, and obeyed.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -108,9 +109,10 @@ class Trial:
         return [Command(EMERGENCY, row, reason, "detector") for row in rows if reason]
 
     def _loss_at_graft(self) -> float:
-        """Validation loss when the cohort began to graft."""
+        """Validation loss when the cohort began to graft; infinite where none was known."""
         found = self._gardener.ledger.loss_at_graft[self.rows().cpu()]
-        return float(found.nan_to_num(0.0).max())
+        known = found[~found.isnan()]
+        return float(known.max()) if len(known) else math.inf
 
     def _command(self, event: str, rows: Tensor, reason: str) -> None:
         """Give `rows` a command at once, between two ticks."""

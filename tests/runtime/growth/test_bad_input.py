@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from kasmina.errors import KasminaError
-from kasmina.growth import Gardener, GardenerConfig, NonFiniteLoss
+from kasmina.growth import Command, Gardener, GardenerConfig, NonFiniteLoss
 from kasmina.sites import Site, SiteError, fold, morph
 from tests.runtime.growth.gardens import QUICK, Bed, assert_same, data, germinate, host
 
@@ -301,3 +301,34 @@ def test_an_empty_validation_set() -> None:
         "validate() ran no example through a site, so nothing can be judged on held-out data: the "
         "validation set is empty, or validate() does not call the model that has grown. Sites: ."
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            Command("request_germination", 99, "test"),
+            "command 'request_germination' of seed 99: the seeds are 0 to 0",
+        ),
+        (
+            Command("request_germination", -1, "test"),
+            "command 'request_germination' of seed -1: the seeds are 0 to 0",
+        ),
+        (
+            Command("request_germination", 0, "test", blueprint="conv"),
+            "command 'request_germination' of seed 0: its site grows mlp, not 'conv'",
+        ),
+        (
+            Command("request_germination", 0, "test", strategy="zz"),
+            "unknown grafting strategy 'zz'",
+        ),
+        (Command("grow", 0, "test"), "grow"),
+    ],
+)
+def test_a_command_that_names_nothing_is_refused(command: Command, message: str) -> None:
+    """At once, and nothing is queued."""
+    bed = Bed(sites=[Site(".", seeds=1, blueprint="mlp", hidden=2)])
+    with pytest.raises(KasminaError) as error:
+        bed.gardener.request(command)
+    assert message in str(error.value)
+    assert not bed.gardener.queue

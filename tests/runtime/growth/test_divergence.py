@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from kasmina.errors import KasminaError
-from kasmina.growth import Triggers
+from kasmina.growth import GardenerConfig, Triggers
 from kasmina.growth.divergence import Detector
 from kasmina.observe.log import EventLog, Record, read_log
 from kasmina.sites import Site
@@ -141,3 +142,29 @@ def test_a_rise_within_its_error_is_none() -> None:
     assert detector.worse(1.0, 1.2, 0.0)
     assert not detector.worse(1.0, 1.2, 0.06)
     assert not detector.worse(1.0, 1.09, 0.0)
+    assert not detector.worse(-1.0, -0.95, 0.0)  # a likelihood's loss may be below 0
+    assert detector.worse(-1.0, -0.85, 0.0)
+    assert detector.worse(0.5, 50.0, math.nan)  # what differs by nobody knows what
+    assert detector.worse(0.5, math.nan, 0.0) == (
+        "the validation loss is nan, and was 0.5 before the graft"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"held_out_every": 0}, "GardenerConfig(held_out_every=0): it must be 1 or more"),
+        ({"ramp_steps": -3}, "GardenerConfig(ramp_steps=-3): it must be 1 or more"),
+        ({"max_rewinds": -1}, "GardenerConfig(max_rewinds=-1): it must be 0 or more"),
+        ({"budget": -5}, "GardenerConfig(budget=-5): it must be 0 or more"),
+        (
+            {"aside_rate": math.nan},
+            "GardenerConfig(aside_rate=nan): a learning rate must be above 0",
+        ),
+    ],
+)
+def test_settings_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    """And not by what they break, epochs later."""
+    with pytest.raises(KasminaError) as error:
+        GardenerConfig(**settings)
+    assert str(error.value) == message
