@@ -27,7 +27,7 @@ from kasmina.bench._seeded import ALPHA, TOLERANCES, Seeded, error, launches_of,
 from kasmina.bench.forward import BF16, nothing_more
 
 SEEDS = (1, 10, 100, 1000, 10_000)
-MOST_HIDDEN = 64  # units; in half precision GPUs have no kernels for more
+MOST_HIDDEN = 64  # units of a wide chunk; GPUs have no kernels for more in half precision
 PERCENT = (0, 1, 2, 5, 10, 20, 35, 50, 75, 100)
 WIDTHS = (2, 4, 8, 16, 32, 64, 128, 256)
 ROWS, FEATURES, CHUNK, FEW = 8192, 4096, 16, 512
