@@ -29,7 +29,7 @@ from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Cut, Group, Kind, Places, Stacks, Twin
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.chunks import ChunkManager
-from kasmina.sites.diversion import by_columns, seed_rows
+from kasmina.sites.diversion import by_columns, first_tensor
 from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling, unproved
 from kasmina.sites.place import Place
 from kasmina.sites.plan import Part, Planes, everyone, neighbours
@@ -121,6 +121,8 @@ class InlineSite(SiteLayer):
         output = self._inside(*args, **kwargs)
         if _is_compiling():
             return self._traced(None, output)
+        if self._fixed:
+            self._input.check(first_tensor(output, self))
         if self._quiet and not self._is_due(output):
             return output
         return self._pass(None, output)
@@ -161,7 +163,7 @@ class InlineSite(SiteLayer):
         return Twin(groups, self.mode == "replace", self.nonfinite)
 
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
-        columns, stacks = seed_rows(y, self.shape), self.stacks()
+        columns, stacks = by_columns(y, self.shape), self.stacks()
         way = self._way(columns, captured)
         measured = self._measured if due and way.samples else None
         if torch.is_grad_enabled():
@@ -176,7 +178,7 @@ class InlineSite(SiteLayer):
         return out
 
     def _prepare(self, y: Tensor) -> None:
-        self._launches_for(seed_rows(y, self.shape))
+        self._launches_for(by_columns(y, self.shape))
 
     def _is_mine(self, y: Tensor, captured: bool) -> bool:
         """Whether nobody else can hold what the host returned."""
@@ -192,7 +194,7 @@ class InlineSite(SiteLayer):
         captured: bool,
         due: bool,
     ) -> None:
-        columns = seed_rows(y, self.shape)
+        columns = by_columns(y, self.shape)
         to = columns if out is y else by_columns(out, self.shape)
         way = self._way(columns, captured)
         measured = self._measured if due and way.samples else None
@@ -209,7 +211,7 @@ class InlineSite(SiteLayer):
         stacks: Stacks,
         captured: bool,
     ) -> Gradients:
-        columns, g = seed_rows(y, self.shape), seed_rows(g, self.shape)
+        columns, g = by_columns(y, self.shape), by_columns(g, self.shape)
         way = self._way(columns, captured)
         kept = way.again(columns, alpha, stacks)
         pulled = way.backward(g, columns, kept, alpha, stacks)
@@ -235,11 +237,11 @@ class InlineSite(SiteLayer):
 
     def blueprint_input(self, x: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the host's output, `[A, N, c, ...]`."""
-        return Places(self._cut, seeds).take(seed_rows(x, self.shape))
+        return Places(self._cut, seeds).take(by_columns(x, self.shape))
 
     def blueprint_output(self, y: Tensor, seeds: Tensor) -> Tensor:
         """The seeds' chunks of the output or of its gradient, `[A, N, c, ...]`."""
-        return Places(self._cut, seeds).take(seed_rows(y, self.shape))
+        return Places(self._cut, seeds).take(by_columns(y, self.shape))
 
     def telemetry(self) -> Telemetry:
         """The last sample of each seed's chunk."""

@@ -74,18 +74,3 @@ def by_columns(y: Tensor, shape: SiteShape) -> Tensor:
     """A site's tensor as `[N, F, ...]`."""
     # A view that changes nothing costs 1.5 us, and a pass through a site makes up to three.
     return y if shape.channels_first or y.dim() == 2 else y.reshape(-1, y.shape[-1])
-
-
-def seed_rows(y: Tensor, shape: SiteShape) -> Tensor:
-    """`by_columns` for seeds, which must be able to tell apart what the rows belong to.
-
-    Raises:
-        SiteError: the site was told of sequences, and these have another length.
-    """
-    if shape.sequence and shape.tokens and (y.dim() != 3 or y.shape[1] != shape.tokens):
-        raise SiteError(
-            f"a site with layout=('sequence', {shape.tokens}, ...) met {tuple(y.shape)}; its seeds "
-            f"work for [B, {shape.tokens}, features] only, since they must tell apart whose rows "
-            "they read. Pad the sequences, or drop the layout and the kinds that need it"
-        )
-    return by_columns(y, shape)

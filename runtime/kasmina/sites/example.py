@@ -45,7 +45,7 @@ def _features(shape: torch.Size | None, told: Features | None) -> Features | Non
     """
     if shape is None or not shape:
         return None
-    if told is not None and len(shape) > 1 and told.number == shape[told.axis]:
+    if told is not None and len(shape) > 2 and told.number == shape[told.axis]:
         return told
     channels_first = len(shape) > 3
     return Features(shape[1 if channels_first else -1], channels_first)

@@ -30,6 +30,7 @@ from kasmina.sites.diversion import (
     with_first,
 )
 from kasmina.sites.errors import SiteError
+from kasmina.sites.fitting import Fitting
 from kasmina.sites.place import Objective, Place
 from kasmina.sites.plan import Plan, Reading, planes_on
 from kasmina.sites.telemetry import Telemetry
@@ -78,6 +79,9 @@ class SiteLayer(Traced):
         self.path, self.first_row, self.n_seeds = place.path, place.first_row, place.seeds
         self.kinds, self.mode, self.shape = place.kinds, place.mode, place.shape
         self.span = (place.first, place.last)
+        self._fixed = place.fixed
+        self._input = Fitting.of_input(place.path, place.shape, place.fixed)
+        self._output = Fitting.of_output(place.path, place.shape, place.fixed)
         self._state = state
         self.pools = nn.ModuleDict()
         for name in place.kinds:
@@ -239,6 +243,7 @@ class SiteLayer(Traced):
             `output` itself, the same object, where nothing is mixed in and the host trains.
         """
         y = first_tensor(output, self)
+        self._output.check(y)
         captured = self._may_capture and _is_capturing()
         if self._quiet and not captured:
             if self._may_capture:

@@ -14,7 +14,7 @@ from math import prod
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from kasmina.blueprints import SiteShape
+from kasmina.blueprints import BlueprintError, SiteShape
 from kasmina.sites.errors import SiteError
 from kasmina.sites.example import Example, Seen, run
 from kasmina.sites.shapes import Features, reads, writes
@@ -165,20 +165,32 @@ class _Shaping:
         self._start, self._end = seen.get(id(spot.start)), seen.get(id(spot.end))
 
     def shape(self) -> SiteShape:
-        out = self._written()
-        if self._spot.site.sequence and not out.channels_first:
+        try:
+            return self._shape()
+        except BlueprintError as error:
+            raise SiteError(f"site {self._spot.path!r}: {error}") from error
+
+    def _shape(self) -> SiteShape:
+        out, site = self._written(), self._spot.site
+        if site.sequence and not out.channels_first:
             return self._sequences(out)
-        if self._spot.site.placement == "inline":
-            layout = self._positions(out, self._end.y if self._end else None)
-            return SiteShape("inline", out.number, out.number, layout, out.channels_first, layout)
-        return self._parallel(out)
+        if site.placement == "parallel":
+            return self._parallel(out)
+        if site.layout is not None and not out.channels_first:
+            raise SiteError(
+                f"site {self._spot.path!r}: layout {site.layout} is of a signal or picture, but "
+                "inline seeds transform chunks of plain features here, which have no neighbours; "
+                "drop the layout, or use placement='parallel'"
+            )
+        layout = self._channels(out, self._end.y if self._end else None)
+        return SiteShape("inline", out.number, out.number, layout, out.channels_first, layout)
 
     def _parallel(self, out: Features) -> SiteShape:
         into = self._read(out)
         site, x = self._spot.site, self._start.x if self._start else None
         if into.channels_first and out.channels_first:
             y = self._end.y if self._end else None
-            layout, out_layout = self._positions(into, x), self._positions(out, y)
+            layout, out_layout = self._channels(into, x), self._positions(y)
             return SiteShape("parallel", into.number, out.number, layout, True, out_layout)
         if out.channels_first:
             raise SiteError(
@@ -189,6 +201,8 @@ class _Shaping:
             if x is None:
                 raise self._unknown("input")
             layout = tuple(x[1:])
+            if site.axes is not None and len(site.axes) == len(layout):
+                self._refuse_other(layout)
             return SiteShape("parallel", prod(layout), out.number, site.axes or layout)
         return SiteShape("parallel", into.number, out.number, site.axes)
 
@@ -199,18 +213,28 @@ class _Shaping:
         tokens, features = site.axes
         inline = site.placement == "inline"
         into = out if inline else self._read(out)
-        number = prod(site.axes) if self._is_flattened() and not inline else into.number
-        shape = SiteShape(site.placement, number, out.number, site.axes, sequence=True)
         seen = self._end if inline else self._start
         axes = None if seen is None else seen.y if inline else seen.x
-        told = axes is not None and shape.tokens and tuple(axes[1:]) != (tokens, features)
-        if told or (inline and number != features):
-            what = f"the example gives {tuple(axes[1:])}" if told and axes else f"it has {number}"
+        flattened = self._is_flattened() and not inline
+        number = prod(axes[1:]) if flattened and axes is not None else into.number
+        if inline and number != features:
             raise SiteError(
                 f"site {self._spot.path!r}: layout {site.layout} says {tokens} tokens of {features} "
-                f"features, but {what}"
+                f"features, but it has {number}"
             )
-        return shape
+        apart = len(axes) == 3 if flattened and axes is not None else number == features
+        if axes is not None and apart:
+            self._refuse_other(tuple(axes[1:]))
+        return SiteShape(site.placement, number, out.number, site.axes, sequence=True)
+
+    def _refuse_other(self, seen: tuple[int, ...]) -> None:
+        """Refuse a declared layout that the example contradicts."""
+        site = self._spot.site
+        if site.axes != seen:
+            raise SiteError(
+                f"site {self._spot.path!r}: layout {site.layout} is declared, but one example of "
+                f"what its seeds read has the shape {seen}; declare that, or no layout"
+            )
 
     def _is_flattened(self) -> bool:
         """Whether `[B, ...]` becomes `[B, features]` inside the site."""
@@ -219,11 +243,31 @@ class _Shaping:
         x, y = self._start.x, self._end.y
         return x is not None and y is not None and len(x) > len(y) == 2 and x[0] == y[0]
 
-    def _positions(
+    def _positions(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """One example of a channel-first tensor."""
+        return None if shape is None else tuple(shape[1:])
+
+    def _channels(
         self, features: Features, shape: tuple[int, ...] | None
     ) -> tuple[int, ...] | None:
-        """One example of a channel-first tensor."""
-        return tuple(shape[1:]) if features.channels_first and shape is not None else None
+        """The layout of what seeds read where its channels are on axis 1; the declared one counts."""
+        site, seen = self._spot.site, self._positions(shape)
+        if not features.channels_first or site.layout is None:
+            return seen if features.channels_first else None
+        if site.sequence:
+            raise SiteError(
+                f"site {self._spot.path!r}: layout {site.layout} is of tokens with their features "
+                "last, but the site's tensors have channels on axis 1; declare (channels, length) "
+                "or (channels, height, width), or channels_first=False"
+            )
+        if seen is not None:
+            self._refuse_other(seen)
+        elif site.axes is not None and site.axes[0] != features.number:
+            raise SiteError(
+                f"site {self._spot.path!r}: layout {site.layout} says {site.axes[0]} channels, but "
+                f"what its seeds read has {features.number}"
+            )
+        return site.axes
 
     def _written(self) -> Features:
         site = self._spot.site

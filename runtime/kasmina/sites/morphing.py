@@ -107,6 +107,7 @@ def _layer(
         hidden=site.hidden,
         mode=site.mode,
         options=site.options,
+        fixed=site.layout is not None or shape.moves_positions,
     )
     _refuse_unknown_positions(spot, shape)
     kind = InlineSite if site.placement == "inline" else ParallelSite

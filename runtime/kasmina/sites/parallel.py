@@ -22,7 +22,7 @@ from kasmina.kernels.mixing import add, guard, taken
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Kind, Stacks
 from kasmina.lifecycle import StateTensor
-from kasmina.sites.diversion import diverted, first_argument, nowhere, seed_rows
+from kasmina.sites.diversion import by_columns, diverted, first_argument, nowhere
 from kasmina.sites.errors import SiteError
 from kasmina.sites.layer import SiteLayer, _is_capturing, _is_compiling, unproved
 from kasmina.sites.place import Place
@@ -100,6 +100,8 @@ class ParallelSite(SiteLayer):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """See `SiteLayer.run`."""
+        if self._fixed and not _is_compiling():
+            self._input.check(first_argument(args, kwargs, self))
         output = self._inside(*args, **kwargs)
         if _is_compiling():
             return self._traced(first_argument(args, kwargs, self), output)
@@ -111,6 +113,8 @@ class ParallelSite(SiteLayer):
 
     def run_first(self, *args: Any, **kwargs: Any) -> Any:
         """The forward of a span's first module: remember what enters."""
+        if self._fixed and not _is_compiling():
+            self._input.check(first_argument(args, kwargs, self))
         if _is_compiling() or not self._quiet or (self._may_capture and _is_capturing()):
             self._entered = first_argument(args, kwargs, self)
         return self._inside_first(*args, **kwargs)
@@ -129,6 +133,7 @@ class ParallelSite(SiteLayer):
 
     def _grown(self, x: Tensor | None, y: Tensor, captured: bool, due: bool) -> Tensor:
         assert x is not None
+        self._input.check(x)
         grown = None if captured else self._hurried(x, y)
         if grown is None:
             grown = self._added(x, y, self.alpha, self.stacks(), captured, self.nonfinite)
@@ -304,11 +309,11 @@ class ParallelSite(SiteLayer):
 
     def _as_read(self, x: Tensor) -> Tensor:
         if self.shape.tokens:
-            return seed_rows(x, self.shape)
+            return by_columns(x, self.shape)
         return x if self.shape.channels_first else x.reshape(-1, self.shape.d_in)
 
     def _as_written(self, y: Tensor) -> Tensor:
-        return seed_rows(y, self.shape)
+        return by_columns(y, self.shape)
 
     # What isolated training and the controller read.
 

@@ -26,6 +26,8 @@ class Place:
         hidden: hidden units of one seed.
         mode: of inline seeds.
         options: more arguments of the kinds, by kind.
+        fixed: whether no other positions (length, height, width, tokens) are legal than those of
+            `shape`.
     """
 
     path: str
@@ -38,3 +40,4 @@ class Place:
     hidden: int = 8
     mode: Mode = "residual"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fixed: bool = False

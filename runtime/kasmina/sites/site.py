@@ -30,10 +30,11 @@ class Site:
         blueprint: a kind, or several that compete.
         hidden: hidden units (channels, rank) of one seed.
         mode: what an inline seed does at full alpha: add to its chunk or replace it.
-        layout: shape of one example of the site's input, where its features are a flattened signal
-            `(channels, length)`, picture `(channels, height, width)` or sequence `("sequence",
-            tokens, features)`. The last is also for tensors `[B, tokens, features]`, where it
-            says that axis 1 is one of tokens; kinds that look at several of them need it.
+        layout: shape of one example of what the seeds read: a signal `(channels, length)`, picture
+            `(channels, height, width)` or sequence `("sequence", tokens, features)`, flattened or
+            not. Kinds that look at several positions or tokens need it where the features come
+            last. Other shapes are then refused, by `morph` and in each pass; without it lengths
+            and sizes may vary as far as the host lets them, unless it moves positions (a stride).
         features: features of the site's output, where neither the module nor an example tells.
         channels_first: whether the site's tensors are `[B, C, ...]`; None finds out.
         options: more arguments of the kinds, by kind, e.g. `{"conv": {"layers": 2}}`; their `hidden` goes

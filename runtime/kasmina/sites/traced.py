@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Stacks
 from kasmina.sites.diversion import first_tensor, with_first
+from kasmina.sites.fitting import Fitting
 from kasmina.sites.observed import Observed
 
 _is_capturing = torch.cuda.is_current_stream_capturing
@@ -28,6 +29,8 @@ class Traced(Observed):
     pools: nn.ModuleDict
     alpha: Tensor
     _seat: Tensor
+    _input: Fitting
+    _output: Fitting
     _fresh: bool  # whether the host's output may be overwritten
     _may_capture: bool  # whether graphs can be captured on the site's device
 
@@ -63,6 +66,8 @@ class Traced(Observed):
     ) -> None:
         """The body of the op: write the site's output into `out`, contiguous or `y` itself."""
         read = y if x is None else x
+        self._input.check(read)
+        self._output.check(y)
         again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
         captured = self._may_capture and _is_capturing()
         due = not again and (self._sampler.due() or (captured and self.sample_every > 0))

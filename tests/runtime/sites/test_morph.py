@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -195,30 +198,141 @@ def test_sequences_are_declared(example: torch.Tensor | None) -> None:
     assert (shape.d_in, shape.tokens, shape.positions) == (20, 0, 1)
 
 
-def test_a_sequence_of_another_length_is_refused() -> None:
-    """Its rows could not be told apart; asleep the site does not care."""
-    sites = [
-        Site("1.map", layout=("sequence", 5, 4), seeds=1, blueprint="attention"),
-        Site(
-            "0",
-            features=4,
-            placement="inline",
-            layout=("sequence", 5, 4),
-            seeds=1,
-            blueprint="attention",
-        ),
-    ]
-    model = morph(nn.Sequential(nn.Identity(), Tokens()), sites)
-    garden = Garden.of(model)
-    model(torch.zeros(2, 3, 4))
-    for row in range(2):
-        put(garden, row, "STABILIZATION")
-        model(torch.zeros(2, 5, 4))
+def gap() -> nn.Module:
+    """A convolutional host that takes any length."""
+    return nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+
+
+STRICT: dict[str, tuple[nn.Module, Site, tuple[int, ...], tuple[int, ...], str]] = {
+    "tokens": (
+        Tokens(),
+        Site("map", layout=("sequence", 5, 4), blueprint="attention", seeds=1),
+        (5, 4),
+        (3, 4),
+        "(5, 4), so [B, 5, 4] alone is legal",
+    ),
+    "inline tokens": (
+        Tokens(),
+        Site("map", layout=("sequence", 5, 6), placement="inline", blueprint="attention", seeds=1),
+        (5, 4),
+        (3, 4),
+        "(5, 6), so [B, 5, 6] alone is legal",
+    ),
+    "span of tokens": (
+        nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4)),
+        Site("0", until="2", layout=("sequence", 5, 4), seeds=1),
+        (5, 4),
+        (6, 4),
+        "(5, 4), so [B, 5, 4] alone is legal",
+    ),
+    "flat sequence": (
+        Named(lambda _, x: x.mean(1)),
+        Site("", layout=("sequence", 5, 4), features=4, blueprint="attention", seeds=1),
+        (5, 4),
+        (3, 4),
+        "(5, 4), so [B, 5, 4] or [B, 20] alone is legal",
+    ),
+    "flat signal": (
+        gap(),
+        Site("", layout=(2, 9), blueprint="conv", seeds=1),
+        (2, 9),
+        (2, 8),
+        "(2, 9), so [B, 2, 9] or [B, 18] alone is legal",
+    ),
+    "flat picture": (
+        nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        Site("", layout=(2, 4, 3), blueprint="conv", seeds=1),
+        (2, 4, 3),
+        (2, 3, 4),
+        "(2, 4, 3), so [B, 2, 4, 3] or [B, 24] alone is legal",
+    ),
+    "signal": (
+        gap(),
+        Site("0", layout=(2, 9), seeds=1),
+        (2, 9),
+        (2, 8),
+        "(2, 9), so [B, 2, 9] alone is legal",
+    ),
+    "inline picture": (
+        nn.Conv2d(2, 3, 3),
+        Site("", layout=(3, 4, 2), placement="inline", seeds=1),
+        (2, 6, 4),
+        (2, 6, 6),
+        "(3, 4, 2), so [B, 3, 4, 2] alone is legal",
+    ),
+    "moved positions, not declared": (
+        nn.Conv1d(2, 3, 3, stride=2),
+        Site("", blueprint="conv", seeds=1),
+        (2, 9),
+        (2, 7),
+        "(2, 9), so [B, 2, 9] alone is legal",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STRICT)
+def test_another_layout_than_the_declared_one_is_refused(case: str) -> None:
+    """From the start, asleep and awake, by site, shape and what is legal; the right one passes."""
+    host, site, right, wrong, legal = STRICT[case]
+    model = morph(copy.deepcopy(host), [site], example=torch.zeros(2, *right))
+    (layer,) = Garden.of(model).sites.values()
+    met = (2, *wrong)
+    if site.placement == "inline":
+        met = tuple(host(torch.zeros(met)).shape)
+    expected = (
+        f"site {layer.path!r}: its input has the shape {met}, but its layout is {legal}; pad or cut "
+        "the batch, or morph a fresh model with the layout that comes, or without one and without "
+        "the kinds that need it"
+    )
+    for state in ("DORMANT", "STABILIZATION"):
+        if state != "DORMANT":
+            put(Garden.of(model), 0, state)
+        for _ in range(2):
+            model(torch.zeros(2, *right))
+            with pytest.raises(SiteError) as error:
+                model(torch.zeros(2, *wrong))
+            assert str(error.value) == expected
+    if case != "moved positions, not declared":
         with pytest.raises(
-            SiteError, match=r"layout=\('sequence', 5, ...\) met \(2, 3, [46]\); its seeds"
+            SiteError, match=f"^site {re.escape(repr(layer.path))}: layout .* is decl"
         ):
-            model(torch.zeros(2, 3, 4))
-        put(garden, row, "DORMANT")
+            morph(copy.deepcopy(host), [site], example=torch.zeros(2, *wrong))
+
+
+@pytest.mark.parametrize(
+    ("host", "kinds", "lengths"),
+    [
+        (gap, ("conv", "separable", "mlp", "squeeze_excite", "attention"), [(2, 9), (2, 4)]),
+        (lambda: nn.Linear(4, 6), ("mlp", "gated", "low_rank"), [(4,), (5, 4), (2, 3, 4)]),
+    ],
+)
+@pytest.mark.parametrize("placement", ["parallel", "inline"])
+def test_lengths_may_vary_where_none_is_declared(
+    host: Callable[[], nn.Module], kinds: Any, lengths: Any, placement: Any
+) -> None:
+    """Each kind that fits any length computes with any, awake as asleep."""
+    site = Site("0" if host is gap else "", placement=placement, seeds=1, blueprint=kinds)
+    if host is gap and placement == "parallel":
+        site = replace(site, blueprint=tuple(k for k in kinds if k != "squeeze_excite"))
+    model = morph(host(), [site], example=torch.zeros(2, *lengths[0]))
+    plain = [model(torch.ones(2, *length)) for length in lengths]
+    for kind in range(len(site.kinds)):
+        put(Garden.of(model), 0, "STABILIZATION", kind=kind)
+        for length, before in zip(lengths, plain, strict=True):
+            after = model(torch.ones(2, *length))
+            assert after.shape == before.shape and not torch.equal(after, before)
+        put(Garden.of(model), 0, "DORMANT")
+
+
+def test_a_tensor_with_other_features_is_refused_at_the_first_pass() -> None:
+    """Where the host itself would take it: chunks would lie elsewhere."""
+    model = morph(nn.Identity(), [Site("", placement="inline", features=8, seeds=2)])
+    with pytest.raises(SiteError) as error:
+        model(torch.zeros(2, 10))
+    assert str(error.value) == (
+        "site '.': its output has the shape (2, 10), but it was placed for 8 features on axis -1; "
+        "features= or channels_first= of its Site, or example= of morph(), say what comes"
+    )
 
 
 def test_options_reach_their_kind() -> None:
@@ -365,8 +479,8 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
         [Site("0", layout=("sequence", 7, 3), seeds=1)],
         {"example": torch.zeros(2, 5, 3)},
         (
-            "site '0': layout ('sequence', 7, 3) says 7 tokens of 3 features, but the example gives "
-            "(5, 3)"
+            "site '0': layout ('sequence', 7, 3) is declared, but one example of what its seeds read "
+            "has the shape (5, 3); declare that, or no layout"
         ),
     ),
     (
@@ -457,9 +571,48 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
         [Site("0", layout=(1, 5))],
         {},
         (
-            "layout (1, 5) holds 5 values, but the site's input has 4 features; the product of the "
-            "layout must be 4"
+            "site '0': layout (1, 5) holds 5 values, but the site's input has 4 features; the product "
+            "of the layout must be 4"
         ),
+    ),
+    (
+        "layout of a sequence",
+        mlp,
+        [Site("0", layout=("sequence", 16, 3))],
+        {},
+        (
+            "site '0': layout (16, 3) holds 48 values, but the site's input has 4 features; the "
+            "product of the layout must be 4, or its last number 4"
+        ),
+    ),
+    (
+        "layout of chunks",
+        mlp,
+        [Site("0", layout=(1, 5), placement="inline", seeds=1)],
+        {},
+        (
+            "site '0': layout (1, 5) is of a signal or picture, but inline seeds transform chunks of "
+            "plain features here, which have no neighbours; drop the layout, or use "
+            "placement='parallel'"
+        ),
+    ),
+    (
+        "tokens of channels",
+        gap,
+        [Site("0", layout=("sequence", 9, 2), seeds=1)],
+        {},
+        (
+            "site '0': layout ('sequence', 9, 2) is of tokens with their features last, but the "
+            "site's tensors have channels on axis 1; declare (channels, length) or (channels, "
+            "height, width), or channels_first=False"
+        ),
+    ),
+    (
+        "channels",
+        gap,
+        [Site("0", layout=(3, 9), seeds=1)],
+        {},
+        "site '0': layout (3, 9) says 3 channels, but what its seeds read has 2",
     ),
     (
         "option",
