@@ -149,7 +149,7 @@ class Conv(Blueprint):
             groups = seeds
         if self.shape.channels_first:
             y = self._averaged(y)
-            return y.view(len(y), seeds, -1, *y.shape[2:]).transpose(0, 1)
+            return torch.unflatten(y, 1, (seeds, -1)).transpose(0, 1)
         places = y.view(len(y), seeds, self.hidden, *y.shape[2:]).flatten(3)
         features = places.flatten(2) if self.flattens else places.mean(3)  # [B, S, ...]
         return linear(features.transpose(0, 1), params["out_weight"])

@@ -83,6 +83,25 @@ def test_every_parameter_gets_a_gradient(place: str, kind: str) -> None:
 
 
 @every
+@pytest.mark.parametrize("seeds", [1, SEEDS])
+def test_an_empty_batch(place: str, kind: str, seeds: int) -> None:
+    """Of no example nothing is made, forwards and backwards, also by the exported module."""
+    blueprint, inline = made(place, kind), PLACES[place].placement == "inline"
+    params = {name: value.requires_grad_() for name, value in stacked(blueprint, seeds).items()}
+    full = blueprint.forward(params, what_it_reads(PLACES[place], seeds, 1))
+    x = what_it_reads(PLACES[place], seeds, 0).requires_grad_()
+    output = blueprint.forward(params, x)
+    assert output.shape == (seeds, 0, *full.shape[2:])
+    backward(output.square().sum())
+    for name, value in params.items():
+        assert value.grad is not None and not value.grad.any(), name
+    plain = blueprint.export({name: value[0].detach() for name, value in params.items()})
+    alone = plain(x[0] if inline else x)
+    assert alone.shape == output.shape[1:]
+    backward(alone.sum())
+
+
+@every
 def test_init_depends_on_the_generator_alone(place: str, kind: str) -> None:
     """The same generator gives the same numbers, and the global stream is not touched."""
     blueprint = made(place, kind)

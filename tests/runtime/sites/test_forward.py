@@ -222,6 +222,21 @@ def test_active_seeds_under_autocast(host: Host) -> None:
 
 
 @every_host
+def test_an_empty_batch(host: Host) -> None:
+    """No example: the host's empty output, gradients of 0, and nothing counts as broken."""
+    model, x = built(host), host.batch()
+    garden = Garden.of(model)
+    every_kind(garden, "GRAFTING")
+    output = model(x[:0])
+    assert output.shape == (0, *model(x).shape[1:])
+    backward(output.sum())
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert not garden.nonfinite().any() and not garden.alpha_gradient().any()
+    with torch.no_grad():
+        assert model(x[:0]).shape == output.shape
+
+
+@every_host
 def test_active_seeds_without_autograd(host: Host) -> None:
     """Inference mode gives the same."""
     model = built(host).eval()
