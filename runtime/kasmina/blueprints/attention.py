@@ -5,13 +5,16 @@ Legend: S seeds, B examples, T tokens or positions, h hidden units.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints import plain
 from kasmina.blueprints.maps import linear, plain_linear, uniform
+from kasmina.blueprints.options import Legal, OneOf
 from kasmina.blueprints.plain import FLAT, attend, tokens_of
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
@@ -33,8 +36,14 @@ class Attention(Blueprint):
             a language model's seed could read the answer else. Possible there only.
     """
 
+    options: ClassVar[Mapping[str, Legal]] = {
+        **Blueprint.options,
+        "causal": OneOf(None, True, False),
+    }
+
     def __init__(self, shape: SiteShape, hidden: int, causal: bool | None = None) -> None:
         super().__init__(shape, hidden)
+        self.check({"causal": causal})
         if shape.moves_positions:
             raise BlueprintError(
                 f"blueprint 'attention' writes at the positions that it reads, but the site changes "

@@ -5,13 +5,16 @@ Legend: S seeds, R rows of all examples, T tokens, h hidden channels, k kernel.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kasmina.blueprints import plain
 from kasmina.blueprints.maps import filled, linear, plain_linear, uniform
+from kasmina.blueprints.options import Legal, Whole
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
 
@@ -26,8 +29,10 @@ class CausalConv(Blueprint):
     Args:
         shape: the place; its layout must be one of tokens.
         hidden: channels between the convolution and the map of each token.
-        kernel: tokens that one output sees, 1 or more.
+        kernel: tokens that one output sees, 1 to 1,023.
     """
+
+    options: ClassVar[Mapping[str, Legal]] = {**Blueprint.options, "kernel": Whole(most=1023)}
 
     def __init__(self, shape: SiteShape, hidden: int, kernel: int = 5) -> None:
         super().__init__(shape, hidden)
@@ -37,8 +42,7 @@ class CausalConv(Blueprint):
                 f"none (layout {shape.layout}); give Site(..., layout=('sequence', tokens, "
                 "features)) where each token is a row, or use 'conv' for signals and pictures"
             )
-        if kernel < 1:
-            raise BlueprintError(f"blueprint {self.name!r}: kernel must be 1 or more, got {kernel}")
+        self.check({"kernel": kernel})
         self.kernel = kernel
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -5,16 +5,17 @@ Legend: S seeds, B examples, C channels, h hidden channels, k kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kasmina.blueprints.maps import filled, linear, plain_linear, uniform
+from kasmina.blueprints.options import Legal, OneOf, Whole
 from kasmina.blueprints.plain import Transposed
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
@@ -44,10 +45,17 @@ class Conv(Blueprint):
     Args:
         shape: the place; must have a layout, or be channel-first and inline.
         hidden: channels.
-        layers: convolutions, 1 or more; at a channel-first site 2 or more.
-        kernel: odd size of every kernel, by default 5 for signals and 3 for pictures.
+        layers: convolutions, 1 to 64; at a channel-first site 2 or more.
+        kernel: odd size of every kernel, 1 to 1,023, by default 5 for signals and 3 for pictures.
         pool: `mean` over the positions or `flatten`, at a site that writes features.
     """
+
+    options: ClassVar[Mapping[str, Legal]] = {
+        **Blueprint.options,
+        "layers": Whole(most=64, or_none=True),
+        "kernel": Whole(most=1023, odd=True, or_none=True),
+        "pool": OneOf("mean", "flatten"),
+    }
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class Conv(Blueprint):
         pool: Literal["mean", "flatten"] = "mean",
     ) -> None:
         super().__init__(shape, hidden)
+        self.check({"layers": layers, "kernel": kernel, "pool": pool})
         if shape.placement == "inline" and not shape.channels_first:
             raise BlueprintError(
                 f"blueprint {self.name!r} cannot transform a chunk of plain features, which have no "
@@ -78,12 +87,10 @@ class Conv(Blueprint):
         self.layers = layers if layers is not None else (2 if shape.channels_first else 3)
         self.kernel = kernel if kernel is not None else (5 if self.axes == 1 else 3)
         self.flattens = pool == "flatten"
-        if pool not in ("mean", "flatten"):
-            raise BlueprintError(f"blueprint {self.name!r}: pool={pool!r}; legal: mean, flatten")
-        if self.layers < 1 + shape.channels_first or self.kernel % 2 == 0 or self.kernel < 1:
+        if self.layers < 1 + shape.channels_first:
             raise BlueprintError(
-                f"blueprint {self.name!r}: layers={layers}, kernel={kernel}; legal: layers from "
-                f"{1 + shape.channels_first} on, an odd kernel"
+                f"blueprint {self.name!r}: layers={layers}; legal: 2 or more where the site has "
+                "channels, whose last layer has no SiLU"
             )
 
     @property

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kasmina.blueprints.maps import linear, plain_linear, uniform
+from kasmina.blueprints.options import Legal, OneOf
 from kasmina.blueprints.plain import Affine, OverChannels, SwiGLU
 from kasmina.blueprints.registry import Blueprint, Parameters, blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
@@ -77,13 +78,11 @@ class _Dense(_Pointwise):
 
     inner: tuple[str, ...]
     inner_bias: bool
+    options: ClassVar[Mapping[str, Legal]] = {**Blueprint.options, "start": OneOf(*STARTS)}
 
     def __init__(self, shape: SiteShape, hidden: int, start: str = "random") -> None:
         super().__init__(shape, hidden)
-        if start not in STARTS:
-            raise BlueprintError(
-                f"blueprint {self.name!r}: start={start!r}; legal: {', '.join(STARTS)}"
-            )
+        self.check({"start": start})
         if start != "random" and (shape.placement == "inline" or shape.channels_first):
             raise BlueprintError(
                 f"blueprint {self.name!r}: start={start!r} reads the gradient at the output of a "
@@ -188,6 +187,7 @@ class Mlp(_Dense):
     """`out(activation(up(x)))`: hidden units, beside the host's own where the seed is parallel."""
 
     inner, inner_bias = ("up",), True
+    options: ClassVar[Mapping[str, Legal]] = {**_Dense.options, "activation": OneOf(*_FUNCTIONS)}
 
     def __init__(
         self,
@@ -196,11 +196,7 @@ class Mlp(_Dense):
         activation: Literal["relu", "gelu", "silu"] = "relu",
         start: str = "random",
     ) -> None:
-        if activation not in _FUNCTIONS:
-            raise BlueprintError(
-                f"blueprint 'mlp': unknown activation {activation!r}; known: "
-                f"{', '.join(_FUNCTIONS)}"
-            )
+        self.check({"activation": activation})
         self.activation = activation
         super().__init__(shape, hidden, start)
 

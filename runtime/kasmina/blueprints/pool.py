@@ -35,6 +35,9 @@ class BlueprintPool(nn.Module):
         capacity: rows to begin with, 1 or more.
         device: where the parameters live.
         dtype: of the parameters.
+
+    Raises:
+        PoolFull: there is no memory for so many rows.
     """
 
     occupied: Tensor  # bool [capacity]
@@ -53,7 +56,16 @@ class BlueprintPool(nn.Module):
         self.kind = kind
         self.grown: list[Grown] = []
         for name, shape in kind.shapes().items():
-            stacked = torch.zeros((capacity, *shape), device=device, dtype=dtype)
+            size = (capacity, *shape)
+            try:
+                stacked = torch.zeros(size, device=device, dtype=dtype)
+            except (RuntimeError, MemoryError) as error:
+                if not _tells_of_memory(error):
+                    raise
+                raise PoolFull(
+                    f"no memory for {name!r} of blueprint {kind.name!r}, {size} numbers; use fewer or "
+                    "smaller seeds"
+                ) from error
             self.register_parameter(name, nn.Parameter(stacked))
         self.register_buffer("occupied", torch.zeros(capacity, dtype=torch.bool, device=device))
 
@@ -185,7 +197,7 @@ def _expect_another_graph() -> None:
 def _tells_of_memory(error: Exception) -> bool:
     """Torch's allocators raise RuntimeErrors of several kinds, and so does much else."""
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "memory" in str(error)
+    return known or "memory" in str(error) or "overflow" in str(error)  # of the size in bytes
 
 
 def _padded(stacked: Tensor, capacity: int) -> Tensor:

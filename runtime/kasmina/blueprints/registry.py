@@ -14,12 +14,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
+from inspect import signature
 from math import prod
-from typing import ClassVar, TypeVar
+from reprlib import repr as short
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from kasmina.blueprints.options import Legal, Whole
 from kasmina.blueprints.shape import BlueprintError, Cost, SiteShape
 from kasmina.kernels.together import Units
 
@@ -41,7 +44,7 @@ class Blueprint(ABC):
 
     Args:
         shape: the place.
-        hidden: hidden units (channels, rank) of one seed, 1 or more.
+        hidden: hidden units (channels, rank) of one seed, 1 to 65,536.
     """
 
     name: ClassVar[str] = ""
@@ -50,12 +53,36 @@ class Blueprint(ABC):
     # `up_weight` [hidden, d_in], `up_bias`, `out_weight` [d_out, hidden] and, inline, `out_bias`.
     # `{elementwise: x * scale + shift}`: parameters [d_out]. A class declares its own, for itself.
     formula: ClassVar[str] = ""
+    # What arguments of `__init__` may be, by name; one that is not here may be anything.
+    options: ClassVar[Mapping[str, Legal]] = {"hidden": Whole()}
 
     def __init__(self, shape: SiteShape, hidden: int) -> None:
-        if hidden < 1:
-            raise BlueprintError(f"blueprint {self.name!r}: hidden must be 1 or more, got {hidden}")
+        self.check({"hidden": hidden})
         self.shape = shape
         self.hidden = hidden
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Refuse arguments that the kind does not have or that have no legal value.
+
+        Raises:
+            BlueprintError: says which one, what it is and what is legal.
+        """
+        _, *known = signature(cls).parameters.values()  # without the shape
+        names = [each.name for each in known]
+        free = any(each.kind is each.VAR_KEYWORD for each in known)
+        for name, value in options.items():
+            if name not in names and not free:
+                raise BlueprintError(
+                    f"blueprint {cls.name!r} has no option {name!r}; its options are "
+                    f"{', '.join(names)}"
+                )
+            legal = cls.options.get(name)
+            if legal is not None and not legal.takes(value):
+                raise BlueprintError(
+                    f"blueprint {cls.name!r}: {name}={short(value)}; legal: {legal}. Say it with "
+                    f"Site(..., options={{{cls.name!r}: {{{name!r}: ...}}}})"
+                )
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -156,6 +183,12 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
 def known_blueprints() -> tuple[str, ...]:
     """The registered names, in the order of registration."""
     return tuple(_KINDS)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse further arguments that the kind `name` cannot have; raises `BlueprintError`."""
+    blueprint_kind(name)
+    _KINDS[name].check(options)
 
 
 def blueprint_kind(name: str) -> Callable[..., Blueprint]:

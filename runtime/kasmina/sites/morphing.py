@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from kasmina.blueprints import BlueprintError, SiteShape
+from kasmina.blueprints import BlueprintError, PoolFull, SiteShape
 from kasmina.lifecycle import Lifecycle, StateTensor
 from kasmina.sites.chunked import InlineSite
 from kasmina.sites.errors import SiteError
@@ -113,7 +113,7 @@ def _layer(
     kind = InlineSite if site.placement == "inline" else ParallelSite
     try:
         return kind(place, state, _dtype(model, spot))
-    except (BlueprintError, SiteError, TypeError) as error:  # TypeError: an unknown option
+    except (BlueprintError, PoolFull, SiteError) as error:
         raise SiteError(f"site {spot.path!r}: {error}") from error
 
 

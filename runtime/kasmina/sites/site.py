@@ -6,12 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kasmina.blueprints import Placement, blueprint_kind
+from kasmina.blueprints import (
+    BlueprintError,
+    Legal,
+    OneOf,
+    Placement,
+    Whole,
+    blueprint_kind,
+    check_options,
+)
 from kasmina.sites.errors import SiteError
 
 Mode = Literal["residual", "replace"]
 _PLACEMENTS = ("inline", "parallel")
 _MODES = ("residual", "replace")
+_LEGAL: Mapping[str, Legal] = {
+    "seeds": Whole(most=2**20),
+    "hidden": Whole(),
+    "features": Whole(most=2**31, or_none=True),
+    "channels_first": OneOf(None, True, False),
+}
 SEQUENCE = "sequence"  # the first word of a layout of tokens
 
 
@@ -26,9 +40,9 @@ class Site:
             from the matched module's input to the output of `until`.
         placement: `parallel` seeds read the site's input and add to its output, `inline` seeds
             transform its output chunk by chunk.
-        seeds: seeds in each matched place; inline at most as many as features.
+        seeds: seeds in each matched place, 1 to 1,048,576; inline at most as many as features.
         blueprint: a kind, or several that compete.
-        hidden: hidden units (channels, rank) of one seed.
+        hidden: hidden units (channels, rank) of one seed, 1 to 65,536.
         mode: what an inline seed does at full alpha: add to its chunk or replace it.
         layout: shape of one example of what the seeds read: a signal `(channels, length)`, picture
             `(channels, height, width)` or sequence `("sequence", tokens, features)`, flattened or
@@ -39,6 +53,10 @@ class Site:
         channels_first: whether the site's tensors are `[B, C, ...]`; None finds out.
         options: more arguments of the kinds, by kind, e.g. `{"conv": {"layers": 2}}`; their `hidden` goes
             before the site's.
+
+    Raises:
+        SiteError: a value is none of these, or not one that its kind takes.
+        BlueprintError: there is no such kind.
     """
 
     pattern: str
@@ -57,9 +75,12 @@ class Site:
         where = f"Site({self.pattern!r})"
         if not isinstance(self.pattern, str):
             raise SiteError(f"{where}: the pattern must be a name like 'blocks.*.mlp'")
-        for name, value in (("seeds", self.seeds), ("hidden", self.hidden)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise SiteError(f"{where}: {name} must be a whole number, got {value!r}")
+        if not isinstance(self.until, str | None):
+            raise SiteError(f"{where}: until={self.until!r}; legal: a module's name, or None")
+        for name, legal in _LEGAL.items():
+            value = getattr(self, name)
+            if not legal.takes(value):
+                raise SiteError(f"{where}: {name}={value!r}; legal: {legal}")
         if self.placement not in _PLACEMENTS:
             raise SiteError(
                 f"{where}: placement {self.placement!r}; legal: {', '.join(_PLACEMENTS)}"
@@ -68,25 +89,50 @@ class Site:
             raise SiteError(f"{where}: mode {self.mode!r}; legal: {', '.join(_MODES)}")
         if self.placement == "parallel" and self.mode == "replace":
             raise SiteError(f"{where}: a parallel seed adds; mode='replace' is for inline seeds")
-        if self.seeds < 1 or self.hidden < 1:
-            raise SiteError(
-                f"{where}: seeds={self.seeds} and hidden={self.hidden} must both be 1 or more"
-            )
         if self.layout is not None and not is_layout(self.layout):
             raise SiteError(
                 f"{where}: layout {self.layout!r}; legal: (channels, length), (channels, height, "
                 "width) or ('sequence', tokens, features), whole numbers from 1 on"
             )
+        self._check_kinds(where)
+        self._check_options(where)
+
+    def _check_kinds(self, where: str) -> None:
+        given = self.blueprint
+        if not isinstance(given, str) and not (
+            isinstance(given, list | tuple) and all(isinstance(kind, str) for kind in given)
+        ):
+            raise SiteError(
+                f"{where}: blueprint={given!r}; legal: a kind's name like 'mlp', or a tuple of names"
+            )
         if not self.kinds:
             raise SiteError(f"{where}: blueprint is empty; name at least one kind")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise SiteError(f"{where}: blueprint={given!r}; name each kind once")
         for kind in self.kinds:
             blueprint_kind(kind)
-        unused = set(self.options) - set(self.kinds)
+
+    def _check_options(self, where: str) -> None:
+        given = self.options
+        if not isinstance(given, Mapping) or not all(
+            isinstance(own, Mapping) and all(isinstance(name, str) for name in own)
+            for own in given.values()
+        ):
+            raise SiteError(
+                f"{where}: options={given!r}; legal: options by kind, like "
+                "{'conv': {'layers': 2}}"
+            )
+        unused = [str(kind) for kind in given if kind not in self.kinds]
         if unused:
             raise SiteError(
                 f"{where}: options for {', '.join(sorted(unused))}, which the site does not grow; "
                 f"it grows {', '.join(self.kinds)}"
             )
+        for kind, own in given.items():
+            try:
+                check_options(kind, own)
+            except BlueprintError as error:
+                raise SiteError(f"{where}: {error}") from error
 
     @property
     def sequence(self) -> bool:

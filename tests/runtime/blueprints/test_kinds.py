@@ -247,11 +247,17 @@ def test_starts_as_zero(kind: str) -> None:
     [
         (
             lambda: blueprint_kind("mlp")(SiteShape("inline", 4, 4), 0),
-            "blueprint 'mlp': hidden must be 1 or more, got 0",
+            (
+                "blueprint 'mlp': hidden=0; legal: a whole number from 1 to 65536. Say it with "
+                "Site(..., options={'mlp': {'hidden': ...}})"
+            ),
         ),
         (
             lambda: blueprint_kind("mlp")(SiteShape("inline", 4, 4), 8, activation="tanh"),
-            "blueprint 'mlp': unknown activation 'tanh'; known: relu, gelu, silu",
+            (
+                "blueprint 'mlp': activation='tanh'; legal: relu, gelu, silu. Say it with "
+                "Site(..., options={'mlp': {'activation': ...}})"
+            ),
         ),
         (
             lambda: blueprint_kind("affine")(SiteShape("parallel", 4, 5), 8),
@@ -276,12 +282,11 @@ def test_starts_as_zero(kind: str) -> None:
             ),
         ),
         (
-            lambda: blueprint_kind("conv")(SiteShape("parallel", 4, 4, (1, 4)), 8, kernel=4),
-            "blueprint 'conv': layers=None, kernel=4; legal: layers from 1 on, an odd kernel",
-        ),
-        (
-            lambda: blueprint_kind("conv")(SiteShape("parallel", 4, 4, (1, 4)), 8, pool="max"),
-            "blueprint 'conv': pool='max'; legal: mean, flatten",
+            lambda: blueprint_kind("conv")(PLACES["inline signal"], 8, layers=1),
+            (
+                "blueprint 'conv': layers=1; legal: 2 or more where the site has channels, whose last "
+                "layer has no SiLU"
+            ),
         ),
         (
             lambda: made("parallel tokens", "conv"),
@@ -297,10 +302,6 @@ def test_starts_as_zero(kind: str) -> None:
                 "none (layout (1, 40)); give Site(..., layout=('sequence', tokens, features)) where "
                 "each token is a row, or use 'conv' for signals and pictures"
             ),
-        ),
-        (
-            lambda: blueprint_kind("causal_conv")(PLACES["parallel tokens"], 8, kernel=0),
-            "blueprint 'causal_conv': kernel must be 1 or more, got 0",
         ),
         (
             lambda: made("parallel features", "attention"),

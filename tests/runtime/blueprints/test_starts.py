@@ -151,7 +151,10 @@ def test_fewer_examples_than_features() -> None:
             "mlp",
             SHAPE,
             {"start": "zero"},
-            "blueprint 'mlp': start='zero'; legal: random, tiny, gradmax",
+            (
+                "blueprint 'mlp': start='zero'; legal: random, tiny, gradmax. Say it with "
+                "Site(..., options={'mlp': {'start': ...}})"
+            ),
         ),
         (
             "mlp",

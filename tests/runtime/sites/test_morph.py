@@ -615,11 +615,22 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
         "site '0': layout (3, 9) says 3 channels, but what its seeds read has 2",
     ),
     (
-        "option",
-        mlp,
-        [Site("0", options={"mlp": {"depth": 3}})],
+        "memory",
+        lambda: nn.Sequential(nn.Linear(1024, 1)),
+        [
+            Site(
+                "0",
+                layout=("sequence", 2, 1024),
+                blueprint="causal_conv",
+                hidden=65536,
+                options={"causal_conv": {"kernel": 1023}},
+            )
+        ],
         {},
-        "site '0': Mlp.__init__() got an unexpected keyword argument 'depth'",
+        (
+            "site '0': no memory for 'conv_weight' of blueprint 'causal_conv', (4, 65536, 1024, 1023) "
+            "numbers; use fewer or smaller seeds"
+        ),
     ),
     (
         "in place",
@@ -680,8 +691,6 @@ SITE: Any = Site
         (lambda m: MORPH(m, Site("0")), r"sites must be a sequence of kasmina\.Site"),
         (lambda m: MORPH(5, [Site("0")]), "model must be an nn.Module .* got int"),
         (lambda m: SITE(3), "the pattern must be a name"),
-        (lambda m: SITE("0", seeds=2.5), "seeds must be a whole number, got 2.5"),
-        (lambda m: SITE("0", hidden=True), "hidden must be a whole number, got True"),
     ],
 )
 def test_arguments_of_wrong_types(call: Callable[[Any], object], what: str) -> None:

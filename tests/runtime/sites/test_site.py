@@ -22,9 +22,37 @@ def test_kinds() -> None:
         ({"placement": "beside"}, "placement 'beside'; legal: inline, parallel"),
         ({"mode": "add"}, "mode 'add'; legal: residual, replace"),
         ({"mode": "replace"}, "a parallel seed adds; mode='replace' is for inline seeds"),
-        ({"seeds": 0}, "seeds=0 and hidden=8 must both be 1 or more"),
-        ({"hidden": -1}, "seeds=8 and hidden=-1 must both be 1 or more"),
+        *[
+            ({"seeds": wrong}, f"seeds={wrong!r}; legal: a whole number from 1 to 1048576")
+            for wrong in (0, -1, 2.5, True, "8", None, 10**12)
+        ],
+        *[
+            ({"hidden": wrong}, f"hidden={wrong!r}; legal: a whole number from 1 to 65536")
+            for wrong in (0, -1, 2.5, True, "8", None, 10**12)
+        ],
+        ({"features": 0}, "features=0; legal: a whole number from 1 to 2147483648, or None"),
+        ({"channels_first": 1}, "channels_first=1; legal: None, True, False"),
+        ({"until": 3}, "until=3; legal: a module's name, or None"),
         ({"blueprint": ()}, "blueprint is empty; name at least one kind"),
+        ({"blueprint": ("mlp", "mlp")}, "blueprint=('mlp', 'mlp'); name each kind once"),
+        *[
+            (
+                {"blueprint": wrong},
+                f"blueprint={wrong!r}; legal: a kind's name like 'mlp', or a tuple of names",
+            )
+            for wrong in (5, None, (3,), {"mlp": 1})
+        ],
+        *[
+            (
+                {"options": wrong},
+                f"options={wrong!r}; legal: options by kind, like {{'conv': {{'layers': 2}}}}",
+            )
+            for wrong in (None, 5, {"mlp": 5}, {"mlp": {3: 1}})
+        ],
+        (
+            {"options": {"mlp": {"depth": 3}}},
+            "blueprint 'mlp' has no option 'depth'; its options are hidden, activation, start",
+        ),
         *[
             (
                 {"layout": layout},
