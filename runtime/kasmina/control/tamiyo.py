@@ -233,7 +233,7 @@ class TamiyoController:
 
     def _empty(self, seen: Observation, left: float, any_ready: bool) -> str:
         if not any_ready:
-            return "no seed is free to germinate"
+            return "no seed may germinate: none is free, or too little of the run is left"
         cheapest = min(kind.parameters for site in seen.sites for kind in site.kinds)
         return f"budget: {left:g} parameters left, the cheapest seed costs {cheapest}"
 

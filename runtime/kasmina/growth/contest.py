@@ -21,6 +21,7 @@ from kasmina.growth.planes import beds, rows_in
 from kasmina.sites import Garden, SiteLayer
 
 PRICE = 0.1  # exponent of the cost
+TOO_LATE = "too little of the run is left to graft and to be judged"
 WAITS, FREE, LOST = 0, 1, -1  # how a seed stands: it may not graft yet, it may, it never will
 
 
@@ -47,18 +48,23 @@ class Contest:
         self._garden, self._journal, self._epochs = garden, journal, epochs
         self.reasons: Mapping[int, str] = {}  # of the rows that have lost just now
 
-    def standing(self, learned: Learned, on_trial: int) -> Tensor:
+    def standing(self, learned: Learned, on_trial: int, *, late: bool = False) -> Tensor:
         """How every seed stands, int32 `[N]`.
 
         Args:
             learned: by all seeds that train aside.
             on_trial: seeds of an earlier cohort that have grafted and are neither kept nor ended;
                 the next cohort waits for them.
+            late: what grafts now could not be judged before the run ends.
         """
         free = WAITS if on_trial else FREE
         found = torch.full((len(self._garden.state),), free, dtype=torch.int32)
         self.reasons = {}
         shadow = rows_in(self._garden.state, "plane", "shadow")
+        if late:
+            found[shadow.cpu()] = LOST
+            self.reasons = dict.fromkeys(shadow.tolist(), TOO_LATE)
+            return found
         for site in self._garden.sites.values():
             if site.placement != "parallel":  # each inline seed has a chunk of its own
                 continue

@@ -25,10 +25,11 @@ from torch.amp.grad_scaler import GradScaler
 
 from kasmina.errors import KasminaError
 from kasmina.growth.aside import AsideTrainer
-from kasmina.growth.contest import Contest
+from kasmina.growth.contest import TOO_LATE, Contest
 from kasmina.growth.controller import Command, Controller, Idle, Proposal
 from kasmina.growth.divergence import Triggers
 from kasmina.growth.effects import Effects
+from kasmina.growth.ending import Ending
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.gates import Readings, gates_for
 from kasmina.growth.holdings import Holdings
@@ -55,7 +56,8 @@ class GardenerConfig:
 
     Attributes:
         budget: parameters that the grown network may have in the end; None for no bound.
-        epochs: planned epochs, for controllers that must know when it is too late; None if open.
+        epochs: planned epochs, after which no seed is under way: see `Gardener.conclude`; None if
+            open.
         ramp_steps: optimizer steps of an alpha ramp.
         aside_rate: learning rate of the isolated training.
         aside_most: positions (tokens, pixels) of a batch that the isolated training reads at most.
@@ -166,6 +168,7 @@ class Gardener:
         self.judge = Judge(self, twin)
         self.moves = 0  # steps of the lifecycle: where it is the same, no seed has moved
         self.trial = Trial(self, config.triggers)
+        self.ending = Ending(self)
         self._stepper = Stepper(optimizer, scaler)
         held = {} if scaler is None else {"kasmina.scaler": scaler}
         self._effects = Effects(self, {**held, **(stateful or {})})
@@ -255,9 +258,33 @@ class Gardener:
             self._rest()
         else:
             self._advance(commands, context, tick=True)
+        if self.ending.decides():
+            self.ending.conclude()
         if "blend" in self._planes:
             self.judge.measure()  # where a ramp begins
         return self.validation
+
+    def tick_again(self) -> None:
+        """Tick the lifecycle on the evidence that there is: nothing was trained since `tick`."""
+        self.judge.reach_verdicts()
+        self._advance([], self._context(), tick=True)
+
+    def conclude(self) -> int:
+        """End the run's growth, between two steps: every seed under way is kept or withdrawn.
+
+        Where `GardenerConfig.epochs` says how long the run is, `tick` does so by itself at the last
+        tick that leaves a quarter of a ramp; call this where the end comes otherwise. Seeds that the
+        gate keeps on the evidence that there is are kept; the others are cancelled, and what has
+        touched the host leaves along a ramp. Nothing germinates any more.
+
+        Returns:
+            Optimizer steps that are still to be made, until every ramp down has ended; 0 for none.
+        """
+        self.ending.called = True
+        if busy(self.garden):
+            self.validation = self._validate()
+            self.ending.conclude()
+        return self.ramps.steps_left()
 
     def parameters(self, *, promised: bool = False) -> int:
         """Parameters of the network that `fold` would give now.
@@ -338,6 +365,10 @@ class Gardener:
         """Whether the site was rewound so often that nothing germinates there any more."""
         return self._effects.embargoed(site)
 
+    def closed(self, site: str) -> bool:
+        """Whether nothing germinates at the site: it is embargoed, or the run ends too soon."""
+        return self.embargoed(site) or self.ending.forbids_germination()
+
     def saved(self) -> Tensor:
         """Bool `[N]`: seeds on trial whose cohort's snapshot is still there to return to."""
         saved = torch.zeros(len(self.garden.state), dtype=torch.bool)
@@ -358,12 +389,14 @@ class Gardener:
             "validation": (self.validation.loss, self.validation.metric),
             "queue": [asdict(command) for command in self.queue],
             "limits": self.limits.as_dict(),
+            "concluded": self.ending.called,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.validation = Validation(*state["validation"])
         self.queue = deque(Command(**command) for command in state["queue"])
+        self.ending.called = state["concluded"]
         self.moves += 1
         for name, value in state["limits"].items():
             self.limits.override(name, value)
@@ -396,7 +429,8 @@ class Gardener:
 
     def _context(self) -> ContextTable:
         learned = self._aside.judge(self.validation)
-        standing = self._contest.standing(learned, len(self.trial.rows()))
+        on_trial, late = len(self.trial.rows()), self.ending.forbids_grafts()
+        standing = self._contest.standing(learned, on_trial, late=late)
         readings = Readings(
             state=self.garden.state,
             validation_loss=self.validation.loss,
@@ -412,7 +446,6 @@ class Gardener:
         return context if self._agree is None else self._agree(context)
 
     def _propose(self) -> Proposal:
-        embargoed = self._effects.embargoed
         seen = observe(
             self.garden,
             self.clock,
@@ -422,9 +455,9 @@ class Gardener:
             epochs=self.config.epochs,
             parameters=self.parameters(promised=True),
             rewinds=self._effects.rewinds,
-            embargoed=embargoed,
+            embargoed=self.embargoed,
         )
-        mask = action_mask(self.garden, embargoed)
+        mask = action_mask(self.garden, self.closed)
         proposal = self.controller.propose(seen, mask)
         self._refuse_illegal(proposal, mask)
         self.journal.decision(seen, int(mask.sum()), proposal, self.controller.name)
@@ -434,10 +467,12 @@ class Gardener:
         lifecycle = self.garden.state.lifecycle
         for command in proposal.commands:
             if not mask[command.row, lifecycle.event(command.event)]:
+                why = f": {TOO_LATE}" if self.ending.forbids_germination() else ""
                 raise KasminaError(
                     f"controller '{self.controller.name}' proposed '{command.event}' for "
                     f"{self.garden.address(command.row)} in state "
                     f"{self.garden.state.state(command.row).name}, which the action mask forbids"
+                    f"{why}"
                 )
 
     def _drain(self) -> Iterator[Command]:
@@ -458,7 +493,7 @@ class Gardener:
         reasons = {**self._contest.reasons, **{c.row: c.reason for c in commands}}
         self.journal.result(result, reasons)
         self._holdings.bind(commands, result)
-        self.ramps.turn(result.rows)
+        self.ramps.turn(result.rows, self.ending.left())
         self._holdings.release()
         refused = self._holdings.allocate()
         self._effects.apply(result)

@@ -41,6 +41,7 @@ class Ledger:
         self.integral = PathIntegral(n)
         self.loss_at_graft = torch.full((n,), torch.nan)
         self._sum, self._count, self._before = 0.0, 0, float("nan")
+        self._steady = 0.0
 
     def add_loss(self, loss: float) -> None:
         """Count one batch's training loss, nats."""
@@ -56,8 +57,10 @@ class Ledger:
         """1 minus the relative rise of the training loss from epoch to epoch, in [0, 1].
 
         A fall is no unrest: on a task that is learned to the end the loss falls by a third an
-        epoch for ever.
+        epoch for ever. Before an epoch's first step it is that of the epoch before.
         """
+        if not self._count:
+            return self._steady
         now, before = self.train_loss, self._before
         if not now < float("inf") or not before < float("inf"):
             return 0.0
@@ -66,7 +69,7 @@ class Ledger:
     def end_epoch(self) -> None:
         """Start the next epoch's mean."""
         if self._count:
-            self._before = self.train_loss
+            self._steady, self._before = self.stability(), self.train_loss
         self._sum, self._count = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class Ledger:
             "integral": self.integral.state_dict(),
             "loss_at_graft": self.loss_at_graft.clone(),
             "loss": torch.tensor([self._sum, self._count, self._before], dtype=torch.float64),
+            "steady": self._steady,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -83,3 +87,4 @@ class Ledger:
         self.loss_at_graft = state["loss_at_graft"].clone()
         loss: Tensor = state["loss"]
         self._sum, self._count, self._before = float(loss[0]), int(loss[1]), float(loss[2])
+        self._steady = float(state["steady"])

@@ -17,13 +17,13 @@ from kasmina.growth.validation import Validation
 from kasmina.sites import Garden, Passage, SiteLayer
 
 
-def action_mask(garden: Garden, embargoed: Callable[[str], bool]) -> NDArray[np.bool_]:
-    """Bool `[N, events]`: the generated table by row; rows of embargoed sites start nothing new."""
+def action_mask(garden: Garden, closed: Callable[[str], bool]) -> NDArray[np.bool_]:
+    """Bool `[N, events]`: the generated table by row; rows of closed sites start nothing new."""
     lifecycle = garden.state.lifecycle
     codes = garden.state.codes.cpu().numpy()
     mask: NDArray[np.bool_] = lifecycle.tables.LEGAL_COMMANDS[codes].copy()
     for path, site in garden.sites.items():
-        if embargoed(path):
+        if closed(path):
             rows = slice(site.first_row, site.first_row + site.n_seeds)
             mask[rows] &= (codes[rows] != lifecycle.initial)[:, None]
     return mask

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kasmina.bus.masks import ActionMask, SiteRows, quoted
 from kasmina.grafting import GraftingStrategyRegistry, StrategyError, strategy_number
+from kasmina.growth.contest import TOO_LATE
 from kasmina.growth.controller import Command
 from kasmina.growth.gardener import Gardener
 from kasmina.growth.observation import action_mask
@@ -94,7 +95,7 @@ class Orders:
         self._mask = ActionMask(
             run=self._run,
             sites=self._sites,
-            legal=action_mask(self._garden, gardener.embargoed),
+            legal=action_mask(self._garden, gardener.closed),
             events=self._events,
             states=_Named(codes, self._names),
             generations=state["generation"].cpu().numpy().copy(),
@@ -304,6 +305,9 @@ class Orders:
                 times = self._gardener.config.max_rewinds
                 return self._no("guard", f"site {path or '.'!r} was rewound {times} times, so "
                                 "nothing germinates there any more", state=initial)  # fmt: skip
+            if self._gardener.closed(path):
+                return self._no("guard", f"{TOO_LATE}, so nothing germinates any more",
+                                state=initial)  # fmt: skip
         return None
 
     def _blueprint(self, rows: Iterable[int], name: str | None) -> Refused | None:

@@ -99,11 +99,16 @@ class Ramps:
         self._ledger.integral.start(rows)
         self.choices.choose(rows.tolist(), self._loss)
 
-    def turn(self, rows: Tensor) -> None:
-        """The rows have just moved; those that withdraw begin their way down."""
+    def turn(self, rows: Tensor, left: float = math.inf) -> None:
+        """The rows have just moved; those that withdraw begin their way down.
+
+        Args:
+            rows: of the state tensor.
+            left: optimizer steps that the run still has; a ramp down ends within them, if any.
+        """
         leaving = rows[mask_in(self._garden.state, "plane", "withdraw")[rows]]
         if len(leaving):
-            self._aim(leaving, 0.0, self._length)
+            self._aim(leaving, 0.0, int(left) if 1 <= left < self._length else self._length)
 
     def tick(self, validation_loss: float) -> None:
         """An epoch has ended, with this validation loss in nats; before the lifecycle's step."""
@@ -130,6 +135,14 @@ class Ramps:
             self._ledger.integral.add(moved, gradient[moved], step[went])
         if len(leaving):
             self._write(leaving, {})
+
+    def steps_left(self) -> int:
+        """Optimizer steps until every seed that withdraws has left."""
+        state = self._garden.state
+        leaving = rows_in(state, "plane", "withdraw")
+        leaving = leaving[state["alpha"][leaving] > 0].cpu()
+        left = self._lengths[leaving] - state["ramp_steps"].cpu()[leaving]
+        return int(left.max()) if len(left) else 0
 
     def pause(self, rows: Sequence[int]) -> None:
         """Leave alpha of these ramps as it is until `resume`; raises `KasminaError`."""

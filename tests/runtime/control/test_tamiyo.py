@@ -159,7 +159,9 @@ def test_when_no_seed_is_free_the_reason_says_so() -> None:
     """The mask forbids all."""
     seen = _observe(2)
     proposal = TamiyoController(AT_ONCE).propose(seen, np.zeros_like(_mask(seen)))
-    assert proposal.reason == "no seed is free to germinate"
+    assert (
+        proposal.reason == "no seed may germinate: none is free, or too little of the run is left"
+    )
 
 
 def test_its_memory_comes_back() -> None:

@@ -1,0 +1,163 @@
+"""A run's end: no seed is under way then, and what was not kept has left without a jump."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from kasmina.control import TamiyoController
+from kasmina.control.tamiyo import TamiyoConfig
+from kasmina.errors import KasminaError
+from kasmina.growth import Command, GrowConfig, RunResult, grow, replay
+from kasmina.growth.ending import ticks_until
+from kasmina.lifecycle import Lifecycle
+from kasmina.observe.log import EventLog, read_log
+from tests.runtime.growth.gardens import GERMINATE, QUICK, Bed, assert_same, germinate
+from tests.runtime.growth.test_run import TASK
+
+TOO_LATE = "too little of the run is left to graft and to be judged"
+LEAST = 8  # epochs of 4 steps: asked for at 1, grafts at 5, ramps 2 epochs up, and 1 down
+ENDS = [(LEAST, "GRAFTING"), (10, "STABILIZATION"), (11, "EVALUATING"), (12, "FINE_TUNING")]
+
+
+def lived(epochs: int, **settings: object) -> tuple[Bed, list[str], list[float]]:
+    """A run to its end: the seed's states and alphas after each step and tick."""
+    bed = Bed(germinate(0), epochs=epochs, twin_sample=0, **settings)  # type: ignore[arg-type]
+    states, alphas = [], []
+    for _ in range(epochs):
+        for _ in range(4):
+            bed.batch()
+            alphas.append(float(bed.gardener.garden.state["alpha"][0]))
+        bed.gardener.tick()
+        states.append(bed.states[0])
+    return bed, states, alphas
+
+
+@pytest.mark.parametrize(("epochs", "before"), ENDS)
+def test_a_seed_that_the_gate_would_keep_is_kept(epochs: int, before: str) -> None:
+    """Wherever it was, it is decided an epoch before the end."""
+    bed, states, alphas = lived(epochs)
+    assert states[-3:] == [before, "FOSSILIZED", "FOSSILIZED"]
+    cost = bed.gardener.garden.site_of(0).pool("mlp").kind.cost().parameters
+    assert bed.gardener.parameters() == 41 + cost
+    assert alphas[-1] == 1.0
+
+
+@pytest.mark.parametrize("limit", ["min_evaluation_score", "min_improvement"])
+@pytest.mark.parametrize("epochs", [LEAST, 12])
+def test_a_seed_that_it_would_not_keep_leaves_along_its_ramp(epochs: int, limit: str) -> None:
+    """No parameter and no jump is left: alpha falls step by step through the last epoch."""
+    bed, states, alphas = lived(epochs, limits={**QUICK, limit: 10.0})
+    assert states[-1] == {"min_evaluation_score": "CULLED", "min_improvement": "CANCELLED"}[limit]
+    assert max(alphas) == 1.0
+    assert alphas[-1] == 0.0
+    assert max(abs(after - before) for before, after in pairwise(alphas)) <= 0.2501
+    assert bed.gardener.parameters() == 41
+    assert int(bed.gardener.garden.state["blueprint_slot"][0]) == -1
+
+
+def test_nothing_changes_where_all_have_ended() -> None:
+    """A planned end alone moves no bit."""
+    runs = []
+    for epochs in (20, None):
+        torch.manual_seed(3)
+        bed = Bed(germinate(0), epochs=epochs)
+        for _ in range(20):
+            bed.epoch()
+        runs.append(bed)
+    planned, open_ = runs
+    assert planned.states == open_.states
+    assert planned.states[0] == "FOSSILIZED"
+    assert_same(planned.model.state_dict(), open_.model.state_dict())
+
+
+def test_what_cannot_be_judged_any_more_does_not_graft(tmp_path: Path) -> None:
+    """A candidate that learns for too long is culled by the lifecycle, and the log says why."""
+    slow = {**QUICK, "training_patience": 1000}
+    with EventLog(tmp_path / "events.jsonl", "test-0") as log:
+        bed, states, _ = lived(14, limits=slow, log=log)
+    assert states[-3:] == ["CULLED"] * 3
+    assert "GRAFTING" not in states
+    found = [r for r in read_log(tmp_path / "events.jsonl") if r.kind == "transition"]
+    assert (found[-1].fields["event"], found[-1].fields["reason"]) == ("fail", TOO_LATE)
+    assert bed.gardener.parameters() == 41
+
+
+def test_what_could_not_graft_any_more_does_not_germinate() -> None:
+    """The mask forbids it, and whoever proposes it all the same is told why."""
+    with pytest.raises(KasminaError) as error:
+        lived(LEAST - 1)
+    assert str(error.value) == (
+        "controller 'scripted' proposed 'request_germination' for test/.[0]#0 in state DORMANT, "
+        f"which the action mask forbids: {TOO_LATE}"
+    )
+
+
+def test_a_run_without_a_planned_end_is_concluded_by_a_call() -> None:
+    """The answer is how many steps the withdrawal takes; then nothing grows any more."""
+    bed = Bed(germinate(0), limits={**QUICK, "min_improvement": 10.0})
+    bed.until("STABILIZATION")
+    before = bed.gardener.loss()
+    assert bed.gardener.conclude() == 8
+    assert bed.gardener.loss() == before
+    assert bed.states[:2] == ["CANCELLED", "DORMANT"]
+    for _ in range(8):
+        bed.batch()
+    assert bed.gardener.conclude() == 0
+    assert bed.gardener.parameters() == 41
+    bed.gardener.request(Command(GERMINATE, 2, "test"))
+    bed.gardener.tick()
+    assert bed.states[2] == "CANCELLED"
+    other = Bed()
+    other.gardener.load_state_dict(bed.gardener.state_dict())
+    assert other.gardener.closed(".")
+
+
+def _run(path: Path, epochs: int, stop_at: int = 10**9) -> RunResult:
+    limits = {**QUICK, "min_evaluation_score": -10.0, "min_improvement": 10.0}
+    with EventLog(path, "products-0") as log:
+        steps = iter(range(stop_at))
+        return grow(
+            TASK,
+            GrowConfig(epochs=epochs, limits=limits),
+            controller=TamiyoController(TamiyoConfig(first=0.1)),
+            log=log,
+            gardening={"ramp_steps": 6},
+            stop=lambda: next(steps, None) is None,
+        )
+
+
+def test_a_whole_run_ends_with_no_seed_under_way(tmp_path: Path) -> None:
+    """Its log tells who was stopped and why, and replays to the same end."""
+    result = _run(tmp_path / "events.jsonl", 20)
+    assert result.params_final == result.params_start
+    assert set(result.states) <= {"DORMANT", "CULLED", "CANCELLED"}
+    assert result.states["CANCELLED"] == 2
+    log = read_log(tmp_path / "events.jsonl")
+    moved = [r for r in log if r.kind == "transition" and r.fields["to"] == "CANCELLED"]
+    assert {r.fields["reason"] for r in moved} == {
+        "the run ends, and what evidence there is takes it no further"
+    }
+    report = replay(tmp_path)
+    assert report.mismatches == []
+    assert report.states == result.states
+
+
+def test_an_interrupted_run_is_not_concluded(tmp_path: Path) -> None:
+    """It is to be resumed, so its seeds stay under way."""
+    result = _run(tmp_path / "events.jsonl", 20, stop_at=90)
+    assert result.status == "interrupted"
+    assert result.steps == 90
+    assert not set(result.states) & {"CANCELLED", "CULLED"}
+    assert result.states != {"DORMANT": 2}
+    assert replay(tmp_path).mismatches == []
+
+
+def test_the_shortest_way_to_the_host() -> None:
+    """One tick waits for room and three learn; the earlier lifecycle has no room to wait for."""
+    assert ticks_until(Lifecycle.default(), "blend") == 4
+    assert ticks_until(Lifecycle.v1(), "blend") == 3
+    assert ticks_until(Lifecycle.default(), "shadow") == 1
