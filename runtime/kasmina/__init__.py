@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kasmina.checkpoint import CheckpointManager
     from kasmina.control import TamiyoController
     from kasmina.errors import KasminaError
-    from kasmina.grafting import strategy
+    from kasmina.grafting import GraftingStrategy, strategy
     from kasmina.growth import Controller, Gardener, GardenerConfig, Task
     from kasmina.growth.outside import Outside, OutsideConfig
     from kasmina.lifecycle import (
@@ -46,6 +46,7 @@ _ROOM_OF = {
     "EventLog": "observe.log",
     "Gardener": "growth",
     "GardenerConfig": "growth",
+    "GraftingStrategy": "grafting",
     "GuardRefused": "lifecycle",
     "HybridKasminaLayer": "sites",
     "IllegalTransition": "lifecycle",
@@ -79,6 +80,7 @@ __all__ = [
     "EventLog",
     "Gardener",
     "GardenerConfig",
+    "GraftingStrategy",
     "GuardRefused",
     "HybridKasminaLayer",
     "IllegalTransition",

@@ -4,15 +4,14 @@ A kind is stateless: it says which parameters one seed has and computes with par
 given, stacked over many seeds. That lets a `BlueprintPool` own the numbers and a kernel take the
 place of `forward`.
 
-    @blueprint("bottleneck")
-    class Bottleneck(Blueprint): ...
+    @kasmina.blueprint("bottleneck")
+    class Bottleneck(kasmina.Blueprint): ...
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import cached_property
 from inspect import signature
 from math import prod
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from kasmina.blueprints.options import Legal, Whole
 from kasmina.blueprints.shape import BlueprintError, Cost, SiteShape
 from kasmina.kernels.together import Units
+from kasmina.registry import Registry
 
 Parameters = Mapping[str, Tensor]  # name -> [S, ...]
 
@@ -149,7 +149,9 @@ class Blueprint(ABC):
 
 
 Kind = TypeVar("Kind", bound=type[Blueprint])
-_KINDS: dict[str, type[Blueprint]] = {}
+_KINDS: Registry[type[Blueprint]] = Registry(
+    "blueprint", "kasmina.blueprint", "low_rank", BlueprintError
+)
 
 
 def blueprint(name: str) -> Callable[[Kind], Kind]:
@@ -160,21 +162,15 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
     """
 
     def register(kind: Kind) -> Kind:
+        _KINDS.refuse(name)
         if not (isinstance(kind, type) and issubclass(kind, Blueprint)):
             raise BlueprintError(
                 f"blueprint {name!r}: {kind!r} is no class derived from kasmina.Blueprint"
             )
-        if not name.isidentifier():
-            raise BlueprintError(f"{name!r} is no plain word; name the blueprint like 'low_rank'")
         if hasattr(nn.ModuleDict, name):
             raise BlueprintError(f"{name!r} cannot name a blueprint; nn.ModuleDict uses it itself")
-        if name in _KINDS:
-            raise BlueprintError(
-                f"blueprint {name!r} is already registered by {_KINDS[name].__qualname__}; choose "
-                "another name"
-            )
+        _KINDS.add(name, kind, kind)
         kind.name = name
-        _KINDS[name] = kind
         return kind
 
     return register
@@ -182,13 +178,12 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
 
 def known_blueprints() -> tuple[str, ...]:
     """The registered names, in the order of registration."""
-    return tuple(_KINDS)
+    return _KINDS.names()
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Refuse further arguments that the kind `name` cannot have; raises `BlueprintError`."""
-    blueprint_kind(name)
-    _KINDS[name].check(options)
+    _KINDS.get(name).check(options)
 
 
 def blueprint_kind(name: str) -> Callable[..., Blueprint]:
@@ -197,8 +192,4 @@ def blueprint_kind(name: str) -> Callable[..., Blueprint]:
     Raises:
         BlueprintError: there is none; lists the known ones.
     """
-    if name not in _KINDS:
-        near = get_close_matches(name, _KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise BlueprintError(f"unknown blueprint {name!r}; known: {', '.join(_KINDS)}{hint}")
-    return _KINDS[name]
+    return _KINDS.get(name)

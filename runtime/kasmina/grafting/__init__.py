@@ -1,5 +1,6 @@
 """Grafting: the strategies that move a seed's alpha, and what learns which of them works."""
 
+from kasmina.grafting.moving import move, reads
 from kasmina.grafting.ramp import Ramp
 from kasmina.grafting.registry import (
     LEARNED,
@@ -7,9 +8,9 @@ from kasmina.grafting.registry import (
     GraftingStrategy,
     GraftingStrategyRegistry,
     StrategyError,
-    move,
-    reads,
+    known_strategies,
     strategy,
+    strategy_by_name,
     strategy_by_number,
     strategy_number,
 )
@@ -38,9 +39,11 @@ __all__ = [
     "Ramp",
     "StrategyError",
     "StrategySelector",
+    "known_strategies",
     "move",
     "reads",
     "strategy",
+    "strategy_by_name",
     "strategy_by_number",
     "strategy_number",
 ]

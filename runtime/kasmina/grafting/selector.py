@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kasmina.grafting.registry import GraftingStrategyRegistry, StrategyError, strategy
+from kasmina.grafting.registry import StrategyError, known_strategies, strategy_by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class StrategySelector:
     """
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
-        names = GraftingStrategyRegistry.names() if names is None else tuple(names)
+        names = known_strategies() if names is None else tuple(names)
         for name in names:
-            strategy(name)
+            strategy_by_name(name)
         if not names or len(set(names)) < len(names):
             raise StrategyError(
                 f"a selector needs each of its strategies once, and one at least; got {list(names)}"

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from kasmina.grafting.ramp import Ramp
-from kasmina.grafting.registry import GraftingStrategyRegistry
+from kasmina.grafting.registry import strategy
 
 
-@GraftingStrategyRegistry.register("linear")
+@strategy("linear")
 class Linear:
     """alpha = p: the fade-in of Karras et al. 2018, Progressive Growing of GANs."""
 
@@ -33,7 +33,7 @@ class Linear:
         return ramp.progress
 
 
-@GraftingStrategyRegistry.register("cosine")
+@strategy("cosine")
 class Cosine:
     """alpha = (1 - cos(pi p)) / 2: slow at both ends.
 
@@ -65,7 +65,7 @@ def bounded(exponent: Tensor) -> Tensor:
     return torch.exp2(exponent.clamp(-1, 1))
 
 
-@GraftingStrategyRegistry.register("drift_controlled")
+@strategy("drift_controlled")
 class DriftControlled:
     """Linear, but waits while the host's weights drift: pace 0 where `drift > threshold`, else 1.
 
@@ -87,7 +87,7 @@ class DriftControlled:
         return paced(ramp, (~(ramp.drift > self.threshold)).float())
 
 
-@GraftingStrategyRegistry.register("momentum")
+@strategy("momentum")
 class Momentum:
     """Faster while validation gets better: pace `2 ** (-trend / scale)`, in [1/2, 2].
 
@@ -104,7 +104,7 @@ class Momentum:
         return paced(ramp, None if ramp.trend is None else bounded(-ramp.trend / self.scale))
 
 
-@GraftingStrategyRegistry.register("adaptive")
+@strategy("adaptive")
 class Adaptive:
     """A ramp as long as the loss is unsteady: length times `2 ** (1 - 2 stability)`.
 
@@ -120,7 +120,7 @@ class Adaptive:
         return paced(ramp, None if ramp.stability is None else bounded(2 * ramp.stability - 1))
 
 
-@GraftingStrategyRegistry.register("performance_linked")
+@strategy("performance_linked")
 class PerformanceLinked:
     """Faster for a seed that earns it: pace `2 ** (score / scale)`, in [1/2, 2].
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 from numpy.typing import NDArray
 
 from kasmina.bus.masks import ActionMask, SiteRows, quoted
-from kasmina.grafting import GraftingStrategyRegistry, StrategyError, strategy_number
+from kasmina.grafting import StrategyError, known_strategies, strategy_number
 from kasmina.growth.contest import TOO_LATE
 from kasmina.growth.controller import Command
 from kasmina.growth.gardener import Gardener
@@ -322,7 +322,7 @@ class Orders:
         try:
             strategy_number(name)
         except StrategyError:
-            return self._unknown("grafting strategy", name, GraftingStrategyRegistry.names())
+            return self._unknown("grafting strategy", name, known_strategies())
         return None
 
     def _limit(self, name: str, value: float) -> Refused | None:

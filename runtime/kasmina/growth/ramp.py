@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -122,19 +122,28 @@ class Ramps:
 
         Args:
             gradient: dL/dalpha before it, float32 `[N]`; None where no seed blends.
+
+        Raises:
+            StrategyError: a strategy gave no legal alpha; nothing was moved.
         """
         state = self._garden.state
         blending, leaving = rows_in(state, "plane", "blend"), rows_in(state, "plane", "withdraw")
         blending = blending[~self._paused[blending.cpu()].to(blending.device)]
         leaving = leaving[state["alpha"][leaving] > 0]
+        found = []  # all of them before the first is written: a strategy may fail
         if gradient is not None and len(blending):
-            before = state["alpha"][blending]
-            step = self._write(blending, self._measured(blending)) - before
-            went = step.nonzero().squeeze(1)  # who waits, or has arrived, gathers no evidence
-            moved = blending[went]
-            self._ledger.integral.add(moved, gradient[moved], step[went])
+            found.append((blending, *self._next(blending, self._measured(blending))))
         if len(leaving):
-            self._write(leaving, {})
+            found.append((leaving, *self._next(leaving, {})))
+        for rows, alpha, steps in found:
+            before = state["alpha"][rows]
+            with state.commit():
+                state["alpha"][rows], state["ramp_steps"][rows] = alpha, steps
+            if rows is blending and gradient is not None:
+                step = alpha - before
+                went = step.nonzero().squeeze(1)  # who waits, or has arrived, gathers no evidence
+                moved = blending[went]
+                self._ledger.integral.add(moved, gradient[moved], step[went])
 
     def steps_left(self) -> int:
         """Optimizer steps until every seed that withdraws has left."""
@@ -200,8 +209,8 @@ class Ramps:
         self._start[at] = state["alpha"][rows].cpu()
         self._target[at], self._lengths[at], self._paused[at] = target, steps, False
 
-    def _write(self, rows: Tensor, measured: Mapping[str, Tensor]) -> Tensor:
-        """Move the rows one step; returns their new alpha."""
+    def _next(self, rows: Tensor, measured: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Alpha of the rows and the steps of their ramps after one more."""
         state, at = self._garden.state, rows.cpu()
         now, steps = state["alpha"][rows], state["ramp_steps"][rows] + 1
 
@@ -210,12 +219,11 @@ class Ramps:
 
         ramp = Ramp(steps, of(self._lengths), now, **measured)
         numbers = state["grafting_strategy"][rows]
-        alpha = move(numbers, ramp, of(self._start), of(self._target))
+        who: Callable[[int], str] = lambda at: str(self._garden.address(int(rows[at])))
+        alpha = move(numbers, ramp, of(self._start), of(self._target), who)
         if not bool((alpha >= 0).all()):  # NaN: `update` refuses it, and tells of the row
             state.update(rows, {"alpha": alpha})
-        with state.commit():
-            state["alpha"][rows], state["ramp_steps"][rows] = alpha, steps
-        return alpha
+        return alpha, steps
 
     def _measured(self, rows: Tensor) -> dict[str, Tensor]:
         """What the rows' strategies want to know; NaN where it is not known yet."""

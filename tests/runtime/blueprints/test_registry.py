@@ -80,6 +80,14 @@ def test_unknown_name() -> None:
             "blueprint 'mlp' is already registered by Mlp; choose another name",
         ),
         ("my kind", Shift, "'my kind' is no plain word; name the blueprint like 'low_rank'"),
+        (
+            Shift,
+            Shift,
+            (
+                "kasmina.blueprint needs a name: write @kasmina.blueprint('low_rank'); got <class "
+                f"{Shift.__module__ + '.Shift'!r}>"
+            ),
+        ),
         ("values", Shift, "'values' cannot name a blueprint; nn.ModuleDict uses it itself"),
         (
             "other",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kasmina.grafting import GraftingStrategyRegistry, StrategyError, StrategySelector
+from kasmina.grafting import StrategyError, StrategySelector, known_strategies
 
 ARMS = ("linear", "cosine", "momentum", "adaptive")
 MEANS = dict(zip(ARMS, (0.45, 0.5, 0.75, 0.3), strict=True))
@@ -86,7 +86,7 @@ def test_deterministic_and_resumable(steps: list[tuple[bool, float]]) -> None:
 
 def test_by_default_all_strategies_compete() -> None:
     """Those of one's own too."""
-    assert StrategySelector().names == GraftingStrategyRegistry.names()
+    assert StrategySelector().names == known_strategies()
 
 
 def test_refusals() -> None:

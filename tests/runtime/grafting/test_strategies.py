@@ -16,14 +16,18 @@ from kasmina.grafting import (
     UNDECIDED,
     Adaptive,
     DriftControlled,
+    GraftingStrategy,
     GraftingStrategyRegistry,
+    Linear,
     Momentum,
     PerformanceLinked,
     Ramp,
     StrategyError,
+    known_strategies,
     move,
     reads,
     strategy,
+    strategy_by_name,
     strategy_by_number,
     strategy_number,
 )
@@ -50,7 +54,9 @@ def walk(name: str, length: int, **measured: float) -> list[float]:
     """Alpha step by step, until it is 1 or twice the length is over."""
     path = [0.0]
     while path[-1] < 1 and len(path) <= 2 * length:
-        path.append(float(strategy(name).alpha(ramp([len(path)], length, path[-1], **measured))))
+        path.append(
+            float(strategy_by_name(name).alpha(ramp([len(path)], length, path[-1], **measured)))
+        )
     return path
 
 
@@ -58,7 +64,7 @@ def walk(name: str, length: int, **measured: float) -> list[float]:
 @pytest.mark.parametrize("length", [1, 2, 7, 100, 333])
 def test_monotone_from_0_to_exactly_1(name: str, length: int) -> None:
     """A strategy starts at 0, never falls, and without measurements ends after `length` steps."""
-    alpha = strategy(name).alpha(ramp(list(range(length + 3)), length))
+    alpha = strategy_by_name(name).alpha(ramp(list(range(length + 3)), length))
     assert alpha.dtype == torch.float32
     assert alpha[0] == 0
     assert (alpha.diff() >= 0).all()
@@ -68,8 +74,8 @@ def test_monotone_from_0_to_exactly_1(name: str, length: int) -> None:
 def test_formulas() -> None:
     """Linear is p, cosine is (1 - cos(pi p)) / 2."""
     quarter = ramp([1, 2], 4)
-    assert strategy("linear").alpha(quarter).tolist() == [0.25, 0.5]
-    assert strategy("cosine").alpha(quarter).tolist() == pytest.approx([0.1464466, 0.5])
+    assert strategy_by_name("linear").alpha(quarter).tolist() == [0.25, 0.5]
+    assert strategy_by_name("cosine").alpha(quarter).tolist() == pytest.approx([0.1464466, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_formulas() -> None:
 def test_paces(name: str, measured: float, pace: float) -> None:
     """One step of 100 moves alpha by the pace over the length; what is unknown is pace 1."""
     seen = {PACED[name][0]: measured}
-    alpha = strategy(name).alpha(ramp([30], 100, 0.3, **seen))
+    alpha = strategy_by_name(name).alpha(ramp([30], 100, 0.3, **seen))
     assert alpha.item() == pytest.approx(0.3 + pace / 100, abs=1e-6)
 
 
@@ -124,7 +130,7 @@ def test_whatever_is_measured_alpha_rises_to_1(
     alpha, path = 0.0, [0.0]
     for step in range(1, 2 * length + 1):
         seen = {PACED[name][0]: measured[step - 1]}
-        alpha = float(strategy(name).alpha(ramp([step], length, alpha, **seen)))
+        alpha = float(strategy_by_name(name).alpha(ramp([step], length, alpha, **seen)))
         path.append(alpha)
     assert path[-1] == 1.0
     assert all(0 <= a <= b <= 1 for a, b in pairwise(path))
@@ -134,20 +140,22 @@ def test_seeds_of_one_ramp_go_at_their_own_pace() -> None:
     """Vectorised: each element of the measurement belongs to its seed."""
     scores = torch.tensor([-1.0, 0.0, 1.0])
     seen = replace(ramp([1, 1, 1], 10), score=scores)
-    assert strategy("performance_linked").alpha(seen).tolist() == pytest.approx([0.05, 0.1, 0.2])
+    assert strategy_by_name("performance_linked").alpha(seen).tolist() == pytest.approx(
+        [0.05, 0.1, 0.2]
+    )
 
 
 def test_a_length_below_1_ends_at_once() -> None:
     """A ramp without length is over after its first step."""
     for name in BUILT_IN:
-        assert strategy(name).alpha(ramp([1], 0)).tolist() == [1.0]
+        assert strategy_by_name(name).alpha(ramp([1], 0)).tolist() == [1.0]
 
 
 def test_numbers_are_stable() -> None:
     """The built-in strategies have the first numbers, in the order of registration."""
-    assert GraftingStrategyRegistry.names()[:6] == BUILT_IN
+    assert known_strategies()[:6] == BUILT_IN
     assert strategy_number("cosine") == 1
-    assert strategy_by_number(1) is strategy("cosine")
+    assert strategy_by_number(1) is strategy_by_name("cosine")
     assert strategy_number(LEARNED) == UNDECIDED == -1
 
 
@@ -204,14 +212,14 @@ def test_a_strategy_is_told_what_it_reads() -> None:
 def test_a_restless_network_has_a_longer_ramp() -> None:
     """Adaptive: stability 0, 1/2 and 1 make 20, 10 and 5 steps of 10."""
     assert [len(walk("adaptive", 10, stability=s)) - 1 for s in (0.0, 0.5, 1.0)] == [20, 10, 5]
-    assert isinstance(strategy("adaptive"), Adaptive)
+    assert isinstance(strategy_by_name("adaptive"), Adaptive)
 
 
 def square_for_test() -> None:
     """Register a strategy, once in a process."""
-    if "square_for_test" not in GraftingStrategyRegistry.names():
+    if "square_for_test" not in known_strategies():
 
-        @GraftingStrategyRegistry.register("square_for_test")
+        @strategy("square_for_test")
         class Square:
             def alpha(self, ramp: Ramp) -> Tensor:
                 return ramp.progress.square()
@@ -220,14 +228,53 @@ def square_for_test() -> None:
 def test_a_strategy_of_ones_own() -> None:
     """A decorated class gets the next number."""
     square_for_test()
-    assert strategy("square_for_test").alpha(ramp([1], 2)).tolist() == [0.25]
+    assert strategy_by_name("square_for_test").alpha(ramp([1], 2)).tolist() == [0.25]
+
+
+class Eager(Linear):
+    """Wants what nobody measures."""
+
+    reads = ("loss",)
+
+
+class Late(Linear):
+    """Wants an argument."""
+
+    def __init__(self, pace: float) -> None:
+        self.pace = pace
+
+
+def test_a_refused_strategy_is_not_registered() -> None:
+    """Nothing is left of it; the earlier system's name registers as well."""
+    before = known_strategies()
+    with pytest.raises(StrategyError):
+        strategy("late")(Late)
+    assert known_strategies() == before
+    assert GraftingStrategyRegistry.register is strategy
+
+
+def test_what_a_refused_alpha_is_told_as() -> None:
+    """Without a garden seeds are named by their place; the first few of many."""
+    square_for_test()
+    number = strategy_number("square_for_test")
+    seen, ends = ramp([1] * 5, 4, drift=0.0), (torch.zeros(5), torch.ones(5))
+    numbers = torch.tensor([number, 0, number, number, number])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategy_by_name("square_for_test"), "alpha", lambda ramp: [1.0])
+        with pytest.raises(StrategyError) as error:
+            move(numbers, seen, *ends)
+    assert str(error.value) == (
+        "grafting strategy 'square_for_test': alpha(ramp) gave list [1.0], for seed 0, seed 2, seed 3"
+        ", ...; legal: torch.float32 [5] on cpu, each in [0, 1]. Nothing was moved; compute it from "
+        "ramp.progress, element by element"
+    )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda: strategy("cosin"),
+            lambda: strategy_by_name("cosin"),
             (
                 r"^unknown grafting strategy 'cosin'; known: linear, cosine.*, or 'learned'; did you "
                 r"mean 'cosine'\?$"
@@ -239,16 +286,45 @@ def test_a_strategy_of_ones_own() -> None:
             r"^no grafting strategy has number -1; known: 0 linear, 1 cosine",
         ),
         (
-            lambda: GraftingStrategyRegistry.register("linear")(object),  # type: ignore[type-var]
+            lambda: strategy("linear")(object),  # type: ignore[type-var]
             r"^grafting strategy 'linear' is already registered by Linear; choose another name$",
         ),
         (
-            lambda: GraftingStrategyRegistry.register("learned")(object),  # type: ignore[type-var]
-            r"^'learned' means that a strategy is chosen; take another name$",
+            lambda: strategy("learned")(object),  # type: ignore[type-var]
+            r"^'learned' means that a strategy is chosen; choose another name$",
         ),
         (
-            lambda: GraftingStrategyRegistry.register("empty")(object),  # type: ignore[type-var]
-            r"^grafting strategy 'empty': object has no method alpha\(self, ramp: Ramp\) -> Tensor$",
+            lambda: strategy("empty")(object),  # type: ignore[type-var]
+            (
+                r"^grafting strategy 'empty': <class 'object'> is no class with alpha\(self, ramp: "
+                r"Ramp\) -> Tensor$"
+            ),
+        ),
+        (
+            lambda: strategy("my own")(Linear),
+            r"^'my own' is no plain word; name the grafting strategy like 'cosine'$",
+        ),
+        (
+            lambda: strategy(Linear)(Linear),  # type: ignore[arg-type]
+            (
+                r"^kasmina\.strategy needs a name: write @kasmina\.strategy\('cosine'\); got <class "
+                r"'kasmina\.grafting\.strategies\.Linear'>$"
+            ),
+        ),
+        (
+            lambda: strategy("late")(Eager),
+            (
+                r"^grafting strategy 'late': reads=\('loss',\); legal: a tuple of names among "
+                r"stability, trend, score, drift$"
+            ),
+        ),
+        (
+            lambda: strategy("late")(Late),
+            r"^grafting strategy 'late' cannot be made without arguments: .*'pace'$",
+        ),
+        (
+            lambda: strategy("late")(GraftingStrategy),
+            r"^grafting strategy 'late' cannot be made without arguments: .*",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kasmina.grafting import GraftingStrategyRegistry
+from kasmina.grafting import known_strategies
 from kasmina.growth import Command, Scripted
 from kasmina.sites import Site
 from tests.runtime.growth.gardens import GERMINATE, Bed
@@ -32,7 +32,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 def germinate(*rows: int) -> Sequence[Command]:
     """Of each site the kinds in turn, and every strategy."""
-    strategies = GraftingStrategyRegistry.names()[:6]  # those that are built in
+    strategies = known_strategies()[:6]  # those that are built in
     kinds = ("mlp", "gated") * 2 + ("mlp", "affine", "mlp") + ("low_rank",) * 2
     return [
         Command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,18 @@ import torch
 from torch import nn
 
 from kasmina.errors import KasminaError
-from kasmina.grafting import GraftingStrategyRegistry, StrategySelector, strategy_number
-from kasmina.growth import Command, ramp
+from kasmina.grafting import (
+    Ramp,
+    StrategyError,
+    StrategySelector,
+    known_strategies,
+    strategy_by_name,
+    strategy_number,
+)
+from kasmina.growth import Command
 from kasmina.growth.choosing import Choices
 from kasmina.growth.ramp import Drift
-from kasmina.lifecycle import InvalidUpdate
+from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, read_log
 from tests.runtime.growth.gardens import Bed, assert_same, germinate
 
@@ -46,14 +54,60 @@ def test_a_paused_ramp_waits_and_goes_on() -> None:
     assert alpha(bed) == 0.25
 
 
-def test_an_alpha_that_is_no_number_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy of a user's own that gives NaN is told so; the column stays as it was."""
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda ramp: None, "NoneType None"),
+        (lambda ramp: 0.5, "float 0.5"),
+        (lambda ramp: ramp.progress.double(), "torch.float64 [1] on cpu"),
+        (lambda ramp: ramp.steps, "torch.int32 [1] on cpu"),
+        (lambda ramp: ramp.progress.sum(), "torch.float32 [] on cpu"),
+        (lambda ramp: ramp.progress.repeat(2), "torch.float32 [2] on cpu"),
+        (lambda ramp: ramp.progress / 0 * 0, "nan at step 2 of 8, where alpha was 0.125"),
+        (lambda ramp: ramp.progress + 1, "1.25 at step 2 of 8, where alpha was 0.125"),
+        (lambda ramp: -ramp.progress, "-0.25 at step 2 of 8, where alpha was 0.125"),
+        (lambda ramp: ramp.steps.add_(1) / 8, "its values and wrote into ramp.steps"),
+    ],
+)
+def test_an_alpha_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: Callable[[Ramp], object], told: str
+) -> None:
+    """By strategy, seed and what is legal; the whole state stays as it was, and the run can go on."""
     bed = grafting()
     bed.batch()
-    monkeypatch.setattr(ramp, "move", lambda *_: torch.tensor([math.nan]))
-    with pytest.raises(InvalidUpdate, match=r"^column 'alpha', row 0: nan is not legal; float32"):
-        bed.batch()
-    assert alpha(bed) == 0.125
+    garden = bed.gardener.garden
+    before = garden.state.snapshot().columns
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy_by_name("linear"), "alpha", given, raising=False)
+        with pytest.raises(StrategyError) as error:
+            bed.batch()
+    assert str(error.value).startswith(
+        f"grafting strategy 'linear': alpha(ramp) gave {told}, for {garden.address(0)}; legal: "
+        "torch.float32 [1] on cpu, each in [0, 1]. Nothing was moved; "
+    )
+    assert_same(before, garden.state.snapshot().columns)
+    bed.batch()
+    assert alpha(bed) == 0.25
+
+
+def test_a_broken_strategy_moves_no_other_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed blends, another withdraws by a strategy that fails: neither moves."""
+    bed = grafting()
+    state, graft = bed.gardener.garden.state, int(state_of("GRAFTING"))
+    bed.batch()
+    state.update([1], {"lifecycle_state": int(state_of("CULLED")), "alpha": 0.5})
+    state.update([1], {"grafting_strategy": strategy_number("cosine")})
+    assert int(state.codes[0]) == graft
+    before = state.snapshot().columns
+    monkeypatch.setattr(strategy_by_name("cosine"), "alpha", lambda ramp: None, raising=False)
+    with pytest.raises(StrategyError, match=r"^grafting strategy 'cosine': .* NoneType None, for "):
+        bed.gardener.ramps.move(torch.zeros(len(state)))
+    assert_same(before, state.snapshot().columns)
+
+
+def state_of(name: str) -> int:
+    """The code of a state of the built-in lifecycle."""
+    return int(Lifecycle.default().State[name])
 
 
 def test_a_ramp_gets_another_end_on_its_way() -> None:
@@ -92,7 +146,7 @@ def test_an_aborted_ramp_falls_from_where_it_was() -> None:
     assert seen[-1] == 0.0
 
 
-@pytest.mark.parametrize("name", GraftingStrategyRegistry.names()[:6])
+@pytest.mark.parametrize("name", known_strategies()[:6])
 def test_every_strategy_brings_a_seed_through(name: str) -> None:
     """Within twice its length, with everything measured that it reads."""
     bed = grafting(name)
@@ -202,7 +256,7 @@ def test_a_run_learns_which_strategy_works(tmp_path: Path) -> None:
     bed.until("TRAINING")
     assert state["grafting_strategy"][:3].tolist() == [-1] * 3
     bed.until("GRAFTING")
-    names = GraftingStrategyRegistry.names()
+    names = known_strategies()
     assert state["grafting_strategy"][:3].tolist() == [strategy_number(n) for n in names[:3]]
     for _ in range(40):
         bed.epoch()
@@ -222,7 +276,7 @@ def test_a_rewind_is_the_worst_reward_and_is_not_forgotten() -> None:
     """The state goes back to before the graft, what was learned of it does not."""
     bed = Bed(germinate(0), strategy="learned")
     bed.until("GRAFTING")
-    name = GraftingStrategyRegistry.names()[0]
+    name = known_strategies()[0]
     bed.batch()
     bed.gardener.request(Command("emergency", 0, "test"))
     bed.gardener.tick()

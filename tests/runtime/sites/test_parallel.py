@@ -126,7 +126,7 @@ def test_a_users_kind_runs_its_own_forward(monkeypatch: pytest.MonkeyPatch) -> N
         def plain(self, params: Parameters) -> nn.Module:
             raise NotImplementedError
 
-    monkeypatch.setitem(registry._KINDS, "squash", Squash)
+    monkeypatch.setitem(registry._KINDS._entries, "squash", Squash)
     why = "no parallel kernel is generated for blueprint 'squash'; one of your own gets inline"
     results = []
     for backend in ("triton", "torch"):
