@@ -41,10 +41,10 @@ from kasmina.growth.optimizer import check_holds
 from kasmina.growth.planes import mask_in, planes_in_use
 from kasmina.growth.ramp import Ramps
 from kasmina.growth.rewind import Snapshot, Stateful
-from kasmina.growth.stepping import Stepper
+from kasmina.growth.stepping import Stepper, value_of
 from kasmina.growth.trial import CANCEL, TOUCHING, Trial
 from kasmina.growth.twin import Twin
-from kasmina.growth.validation import Validate, Validation, Validator
+from kasmina.growth.validation import Validate, Validation, Validator, refuse_nan
 from kasmina.lifecycle import ContextTable, LimitTable, StepResult, is_at_rest, rest, step
 from kasmina.observe.log import EventLog
 from kasmina.sites import Garden, Recorder
@@ -155,7 +155,7 @@ class Gardener:
         self.journal = Journal(log, self.garden, self.clock)
         self.ramps = Ramps(self.garden, self.ledger, config.ramp_steps, model, self.journal)
         self._agree = reduce_context
-        self._one_number = False
+        self._one_number = self._validated = False
         self.validator = Validator(model, validate)
         self._gates = gates_for(state.lifecycle.context_fields)
         check_holds(optimizer, dict(model.named_parameters()))
@@ -199,7 +199,7 @@ class Gardener:
         every ramp by one step, and rewinds at once where a cohort's graft diverges.
 
         Args:
-            loss: the batch's loss, 0-d, before any scaling; only its value is read.
+            loss: the batch's loss, one real number, before any scaling; only its value is read.
 
         Returns:
             Whether the step counts; False where it was rewound, or skipped by the scaler, so that a
@@ -208,8 +208,12 @@ class Gardener:
         Raises:
             NonFiniteLoss: the loss is not finite and there is no cohort to take back.
             StaleOptimizer: the optimizer does not hold a grown parameter any more.
+            KasminaError: the loss is no real number, or nothing has a gradient.
         """
-        value, scale = float(loss.detach()), self._stepper.prepare()
+        value = value_of(loss)
+        if math.isfinite(value):
+            self._holdings.refuse_unlearned()
+        scale = self._stepper.prepare()
         if self.trial.diverges(value, self._stepper.may_overflow):
             self._stepper.abandon()
             return False
@@ -397,6 +401,7 @@ class Gardener:
         self.validation = Validation(*state["validation"])
         self.queue = deque(Command(**command) for command in state["queue"])
         self.ending.called = state["concluded"]
+        self._validated = not math.isnan(self.validation.loss)
         self.moves += 1
         for name, value in state["limits"].items():
             self.limits.override(name, value)
@@ -407,18 +412,28 @@ class Gardener:
         with self.one_number():
             return self.measure().loss
 
-    def measure(self) -> Validation:
-        """One validation pass of the model as it stands; its cost is counted."""
+    def measure(self, *, first: bool = False) -> Validation:
+        """One validation pass of the model as it stands; its cost is counted.
+
+        Args:
+            first: make sure that an example passes the sites.
+        """
         with self.meter.forward(("validate", self.garden.signature()), FlopMeter.EVALUATE):
-            return self.validator.measure()
+            return self.validator.first() if first else self.validator.measure()
 
     def _validate(self) -> Validation:
         """Record what passes the sites where someone will read it, else only measure."""
+        first = not self._validated
         if "shadow" not in self._planes and not self._compares_sites():
-            return self.measure()
-        key = ("record", self.garden.signature())
-        with self.meter.forward(key, FlopMeter.EVALUATE):  # the backward pass is in it
-            return self.validator.record(self._recorders)
+            found = self.measure(first=first)
+        else:
+            key = ("record", self.garden.signature())
+            with self.meter.forward(key, FlopMeter.EVALUATE):  # the backward pass is in it
+                found = self.validator.record(self._recorders)
+        if first:
+            refuse_nan(found)
+            self._validated = True
+        return found
 
     def _compares_sites(self) -> bool:
         """Whether the controller may ask now which site is the narrowest."""

@@ -71,6 +71,22 @@ class Holdings:
         if not held.issuperset(self._grown):
             check_holds(optimizer, self._garden.pool_parameters())
 
+    def refuse_unlearned(self) -> None:
+        """Refuse a step from which nothing could learn, though there is a host that trains.
+
+        Raises:
+            KasminaError: none of the optimizer's parameters has a gradient.
+        """
+        held = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if any(p.grad is not None for p in held):
+            return
+        if any(p.requires_grad and id(p) not in self._grown for p in held):
+            raise KasminaError(
+                "step(loss): no parameter that the optimizer holds has a gradient, so nothing would "
+                "be learned; call torch.autograd.backward(loss) before it, after "
+                "optimizer.zero_grad()"
+            )
+
     def stateful(self) -> dict[str, Stateful]:
         """The ages of all rows, by bed."""
         return {f"kasmina.rows.{key}": guard for key, guard in self._guards.items()}

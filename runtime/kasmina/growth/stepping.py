@@ -7,7 +7,28 @@ step that the scaler skips because of an infinity is none: nothing has moved, so
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
+
+from kasmina.errors import KasminaError
+
+
+def value_of(loss: Tensor) -> float:
+    """A batch's loss as a number, from whatever device.
+
+    Raises:
+        KasminaError: it is no tensor of one real number that has a value.
+    """
+    if not isinstance(loss, Tensor):
+        found = f"{loss!r} of type {type(loss).__name__}"
+    elif loss.numel() != 1 or not loss.is_floating_point() or loss.is_meta:
+        found = f"{tuple(loss.shape)} of {loss.dtype} on {loss.device}"
+    else:
+        return float(loss.detach())
+    raise KasminaError(
+        f"step(loss): the loss is {found}; it must be the batch's loss as a tensor of one real "
+        "number: the one whose backward pass was made, with neither .item() nor reduction='none'"
+    )
 
 
 class Stepper:

@@ -8,15 +8,19 @@ through the graph that the host builds anyway, so parameters get no gradient and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kasmina.errors import KasminaError
-from kasmina.sites import Passage, Recorder
+from kasmina.growth.divergence import NonFiniteLoss
+from kasmina.sites import Garden, Passage, Recorder
 from kasmina.sites.passage import finished
 
 Validate = Callable[[], Tensor | tuple[Tensor, float] | tuple[Tensor, float, Tensor | None]]
@@ -62,12 +66,33 @@ class Validator:
     def __init__(self, model: nn.Module, validate: Validate) -> None:
         self._model = model
         self._validate = validate
+        self._starts = {
+            path: model.get_submodule(site.span[0].strip("."))
+            for path, site in Garden.of(model).sites.items()
+        }
 
     def measure(self) -> Validation:
         """Loss and metric, without a graph."""
         with evaluating(self._model), torch.no_grad():
             loss, metric, parts = self._call()
         return Validation(float(loss), metric, parts=parts)
+
+    def first(self) -> Validation:
+        """The same, and a refusal of what could never judge a seed.
+
+        Raises:
+            KasminaError: no example passes a site.
+        """
+        sizes: list[int] = []
+        note = partial(_note, sizes)
+        hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in self._starts.values()]
+        try:
+            found = self.measure()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        _refuse_empty(self._starts, sizes)
+        return found
 
     def gradients(self, leaves: Sequence[Tensor]) -> list[Tensor | None]:
         """The loss's gradients by `leaves`; None for one that it does not depend on."""
@@ -84,7 +109,9 @@ class Validator:
                 loss, metric, parts = self._call()
                 found = finished(list(recorders.values()), _with_graph(loss))
                 passages = dict(zip(recorders, found, strict=True))
-                _refuse_empty(passages)
+                _refuse_empty(
+                    recorders, [p.input.numel() for found in passages.values() for p in found]
+                )
             finally:
                 for recorder in recorders.values():
                     recorder.stop()
@@ -112,12 +139,32 @@ def _with_graph(loss: Tensor) -> Tensor:
     return loss
 
 
-def _refuse_empty(passages: Mapping[str, list[Passage]]) -> None:
-    """Raise `KasminaError` where no example has passed any site."""
-    seen = [passage.input.numel() for found in passages.values() for passage in found]
-    if passages and not any(seen):
+def refuse_nan(validation: Validation) -> None:
+    """Raise `NonFiniteLoss` for a first measurement that is none."""
+    if math.isnan(validation.loss):
+        raise NonFiniteLoss(
+            "validate() returned a loss of nan at its first measurement, and nothing has germinated "
+            "yet: no seed could ever be judged by it. It must be a number, infinity at worst; look "
+            "for a mean over no example, NaN in the validation data, or a host that has diverged"
+        )
+
+
+def _note(sizes: list[int], module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """A forward hook: how many numbers a module was given."""
+    given = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+    sizes.append(given[0].numel() if given else 1)
+
+
+def _refuse_empty(sites: Iterable[str], seen: Iterable[int]) -> None:
+    """Raise `KasminaError` where no example has passed any site.
+
+    Args:
+        sites: their paths.
+        seen: how many numbers each pass was given.
+    """
+    if not any(seen):
         raise KasminaError(
             "validate() ran no example through a site, so nothing can be judged on held-out data: "
             "the validation set is empty, or validate() does not call the model that has grown. "
-            f"Sites: {', '.join(passages)}"
+            f"Sites: {', '.join(sites)}"
         )

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from kasmina.errors import KasminaError
-from kasmina.growth import Command, Gardener, GardenerConfig, NonFiniteLoss
+from kasmina.growth import Command, Gardener, GardenerConfig, Idle, NonFiniteLoss
 from kasmina.sites import Site, SiteError, fold, morph
 from tests.runtime.growth.gardens import QUICK, Bed, assert_same, data, germinate, host
 
@@ -186,9 +186,27 @@ def test_a_loss_that_is_not_finite_from_the_start(value: float) -> None:
     assert bed.gardener.clock.step == 0
 
 
-def test_a_validation_loss_that_is_nan_grafts_nothing() -> None:
-    """Seeds that cannot be judged pass no gate, and end."""
+def test_a_validation_loss_that_is_nan_from_the_start() -> None:
+    """Refused at the first measurement, before anything has germinated, and at each further try."""
     life = Life(host(), AROUND, judge=lambda out, y: cross_entropy(out * torch.nan, y))
+    life.batch()
+    for _ in range(2):
+        with pytest.raises(NonFiniteLoss) as error:
+            life.gardener.tick()
+        assert str(error.value) == (
+            "validate() returned a loss of nan at its first measurement, and nothing has germinated "
+            "yet: no seed could ever be judged by it. It must be a number, infinity at worst; look "
+            "for a mean over no example, NaN in the validation data, or a host that has diverged"
+        )
+    assert life.state == "DORMANT"
+
+
+def test_a_validation_loss_that_becomes_nan_grafts_nothing() -> None:
+    """Seeds that cannot be judged pass no gate, and end."""
+    healthy = iter([1.0])
+    life = Life(host(), AROUND, judge=lambda o, y: cross_entropy(o * next(healthy, torch.nan), y))
+    life.batch()
+    assert math.isfinite(life.gardener.tick().loss)
     seen = []
     for _ in range(40):
         life.batch()
@@ -291,16 +309,86 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
     assert_same(*ends)
 
 
-def test_an_empty_validation_set() -> None:
-    """Found when the first seed is to be judged: the message names the sites."""
-    life = Life(host(), AROUND, held_out=slice(0, 0))
+@pytest.mark.parametrize("how", ["eager", "never called", "compiled"])
+def test_an_empty_validation_set(how: str) -> None:
+    """Found at the first measurement, whatever the loss says; the message names the sites."""
+    life = Life(host(), AROUND)
+    life.gardener.controller = Idle()
+    run = torch.compile(life.model, backend="eager") if how == "compiled" else life.model
+    empty, parameter = life.x[:0], life.model.get_parameter("0.weight")
+
+    def validate() -> Tensor:
+        return parameter.sum() * 0 if how == "never called" else run(empty).sum()
+
+    life.gardener.validator._validate = validate
+    life.batch()
     with pytest.raises(KasminaError) as error:
-        life.until("GRAFTING")
-    assert life.state == "TRAINING"
+        life.gardener.tick()
     assert str(error.value) == (
         "validate() ran no example through a site, so nothing can be judged on held-out data: the "
         "validation set is empty, or validate() does not call the model that has grown. Sites: ."
     )
+
+
+@pytest.mark.parametrize("path", [".", "0"])
+def test_a_compiled_model_passes_the_first_measurement(path: str) -> None:
+    """Also where somebody has run it before, and under no_grad."""
+    life = Life(host(), Site(path, seeds=2, hidden=6))
+    run = torch.compile(life.model, backend="eager", fullgraph=True)
+
+    @torch.no_grad()
+    def validate() -> Tensor:
+        return cross_entropy(run(life.x[192:]), life.y[192:])
+
+    life.model.eval()
+    before = validate()
+    life.gardener.validator._validate = validate
+    assert life.gardener.tick().loss == float(before)
+
+
+NO_NUMBER = (
+    "; it must be the batch's loss as a tensor of one real number: the one whose backward pass was "
+    "made, with neither .item() nor reduction='none'"
+)
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (0.5, "0.5 of type float"),
+        (None, "None of type NoneType"),
+        (torch.ones(3), "(3,) of torch.float32 on cpu"),
+        (torch.ones(0), "(0,) of torch.float32 on cpu"),
+        (torch.ones((), dtype=torch.complex64), "() of torch.complex64 on cpu"),
+        (torch.ones((), dtype=torch.int64), "() of torch.int64 on cpu"),
+        (torch.ones((), device="meta"), "() of torch.float32 on meta"),
+    ],
+)
+def test_a_loss_that_is_no_number(loss: Tensor, found: str) -> None:
+    """Refused before anything has moved."""
+    bed = Bed()
+    bed.batch()
+    before = bed.host_state()
+    with pytest.raises(KasminaError) as error:
+        bed.gardener.step(loss)
+    assert str(error.value) == f"step(loss): the loss is {found}{NO_NUMBER}"
+    assert_same(before, bed.host_state())
+    assert bed.gardener.clock.step == 1
+
+
+def test_a_step_without_a_backward_pass() -> None:
+    """Refused: nothing would be learned. With one, a loss of shape [1] and without graph will do."""
+    bed = Bed()
+    loss = cross_entropy(bed.model(bed.x), bed.y)
+    with pytest.raises(KasminaError) as error:
+        bed.gardener.step(loss)
+    assert str(error.value) == (
+        "step(loss): no parameter that the optimizer holds has a gradient, so nothing would be "
+        "learned; call torch.autograd.backward(loss) before it, after optimizer.zero_grad()"
+    )
+    assert bed.gardener.clock.step == 0
+    torch.autograd.backward(loss)
+    assert bed.gardener.step(loss.detach().reshape(1))
 
 
 @pytest.mark.parametrize(
