@@ -272,8 +272,8 @@ class SiteLayer(Traced):
         again = torch._C._current_graph_task_id() != -1  # a checkpoint runs the pass again
         if grad:
             grown = self._rooted(grown)
-            if not again or self._blind:
-                self._observe(read, grown, grad)
+        if not again or (grad and self._blind):
+            self._observe(read, grown, grad)
         blind = not again and not grad  # as the first pass of a reentrant checkpoint is
         if blind is not self._blind:  # a module's attributes are slow to write
             self._blind = blind

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kasmina.blueprints import SiteShape
 from kasmina.sites.diversion import by_columns
-from kasmina.sites.passage import Capture, Keeper, Passage
+from kasmina.sites.passage import Capture, Keeper, Passage, Recording
 from kasmina.sites.plan import Plan
 from kasmina.sites.telemetry import ChunkSample, Sample, Sampler, empty_sample, sample
 
@@ -33,7 +33,7 @@ class Observed(nn.Module):
         self._sampler = Sampler(50)
         self._sample: Sample | ChunkSample
         self._capture = Capture()
-        self._recorder: Keeper | None = None
+        self._recorder: Recording | None = None
 
     def _forget(self, device: torch.device) -> None:
         """Start without a sample and without a captured pass."""
@@ -61,8 +61,11 @@ class Observed(nn.Module):
             key: tells the pass from others where `y` has no graph, as in a compiled one; its
                 gradient will come by `_pulled`.
         """
-        if self._recorder is not None and grad:
-            self._recorder.take(read, y, key)
+        if self._recorder is not None:
+            if grad:
+                self._recorder.take(read, y, key)
+            else:
+                self._recorder.miss()
         elif grad and self.plan.shadow:  # in evaluation mode, too: some hosts are tuned in it
             self._capture.take(read, y, key)
 
@@ -135,7 +138,7 @@ class Observed(nn.Module):
         """Let go of the captured pass."""
         self._capture.clear()
 
-    def watch(self, recorder: Keeper) -> None:
+    def watch(self, recorder: Recording) -> None:
         """Hand every pass that a backward pass may follow to `recorder`."""
         self._recorder = recorder
         self._settle()

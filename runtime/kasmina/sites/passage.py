@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from kasmina.sites.errors import SiteError
+
 if TYPE_CHECKING:
     from kasmina.sites.layer import SiteLayer
 
@@ -42,6 +44,13 @@ class Keeper(Protocol):
 
     def pulled(self, key: int, gradient: Tensor) -> None:
         """dL/doutput of a pass."""
+
+
+class Recording(Keeper, Protocol):
+    """A keeper that is shown every pass."""
+
+    def miss(self) -> None:
+        """A pass that no backward pass can follow."""
 
 
 class Capture:
@@ -119,10 +128,11 @@ class Recorder:
     def __init__(self, site: SiteLayer) -> None:
         self._site = site
         self._passes: list[_Recorded] = []
+        self._missed = False
 
     def start(self) -> None:
         """Record from now on; forgets what was recorded before."""
-        self._passes = []
+        self._passes, self._missed = [], False
         self._site.watch(self)
 
     def stop(self) -> None:
@@ -144,6 +154,20 @@ class Recorder:
             self._passes.append(_Recorded(x.clone(), y.clone(), key))
         elif y.requires_grad:
             self._passes.append(_Recorded(x.detach().clone(), y, None))
+
+    def miss(self) -> None:
+        """See `Recording`."""
+        self._missed = True
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether passes were seen, and none of them with a graph."""
+        return self._missed and not self._passes
+
+    @property
+    def path(self) -> str:
+        """Of the site."""
+        return self._site.path
 
     def again(self, key: int) -> None:
         """See `Keeper`."""
@@ -174,7 +198,12 @@ class Recorder:
 def finished(
     recorders: Sequence[Recorder], loss: Tensor, *, retain_graph: bool = False
 ) -> list[list[Passage]]:
-    """What each recorder has seen of the passes that `loss` came from, by one backward pass."""
+    """What each recorder has seen of the passes that `loss` came from, by one backward pass.
+
+    Raises:
+        SiteError: the loss has a graph, but what passed the sites has none.
+    """
+    _refuse_blind(recorders, loss)
     asked = [recorder.reached() for recorder in recorders]
     flat = [tensor for tensors in asked for tensor in tensors]
     gradients = iter(
@@ -186,3 +215,35 @@ def finished(
         recorder.ended([next(gradients) for _ in tensors])
         for recorder, tensors in zip(recorders, asked, strict=True)
     ]
+
+
+def _refuse_blind(recorders: Sequence[Recorder], loss: Tensor) -> None:
+    """Raise where sites were passed without a graph."""
+    blind = [recorder.path for recorder in recorders if recorder.is_blind]
+    if not blind:
+        return
+    where = f"sites {', '.join(blind)}: what passed them has no graph, though the loss has one"
+    if _is_reentrant(loss):
+        raise SiteError(
+            f"{where}: the model runs them inside of torch.utils.checkpoint(use_reentrant=True), "
+            "which tells no gradient of what is inside. Pass use_reentrant=False, or checkpoint "
+            "where self.training only: validation then needs no second pass"
+        )
+    if len(blind) == len(recorders):
+        raise SiteError(
+            f"{where}: they ran under torch.no_grad() or on detached parts. Drop it around the model"
+        )
+
+
+def _is_reentrant(loss: Tensor) -> bool:
+    """Whether a reentrant checkpoint is in the loss's graph."""
+    seen, ahead = set(), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        ahead += [each for each, _ in node.next_functions]
+    return False

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd import backward
 from torch.utils.checkpoint import checkpoint
 
-from kasmina.sites import Garden, Passage, Recorder, Site, SiteLayer, morph
+from kasmina.sites import Garden, Passage, Recorder, Site, SiteError, SiteLayer, morph
+from kasmina.sites.passage import finished
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, put
 
 every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
@@ -179,6 +180,43 @@ def test_a_pass_that_the_loss_does_not_come_from() -> None:
     first, second = recorder.finish(used.sum())
     assert first.gradient.all() and not second.gradient.any()
     assert isinstance(first, Passage)
+
+
+@pytest.mark.parametrize("state", ["DORMANT", "GRAFTING"])
+def test_a_reentrant_checkpoint_is_told_as_what_it_is(state: str) -> None:
+    """It has no graph inside, where gradients could be read; without reentrance all is seen."""
+    model = morph(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), [Site("[01]", seeds=1)])
+    garden = Garden.of(model)
+    if state != "DORMANT":
+        put(garden, 0, state)
+    recorders = [Recorder(site) for site in garden.sites.values()]
+    x = torch.randn(3, 4, requires_grad=True)
+    for recorder in recorders:
+        recorder.start()
+    loss = model[1](checkpoint(model[0], x, use_reentrant=True)).sum()
+    with pytest.raises(SiteError) as error:
+        finished(recorders, loss)
+    assert str(error.value) == (
+        "sites 0: what passed them has no graph, though the loss has one: the model runs them inside "
+        "of torch.utils.checkpoint(use_reentrant=True), which tells no gradient of what is inside. "
+        "Pass use_reentrant=False, or checkpoint where self.training only: validation then needs no "
+        "second pass"
+    )
+    for recorder in recorders:
+        recorder.start()
+    loss = model[1](checkpoint(model[0], x, use_reentrant=False)).sum()
+    assert [len(passages) for passages in finished(recorders, loss)] == [1, 1]
+
+
+def test_passes_without_a_graph_are_told() -> None:
+    """Where no site has seen one with it, though the loss has one."""
+    model = morph(nn.Linear(4, 6), [Site("", seeds=1)])
+    recorder = Recorder(Garden.of(model).sites["."])
+    recorder.start()
+    with torch.no_grad():
+        y = model(torch.randn(3, 4))
+    with pytest.raises(SiteError, match=r"^sites \.: .* they ran under torch\.no_grad\(\) or on"):
+        recorder.finish((y * torch.ones(6, requires_grad=True)).sum())
 
 
 @every_host

@@ -1,0 +1,42 @@
+"""What validation reads at sites that a reentrant checkpoint hides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kasmina.growth.validation import Validator
+from kasmina.sites import Garden, Recorder, Site, SiteError, morph
+from tests.runtime.growth.gardens import data, host
+
+
+class Checkpointed(nn.Module):
+    """A host that saves memory in evaluation too."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.inner, self.reentrant = host(), reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, 8]` to `[B, 2]`."""
+        given = x.clone().requires_grad_()
+        output: Tensor = checkpoint(self.inner, given, use_reentrant=self.reentrant)
+        return output
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_in_evaluation(reentrant: bool) -> None:
+    """A reentrant one is told as what it is, not as a lack of data; the other one is read."""
+    x, _ = data()
+    model = morph(Checkpointed(reentrant), [Site("inner", seeds=1)])
+    recorders = {path: Recorder(site) for path, site in Garden.of(model).sites.items()}
+    validator = Validator(model, lambda: model(x).square().mean())
+    if not reentrant:
+        assert len(validator.record(recorders).passages["inner"]) == 1
+        return
+    with pytest.raises(
+        SiteError, match=r"^sites inner: .*use_reentrant=True\), which tells no grad"
+    ):
+        validator.record(recorders)
