@@ -113,6 +113,7 @@ class Effects:
 
     def _judge(self, rows: Tensor, result: StepResult) -> None:
         gardener = self._gardener
+        rent = gardener.judge.rents()
         for row in rows.tolist():
             found = gardener.judge.evidence(row)
             gardener.garden.state.update([row], {"evaluation_score": [found[0].value]})
@@ -124,6 +125,7 @@ class Effects:
                     value=judgement.value,
                     interval=[judgement.low, judgement.high] if judgement.terms > 1 else None,
                     terms=judgement.terms,
+                    rent=float(rent[row]),
                     decides=judgement is found[0],
                 )
 

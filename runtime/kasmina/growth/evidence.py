@@ -53,10 +53,9 @@ class Judgement:
         """The standard error of the value."""
         return (self.high - self.low) / (2 * Z95)
 
-    @property
-    def straddles(self) -> bool:
-        """Whether the interval does not tell a gain from a loss."""
-        return not (self.low > 0 or self.high < 0)
+    def straddles(self, rent: float = 0.0) -> bool:
+        """Whether the interval does not tell a gain that pays the rent, in nats, from a loss."""
+        return not (self.low > rent or self.high < 0)
 
 
 def paired(without: Tensor, with_: Tensor, measure: str) -> Judgement:

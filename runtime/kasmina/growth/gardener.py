@@ -68,6 +68,8 @@ class GardenerConfig:
         twin_sample: every so many cohorts one is held against its true control, whatever the
             integrals say; 0 for none.
         twin_parameters: the largest network of which a control is trained.
+        rent: nats of validation loss that a seed with as many parameters as the host must surely save
+            in order to stay, less for fewer: see `growth.rent`.
         triggers: when a cohort counts as diverged and is taken back.
     """
 
@@ -82,6 +84,7 @@ class GardenerConfig:
     held_out_every: int = 10
     twin_sample: int = 4
     twin_parameters: int = 1_000_000
+    rent: float = 0.001
     triggers: Triggers = field(default_factory=Triggers)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,11 @@ class GardenerConfig:
         if not (0 < self.aside_rate < math.inf):
             raise KasminaError(
                 f"GardenerConfig(aside_rate={self.aside_rate}): a learning rate must be above 0"
+            )
+        if not (0 <= self.rent < math.inf):
+            raise KasminaError(
+                f"GardenerConfig(rent={self.rent}): it is a finite number of nats, 0 or more; 0 asks "
+                "for no rent"
             )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from kasmina.growth.evidence import HeldOut, Judgement, paired
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.planes import rows_in
+from kasmina.growth.rent import rents
 from kasmina.growth.twin import Twin
 
 if TYPE_CHECKING:
@@ -78,15 +79,15 @@ class Judge:
             self._judge(number, [row for row in fresh if int(cohorts[row]) == number])
 
     def score(self) -> Tensor:
-        """What the graft surely saves, float32 `[N]`, nats: the lower end of the verdict."""
+        """What the graft surely saves, float32 `[N]`, nats: the verdict's lower end less the rent."""
         found = self._gardener.ledger.integral.gain()
         found[self._judged[self._gardener.garden.state.codes.long().cpu()]] = -torch.inf
         for row, verdict in self._verdicts.items():
             found[row] = verdict[0].low
-        return found
+        return found - self.rents()
 
     def improvement(self) -> Tensor:
-        """What the validation loss has surely lost since the graft, float32 `[N]`, nats.
+        """What the validation loss has surely lost since the graft less the rent, float32 `[N]`, nats.
 
         Without the parts of the validation loss, what it has lost by its mean.
         """
@@ -96,7 +97,12 @@ class Judge:
         for row, before in self._at_graft.items():
             if parts is not None and len(parts) == len(before):
                 found[row] = paired(before, parts, "improvement").low
+        found -= self.rents()
         return found.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+    def rents(self) -> Tensor:
+        """What every seed must save in order to stay, float32 `[N]`, nats."""
+        return rents(self._gardener.garden, self._gardener.config.rent)
 
     def evidence(self, row: int) -> list[Judgement]:
         """All that was measured of a row, what decides first."""
@@ -126,7 +132,7 @@ class Judge:
         part = len(fresh) ** -0.5
         estimates = {row: self._estimates(row, part) for row in fresh}
         joint = None
-        if self._is_in_doubt(number, [found[0] for found in estimates.values()]):
+        if self._is_in_doubt(number, {row: found[0] for row, found in estimates.items()}):
             joint = self._control(number)
         rest = 0.0
         if joint is not None:
@@ -151,10 +157,10 @@ class Judge:
             return 0.0
         return paired(before, now, "").error
 
-    def _is_in_doubt(self, number: int, estimates: list[Judgement]) -> bool:
-        config = self._gardener.config
+    def _is_in_doubt(self, number: int, estimates: Mapping[int, Judgement]) -> bool:
+        config, rent = self._gardener.config, self.rents()
         sampled = config.twin_sample > 0 and number % config.twin_sample == 0
-        return sampled or any(each.straddles for each in estimates)
+        return sampled or any(each.straddles(float(rent[row])) for row, each in estimates.items())
 
     def _control(self, number: int) -> Judgement | None:
         """The cohort's joint gain against its true control; None where there is none."""

@@ -289,7 +289,11 @@ class _Run:
                 "initial": lifecycle.initial.name,
                 "terminal": [s.name for s in lifecycle.State if lifecycle.tables.IS_TERMINAL[s]],
             },
-            config={"width": self.config.width, "limits": self.gardener.limits.as_dict()},
+            config={
+                "width": self.config.width,
+                "rent": self.gardener.config.rent,
+                "limits": self.gardener.limits.as_dict(),
+            },
             parameters=self.params_start,
             sites=garden.describe(),
             epochs=self.epochs,

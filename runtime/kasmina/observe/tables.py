@@ -109,6 +109,7 @@ def _graft(story: Story, record: Record, low: float, high: float) -> View:
         "measure": words(str(record["measure"])),
         "value": f"{value:+.4f}",
         "interval": " to ".join(f"{end:+.4f}" for end in ends) or "-",
+        "rent": f"{float(record.fields.get('rent', 0.0)):.4f}",
         "verdict": "good" if value > 0 else "bad",
         "drawn": _interval([value, *ends], low, high) if high > low else None,
         "outcome": _outcome(story, record),

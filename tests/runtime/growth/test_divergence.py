@@ -150,6 +150,9 @@ def test_a_rise_within_its_error_is_none() -> None:
     )
 
 
+LEGAL_RENT = "it is a finite number of nats, 0 or more; 0 asks for no rent"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -160,6 +163,10 @@ def test_a_rise_within_its_error_is_none() -> None:
         (
             {"aside_rate": math.nan},
             "GardenerConfig(aside_rate=nan): a learning rate must be above 0",
+        ),
+        *(
+            ({"rent": rent}, f"GardenerConfig(rent={rent}): {LEGAL_RENT}")
+            for rent in (-0.1, math.nan, math.inf)
         ),
     ],
 )

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from kasmina.growth import Command, GrowConfig, Scripted, grow
 from kasmina.growth.evidence import Judgement, paired
 from kasmina.growth.judging import Judge
+from kasmina.growth.rent import rents
 from kasmina.growth.run import _Run
 from kasmina.observe.log import EventLog, Record, read_log
-from kasmina.sites import Site
+from kasmina.sites import Garden, Site, morph
 from kasmina.tasks import digits
 from tests.runtime.growth.gardens import Bed, germinate
 
@@ -152,8 +154,36 @@ def test_a_difference_of_parts_has_the_interval_of_pairs() -> None:
     half = 1.959964 * torch.tensor([0.5, 1.0, 0.0]).std().item() / 3**0.5
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
     assert found.error == pytest.approx(half / 1.959964)
-    assert found.straddles == (half > 0.5)
-    assert Judgement(1.0, float("nan"), 2.0, 1).straddles
+    assert found.straddles() == (half > 0.5)
+    assert Judgement(1.0, float("nan"), 2.0, 1).straddles()
+    assert not Judgement(0.3, 0.2, 0.4, 9).straddles(rent=0.1)
+    assert Judgement(0.3, 0.2, 0.4, 9).straddles(rent=0.3)
+
+
+@pytest.mark.parametrize(("rent", "end"), [(0.0, "FOSSILIZED"), (0.05, "CULLED")])
+def test_parameters_pay_rent(rent: float, end: str, tmp_path: Path) -> None:
+    """A seed of 66 parameters in a host of 41 must save 66/41 of the rent, or it goes."""
+    with EventLog(tmp_path / "events.jsonl", "test-0") as log:
+        bed = Bed(germinate(0), rent=rent, twin_sample=0, log=log)
+        bed.until(end, most=20)
+    due = torch.tensor([rent * 66 / 41, 0.0, 0.0, 0.0])
+    found = evidence(tmp_path / "events.jsonl")["held_out_integral"].fields
+    assert found["rent"] == pytest.approx(rent * 66 / 41)
+    assert found["interval"][0] > 0
+    assert (found["interval"][0] > found["rent"]) == (end == "FOSSILIZED")
+    if end == "FOSSILIZED":
+        assert torch.equal(bed.gardener.judge.rents(), due)
+
+
+def test_a_host_without_parameters_asks_no_rent() -> None:
+    """There is no share of nothing."""
+    model = morph(
+        nn.Sequential(nn.Tanh()), [Site(".", seeds=1, hidden=2)], example=torch.ones(1, 3)
+    )
+    garden = Garden.of(model)
+    garden.state.move([0], garden.state.lifecycle.State["TRAINING"])
+    garden.allocate(0)
+    assert rents(garden, 1.0).tolist() == [0.0]
 
 
 def test_a_judge_comes_back_to_the_bit() -> None:

@@ -128,6 +128,7 @@ class FakeRun:
             value=value,
             interval=[value - 0.03, value + 0.04],
             terms=60,
+            rent=0.0123,
         )
 
     def decide(self, seeds: list[int], reason: str) -> None:

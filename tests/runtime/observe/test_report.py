@@ -157,6 +157,7 @@ def test_the_page_of_a_whole_run(tmp_path: Path) -> None:
         "60 epochs of 60, 1,235 training steps; 8 seeds at features (parallel).",
         "330 → 1,114",
         "3.4 times the start, budget 3,466",
+        "0.0123",  # rent
         "97.0%",
         "2.14 GFLOP",
         "4 of 8",
