@@ -369,8 +369,13 @@ def _digest(values: Tensor) -> str:
 
 
 def _example(task: Task, data: Data) -> Tensor:
-    """One validation batch; raises `KasminaError` where there is none."""
-    batches = data.validation()
+    """One validation batch; raises `KasminaError` where there is nothing to learn or to judge by."""
+    if data.train.batches_per_epoch < 1:
+        raise KasminaError(
+            f"task '{task.name}': an epoch of its training data has "
+            f"{data.train.batches_per_epoch} batches; it must have 1 or more"
+        )
+    batches = [batch for batch in data.validation() if len(batch[0])]
     if not batches:
         raise KasminaError(
             f"task '{task.name}': the validation split is empty; growth is judged on validation "

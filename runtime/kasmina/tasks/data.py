@@ -103,6 +103,9 @@ class ShuffledBatches:
     What an epoch leaves over after its last whole batch is dropped; the next epoch's permutation
     brings it back. `most` cuts the epochs of a large split to so many batches: a tick of the
     lifecycle should not wait for a pass over everything.
+
+    Raises:
+        BadData: there is no sample, or no batch.
     """
 
     split: Split
@@ -114,6 +117,13 @@ class ShuffledBatches:
     _order: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not len(self.split.x):
+            raise BadData(f"{self.split.name} data: there is no sample; there must be one or more")
+        if self.batch_size < 1 or (self.most is not None and self.most < 1):
+            raise BadData(
+                f"{self.split.name} data: batch_size={self.batch_size}, most={self.most}; each must be "
+                "1 or more"
+            )
         self.batch_size = min(self.batch_size, len(self.split.x))
         self._order = self._permutation()
 

@@ -13,8 +13,10 @@ from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.errors import KasminaError
 from kasmina.growth import Command, GrowConfig, RunResult, grow, replay
 from kasmina.growth.ending import ticks_until
+from kasmina.growth.task import evaluate
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, read_log
+from kasmina.sites import fold
 from tests.runtime.growth.gardens import GERMINATE, QUICK, Bed, assert_same, germinate
 from tests.runtime.growth.test_run import TASK
 
@@ -146,14 +148,16 @@ def test_a_whole_run_ends_with_no_seed_under_way(tmp_path: Path) -> None:
     assert report.states == result.states
 
 
-def test_an_interrupted_run_is_not_concluded(tmp_path: Path) -> None:
-    """It is to be resumed, so its seeds stay under way."""
-    result = _run(tmp_path / "events.jsonl", 20, stop_at=90)
-    assert result.status == "interrupted"
-    assert result.steps == 90
-    assert not set(result.states) & {"CANCELLED", "CULLED"}
-    assert result.states != {"DORMANT": 2}
+@pytest.mark.parametrize(("steps", "state"), [(39, "GRAFTING"), (112, "FINE_TUNING")])
+def test_an_interrupted_run_is_not_concluded(steps: int, state: str, tmp_path: Path) -> None:
+    """It is to be resumed, so its seeds stay under way; what there is so far still folds."""
+    result = _run(tmp_path / "events.jsonl", 20, stop_at=steps)
+    assert (result.status, result.steps) == ("interrupted", steps)
+    assert result.states == {state: 2}
     assert replay(tmp_path).mismatches == []
+    plain = fold(result.model)
+    assert sum(p.numel() for p in plain.parameters()) == result.params_final > result.params_start
+    assert evaluate(TASK, plain, TASK.build_data(0).test())[1] == result.test_metric
 
 
 def test_the_shortest_way_to_the_host() -> None:

@@ -14,7 +14,7 @@ from kasmina.control import TamiyoController
 from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.errors import KasminaError
 from kasmina.growth import GrowConfig, Idle, NonFiniteLoss, RunResult, grow, replay
-from kasmina.growth.task import Batch, Data, Task, accuracy, cross_entropy, evaluate, seeded
+from kasmina.growth.task import Batch, Task, accuracy, cross_entropy, evaluate, seeded
 from kasmina.observe.log import EventLog, read_log
 from kasmina.sites import Site, fold
 from kasmina.tasks.data import Split, SplitData
@@ -150,23 +150,60 @@ def test_a_budget_below_the_start_is_refused() -> None:
 
 
 class _Without:
-    """Data with a split taken away."""
+    """Data with splits taken away."""
 
-    def __init__(self, whole: Data) -> None:
-        self.train = whole.train
+    def __init__(self, validation: list[Batch], batches: int) -> None:
+        self.train = TASK.build_data(0).train
+        if not batches:
+            self.train = _Epochless()
+        self._validation = validation
 
     def validation(self) -> list[Batch]:
-        return []
+        return self._validation
 
     def test(self) -> list[Batch]:
         return []
 
 
-def test_an_empty_validation_split_is_refused() -> None:
-    """Growth is judged on it."""
-    task = replace(TASK, build_data=lambda seed: _Without(TASK.build_data(seed)))
-    with pytest.raises(KasminaError, match="task 'products': the validation split is empty"):
+class _Epochless:
+    """Training data without a batch."""
+
+    batches_per_epoch = 0
+
+    def next_batch(self) -> Batch:
+        raise AssertionError("there is none")
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        pass
+
+
+NO_VALIDATION = (
+    "task 'products': the validation split is empty; growth is judged on validation data, so give "
+    "the task some"
+)
+
+
+@pytest.mark.parametrize(
+    ("validation", "batches", "message"),
+    [
+        ([], 6, NO_VALIDATION),
+        ([(torch.zeros(0, 8), torch.zeros(0).long())], 6, NO_VALIDATION),
+        (
+            [(torch.zeros(1, 8), torch.zeros(1).long())],
+            0,
+            "task 'products': an epoch of its training data has 0 batches; it must have 1 or more",
+        ),
+    ],
+)
+def test_empty_data_are_refused(validation: list[Batch], batches: int, message: str) -> None:
+    """There is nothing to learn from, or growth could not be judged."""
+    task = replace(TASK, build_data=lambda seed: _Without(validation, batches))
+    with pytest.raises(KasminaError) as error:
         _grow(task)
+    assert str(error.value) == message
 
 
 def test_a_loss_that_is_nan_from_the_start_is_named() -> None:

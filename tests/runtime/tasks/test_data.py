@@ -14,6 +14,7 @@ from kasmina.growth.task import seeded
 from kasmina.tasks.data import (
     BadData,
     MissingPackage,
+    ShuffledBatches,
     Split,
     SplitData,
     check_finite,
@@ -109,6 +110,24 @@ def test_a_batch_is_never_larger_than_the_split() -> None:
     source = data(n=2, batch_size=64)
     assert source.train.batches_per_epoch == 1
     assert sorted(drawn(source, 1)[0]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "settings", "message"),
+    [
+        (0, {}, "train data: there is no sample; there must be one or more"),
+        (3, {"batch_size": 0}, "train data: batch_size=0, most=None; each must be 1 or more"),
+        (3, {"most": 0}, "train data: batch_size=2, most=0; each must be 1 or more"),
+    ],
+)
+def test_data_without_a_batch_are_refused(
+    samples: int, settings: dict[str, int], message: str
+) -> None:
+    """Not by a division by zero, an epoch later."""
+    split = Split("train", torch.zeros(samples, 2), torch.zeros(samples).long())
+    with pytest.raises(BadData) as error:
+        ShuffledBatches(split, **{"batch_size": 2, "seed": 0, **settings})
+    assert str(error.value) == message
 
 
 def test_validation_and_test_keep_their_order() -> None:
