@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import ExponentialLR, LRScheduler
 from kasmina.bench import Row, benchmark, require, single_thread
 from kasmina.control import TamiyoController
 from kasmina.growth import Command, GrowConfig, Idle, Scripted, Task, rewind
-from kasmina.growth.run import _Run
 from kasmina.growth.task import Parameters, seeded
+from kasmina.growth.training import Run
 from kasmina.sites import Site
 from kasmina.tasks import digits, mnist1d
 
@@ -58,21 +58,21 @@ def same(seed: int) -> bool:
         draw.randint(1, 2): [Command("request_germination", row, "trial") for row in rows]
     }
     grafted, plain = (
-        _Run(task, config, controller, None, {"twin_sample": 0}, None)
+        Run(task, config, controller, None, {"twin_sample": 0}, None)
         for controller in (Scripted(script), Idle())
     )
     with seeded(seed):
         while int(grafted.gardener.garden.state["checkpoint_id"].max()) < 0:
             _epoch(grafted)
         for _ in range(draw.randint(0, 30)):
-            grafted._batch()
+            grafted.batch()
         grafted.gardener.trial.take_back("the trial")
         left = grafted.gardener.clock.step + AFTER
         while grafted.gardener.clock.step < left:
-            grafted._batch()
+            grafted.batch()
     with seeded(seed):
         while plain.gardener.clock.step < left:
-            plain._batch()
+            plain.batch()
             if plain.gardener.clock.step % plain.data.train.batches_per_epoch == 0 and (
                 plain.gardener.clock.step <= left - AFTER
             ):
@@ -111,13 +111,13 @@ def _task(draw: random.Random) -> Task:
     )
 
 
-def _epoch(run: _Run) -> None:
+def _epoch(run: Run) -> None:
     for _ in range(run.data.train.batches_per_epoch):
-        run._batch()
+        run.batch()
     run.gardener.tick()
 
 
-def _equal(one: _Run, two: _Run) -> bool:
+def _equal(one: Run, two: Run) -> bool:
     """Host, the host's part of the optimizer, scheduler and data, all to the bit."""
     hosts = [_host(each) for each in (one, two)]
     if hosts[0].keys() != hosts[1].keys():
@@ -129,7 +129,7 @@ def _equal(one: _Run, two: _Run) -> bool:
     return same_host and cursors[0] == cursors[1]
 
 
-def _host(run: _Run) -> dict[str, Tensor]:
+def _host(run: Run) -> dict[str, Tensor]:
     found = {n: v for n, v in run.model.state_dict().items() if not n.startswith("kasmina.")}
     for name, parameter in run.model.named_parameters():
         if not name.startswith("kasmina."):
@@ -157,10 +157,10 @@ def _milliseconds() -> float:
 
 def _jumps(task: Task, epochs: int) -> Iterator[float]:
     """How much each tick of a default run raises the validation loss, no step between."""
-    run = _Run(task, GrowConfig(seed=1, epochs=epochs), TamiyoController(), None, {}, None)
+    run = Run(task, GrowConfig(seed=1, epochs=epochs), TamiyoController(), None, {}, None)
     for _ in range(epochs):
         for _ in range(run.data.train.batches_per_epoch):
-            run._batch()
+            run.batch()
         before = run.gardener.measure().loss
         run.gardener.tick()
         yield run.gardener.measure().loss - before

@@ -1,5 +1,6 @@
 """Growth: the loop that lets seeds live while their host trains."""
 
+from kasmina.growth.config import GardenerConfig, GrowConfig
 from kasmina.growth.controller import (
     Command,
     Controller,
@@ -13,12 +14,12 @@ from kasmina.growth.controller import (
 )
 from kasmina.growth.divergence import NonFiniteLoss, Triggers
 from kasmina.growth.flops import FlopMeter
-from kasmina.growth.gardener import Gardener, GardenerConfig
+from kasmina.growth.gardener import Gardener
 from kasmina.growth.gates import Readings, gate
 from kasmina.growth.migration import migrate
 from kasmina.growth.optimizer import StaleOptimizer
 from kasmina.growth.replay import ReplayReport, replay
-from kasmina.growth.run import GrowConfig, RunResult, grow
+from kasmina.growth.run import RunResult, grow
 from kasmina.growth.static import Comparison
 from kasmina.growth.task import Task
 

@@ -63,10 +63,10 @@ class Judge:
         if leaves:
             key = ("held out", gardener.garden.signature())
             with (
-                gardener.one_number(),
+                gardener.measuring.one_number(),
                 gardener.meter.forward(key, FlopMeter.EVALUATE),  # the backward pass is in it
             ):
-                gradients = gardener.validator.gradients(leaves)
+                gradients = gardener.measuring.validator.gradients(leaves)
             self._held_out.add(rows, gradients)
 
     def reach_verdicts(self) -> None:

@@ -24,10 +24,10 @@ def test_a_difference_of_one_bit_is_found() -> None:
     import random
 
     from kasmina.growth import GrowConfig, Idle
-    from kasmina.growth.run import _Run
+    from kasmina.growth.training import Run
 
     task = rewind._task(random.Random(0))
-    one, two = (_Run(task, GrowConfig(seed=0, epochs=2), Idle(), None, {}, None) for _ in range(2))
+    one, two = (Run(task, GrowConfig(seed=0, epochs=2), Idle(), None, {}, None) for _ in range(2))
     assert rewind._equal(one, two)
     weight = two.model.get_parameter("0.weight")
     with torch.no_grad():

@@ -320,7 +320,7 @@ def test_an_empty_validation_set(how: str) -> None:
     def validate() -> Tensor:
         return parameter.sum() * 0 if how == "never called" else run(empty).sum()
 
-    life.gardener.validator._validate = validate
+    life.gardener.measuring.validator._validate = validate
     life.batch()
     with pytest.raises(KasminaError) as error:
         life.gardener.tick()
@@ -342,7 +342,7 @@ def test_a_compiled_model_passes_the_first_measurement(path: str) -> None:
 
     life.model.eval()
     before = validate()
-    life.gardener.validator._validate = validate
+    life.gardener.measuring.validator._validate = validate
     assert life.gardener.tick().loss == float(before)
 
 

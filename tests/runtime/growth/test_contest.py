@@ -131,7 +131,7 @@ def test_a_crowd_grafts_once_its_first_seed_gets_no_better() -> None:
     """Those that may graft count as stale together; one that gains nothing keeps its own count."""
     bed = Bed(Scripted({1: [Command(GERMINATE, row, "test") for row in range(4)]}))
     bed.until("TRAINING")
-    contest = bed.gardener._contest
+    contest = bed.gardener.contest
     learned = Learned(
         torch.full((4,), torch.inf),
         torch.tensor([0.2, 0.1, 0.3, 0.0]),

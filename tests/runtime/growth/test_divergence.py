@@ -122,7 +122,7 @@ def test_after_so_many_rewinds_a_site_is_left_alone() -> None:
     bed = Bed(germinate(0), max_rewinds=1, together=6)
     bed.until("GRAFTING")
     assert not spoil(bed, "loss")
-    assert bed.gardener._effects.embargoed(".")
+    assert bed.gardener.effects.embargoed(".")
 
 
 def test_triggers_can_be_switched_off() -> None:

@@ -253,7 +253,7 @@ def test_reduce_context_decides_for_all_ranks() -> None:
         context.set(slice(None), "validation_gain", 1.0)
         return context
 
-    bed.gardener._agree = agree
+    bed.gardener.measuring.agree = agree
     bed.until("GRAFTING")
 
 

@@ -13,7 +13,7 @@ from kasmina.growth import Command, GrowConfig, Scripted, grow
 from kasmina.growth.evidence import Judgement, paired
 from kasmina.growth.judging import Judge
 from kasmina.growth.rent import rents
-from kasmina.growth.run import _Run
+from kasmina.growth.training import Run
 from kasmina.observe.log import EventLog, Record, read_log
 from kasmina.sites import Garden, Site, morph
 from kasmina.tasks import digits
@@ -107,13 +107,13 @@ def test_without_a_control_the_integral_on_held_out_data_decides(tmp_path: Path)
 def test_the_control_is_the_run_that_never_grafted() -> None:
     """Its weights, optimizer and data order equal those of a run whose seed was never asked for."""
     plain, grafted = (
-        _Run(_task(), GrowConfig(seed=3, epochs=24, limits=EARLY), controller, None, {}, None)
+        Run(_task(), GrowConfig(seed=3, epochs=24, limits=EARLY), controller, None, {}, None)
         for controller in (Scripted({}), Scripted({2: [Command("request_germination", 0, "test")]}))
     )
     state = grafted.gardener.garden.state
     while state.state(0).name != "EVALUATING":
         for _ in range(19):
-            grafted._batch()
+            grafted.batch()
         grafted.gardener.tick()
     twin = grafted.gardener.judge._twin
     snapshot = grafted.gardener.snapshot(int(state["checkpoint_id"][0]))
@@ -126,7 +126,7 @@ def test_the_control_is_the_run_that_never_grafted() -> None:
     for name, value in grafted.model.state_dict().items():
         assert torch.equal(value, live[name]), name
     while plain.gardener.clock.step < grafted.gardener.clock.step:
-        plain._batch()
+        plain.batch()
     from kasmina.growth.batches import validation_loss
 
     with torch.no_grad():
