@@ -134,6 +134,10 @@ class BlueprintPool(nn.Module):
 
     def _resize(self, capacity: int) -> None:
         """Add zero rows up to `capacity`; all of it or, with `PoolFull`, nothing."""
+        with torch.inference_mode(False):  # whose tensors could never be trained
+            self._grow(capacity)
+
+    def _grow(self, capacity: int) -> None:
         old = self.capacity
         stacked = self.stacked()
         try:
@@ -163,6 +167,15 @@ class BlueprintPool(nn.Module):
             f"no memory to {what} on {self.occupied.device}; nothing was changed. Free a seed, or "
             "use fewer or smaller ones"
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BlueprintPool:
+        """Stacks stay as they are: to torch one of 4 axes looks like a batch of pictures."""
+
+        def flat(each: Tensor) -> Tensor:
+            return fn(each.flatten(1)).view(each.shape) if each.dim() > 2 else fn(each)
+
+        super()._apply(flat, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "grown": []}

@@ -265,6 +265,15 @@ class Lifecycle:
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self  # modules cannot be copied, and nothing here changes
 
+    def __reduce__(self) -> tuple[Callable[[str], Lifecycle], tuple[str]]:
+        """A pickle holds the name of a built-in lifecycle; raises `KasminaError` for another."""
+        if self not in (Lifecycle.default(), Lifecycle.v1()):
+            raise KasminaError(
+                f"the lifecycle {self.name!r} was built elsewhere and cannot be pickled; pickle "
+                "the model's state_dict(), or fold(model), or save the run with a checkpoint"
+            )
+        return _built_in, (self.package.__name__,)
+
 
 @cache
 def _built_in(package: str) -> Lifecycle:

@@ -9,7 +9,7 @@ of an update or nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -268,8 +268,17 @@ class StateTensor:
     def __deepcopy__(self, memo: dict[int, object]) -> StateTensor:
         return self.snapshot()
 
+    def __reduce__(self) -> tuple[Callable[..., StateTensor], tuple[Lifecycle, dict[str, Tensor]]]:
+        return _restored, (self.lifecycle, self._columns)  # locks cannot be pickled
+
     def __repr__(self) -> str:
         return f"StateTensor({self.n} seeds of {self.lifecycle.name!r} on {self.device})"
+
+
+def _restored(lifecycle: Lifecycle, columns: dict[str, Tensor]) -> StateTensor:
+    state = StateTensor(len(next(iter(columns.values()))), lifecycle=lifecycle)
+    state._columns = columns
+    return state
 
 
 @dataclass(frozen=True)

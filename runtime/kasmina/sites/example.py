@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kasmina.sites.errors import SiteError
 from kasmina.sites.shapes import Features, reads, writes
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -24,6 +25,7 @@ class Seen:
     x: torch.Size | None = None
     x_floats: bool = False
     y: torch.Size | None = None
+    y_floats: bool = False
     returned: str = ""
     told_before: Features | None = None  # by the last module before it that told
     told_after: Features | None = None  # by the last one up to its return
@@ -58,6 +60,9 @@ def run(model: nn.Module, example: Example, watched: Iterable[nn.Module]) -> dic
 
     Returns:
         What was seen of each of `watched`, by `id`.
+
+    Raises:
+        SiteError: the model cannot run it.
     """
     seen = {id(module): Seen() for module in watched}
     watch = _Watch(seen)
@@ -66,10 +71,16 @@ def run(model: nn.Module, example: Example, watched: Iterable[nn.Module]) -> dic
         for module in model.modules():
             for handle in watch.hooks(module):
                 stack.callback(handle.remove)
-        if isinstance(example, Mapping):
-            model(**example)
-        else:
-            model(*(example if isinstance(example, tuple) else (example,)))
+        try:
+            if isinstance(example, Mapping):
+                model(**example)
+            else:
+                model(*(example if isinstance(example, tuple) else (example,)))
+        except Exception as error:
+            raise SiteError(
+                f"the model cannot run its example: {type(error).__name__}: {error}. Give one batch "
+                "as the model takes it: a tensor, a tuple of arguments or a mapping of keywords"
+            ) from error
     return seen
 
 
@@ -105,7 +116,7 @@ class _Watch:
         seen.order, seen.returned = self._returns, type(output).__name__
         seen.told_after = self._told
         if isinstance(first, Tensor):
-            seen.y = first.shape
+            seen.y, seen.y_floats = first.shape, first.is_floating_point()
 
 
 @contextmanager

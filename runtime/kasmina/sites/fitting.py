@@ -53,6 +53,11 @@ class Fitting:
 
     def check(self, x: Tensor) -> None:
         """Raise `SiteError` where `x` is none of them."""
+        if not x.is_floating_point():
+            raise SiteError(
+                f"site {self.path!r}: its {self.side} is of {x.dtype}; seeds compute with "
+                "floating-point numbers alone, so place the site where these pass"
+            )
         shape = x.shape
         if self.flat:
             fits = shape[-1:] == (self.features,) or self._holds(shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -18,7 +19,7 @@ from kasmina.lifecycle import (
 )
 from kasmina.sites.census import Census
 from kasmina.sites.errors import SiteError
-from kasmina.sites.layer import SiteLayer
+from kasmina.sites.layer import SiteLayer, detours
 from kasmina.sites.plan import Reading
 from kasmina.sites.site import Site
 from kasmina.sites.telemetry import Telemetry
@@ -65,13 +66,41 @@ class Garden(Census):
 
     @classmethod
     def of(cls, model: nn.Module) -> Garden:
-        """The garden of a morphed model, or of a module that holds one; raises `SiteError`."""
+        """The garden of a morphed model, or of a module that holds one.
+
+        Raises:
+            SiteError: there is none, or a module of a site was replaced or renamed after `morph`.
+        """
         found = next((m for m in model.modules() if isinstance(m, Garden)), None)
         if found is None:
             raise SiteError(
                 f"{type(model).__name__} has no seeds; call kasmina.morph(model, sites=[...]) first"
             )
+        if found is not model:
+            found._refuse_replaced(model)
         return found
+
+    def _refuse_replaced(self, model: nn.Module) -> None:
+        hosts = (m for m in model.modules() if m._modules.get(RESERVED) is self)
+        host = next(hosts, None)
+        if host is None:
+            raise SiteError(
+                f"the seeds no longer stand under {RESERVED!r}: modules of the model were removed or "
+                "renamed after morph(). Change the model first, then morph it"
+            )
+        parts = dict(host.named_modules())
+        passed = Counter(id(site) for module in parts.values() for site in detours(module))
+        for path, site in self.sites.items():
+            ends = set(site.span)
+            here = [parts[name] for name in ends & parts.keys()]
+            # A forward that somebody put over ours may well call it.
+            wrapped = any("forward" in vars(m) and not any(detours(m)) for m in here)
+            if passed[id(site)] < len(ends) and not wrapped:
+                raise SiteError(
+                    f"site {path!r}: module {' or '.join(map(repr, sorted(ends)))} was replaced or "
+                    "removed after morph(), so its seeds act nowhere. Change the model first, then "
+                    "morph it"
+                )
 
     def __call__(self, x: Any) -> Any:
         """`x` itself; without the detour by `forward` and hooks, which costs 1 us in each pass."""
@@ -117,8 +146,9 @@ class Garden(Census):
     def _replan(self, reading: Reading) -> None:
         """Let all sites act by a reading, or none of them."""
         checked = [(site, site.check(reading)) for site in self.sites.values()]
-        for site, own in checked:
-            site.replan(own)
+        with torch.inference_mode(False):  # whose tensors could not be used in training later
+            for site, own in checked:
+                site.replan(own)
 
     @contextmanager
     def trial(self, rows: Tensor) -> Iterator[None]:
@@ -221,6 +251,12 @@ class Garden(Census):
         )
 
     # Torch's own ways to move, save and load a module.
+
+    def _replicate_for_data_parallel(self) -> Garden:
+        raise SiteError(
+            "nn.DataParallel makes copies of a model for one pass, whose seeds would be lost; use one "
+            "device, or torch.nn.parallel.DistributedDataParallel"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Garden:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ Legend: S seeds, A active seeds, N examples, F features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +39,14 @@ from kasmina.sites.traced import Traced
 _is_compiling = torch.compiler.is_compiling
 _is_capturing = torch.cuda.is_current_stream_capturing
 _FIRST_CAPACITY = 4  # rows of a pool before it doubles
+
+
+def detours(module: nn.Module) -> Iterator[SiteLayer]:
+    """The sites that a module's forward passes, the outermost first."""
+    forward = vars(module).get("forward")
+    while isinstance(site := getattr(forward, "__self__", None), SiteLayer):
+        yield site
+        forward = site.inside(forward)  # type: ignore[arg-type]
 
 
 def unproved(path: str, y: Tensor) -> SiteError:

@@ -112,6 +112,12 @@ def refuse_unfit(model: nn.Module) -> None:
         raise SiteError(
             f"{', '.join(lazy)} has no shape yet; run one batch through the model, then morph it"
         )
+    meta = [name for name, p in model.named_parameters() if p.is_meta]
+    if meta:
+        raise SiteError(
+            f"{', '.join(meta[:3])}{', ...' if len(meta) > 3 else ''}: on the meta device, without "
+            "values; give them a device by model.to_empty(device=...) and values, then morph it"
+        )
 
 
 def shapes(model: nn.Module, spots: Sequence[Spot], example: Example | None) -> list[SiteShape]:
@@ -143,6 +149,12 @@ def _refuse_seen(spot: Spot, start: Seen, end: Seen) -> None:
             f"{where}: module {spot.last or WHOLE!r} returned {end.returned}; seeds act on a "
             "tensor, or on a tuple that begins with one. Place the site at a module inside that "
             "returns a tensor"
+        )
+    if len(end.y) < 2 or not end.y_floats:
+        what = f"{tuple(end.y)}" if end.y_floats else "of whole numbers or complex ones"
+        raise SiteError(
+            f"{where}: module {spot.last or WHOLE!r} returned a tensor {what}; seeds act on "
+            "floating-point numbers [B, features] or [B, C, ...]. Place the site where these pass"
         )
     if spot.first != spot.last and start.order > end.order and not _holds(spot.first, spot.last):
         raise SiteError(f"{where}: {spot.last!r} ran before {spot.first!r}; name them in order")

@@ -64,12 +64,25 @@ def morph(
         raise SiteError(
             f"model must be an nn.Module that is not scripted; got {type(model).__name__}"
         )
-    if "/" in run or not sites:
-        raise SiteError(
-            f"run={run!r} may hold no slash" if sites else "sites is empty; name at least one Site"
-        )
+    if not sites:
+        raise SiteError("sites is empty; name at least one Site")
+    if not isinstance(run, str) or "/" in run:
+        raise SiteError(f"run={run!r}; legal: a name without a slash")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise SiteError(f"seed={seed!r}; legal: a whole number")
     refuse_unfit(model)
-    lifecycle = lifecycle or Lifecycle.default()
+    with torch.inference_mode(False):  # whose tensors could never be trained
+        return _morphed(model, sites, lifecycle or Lifecycle.default(), run, seed, example)
+
+
+def _morphed(
+    model: Model,
+    sites: Sequence[Site],
+    lifecycle: Lifecycle,
+    run: str,
+    seed: int,
+    example: Example | None,
+) -> Model:
     _refuse_lifecycle(lifecycle)
     spots = locate(model, sites)
     for spot in spots:

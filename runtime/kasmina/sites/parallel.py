@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -89,6 +90,14 @@ class ParallelSite(SiteLayer):
             ((number, seed),) = self._alone.items()  # in a tuple, where it is no submodule
             self._only = seed, self.pool(number), self.nonfinite
 
+    def __getstate__(self) -> dict[str, Any]:
+        named = {number: module.__name__ for number, module in self._kernels.items()}
+        return {**self.__dict__, "_kernels": named}  # modules can neither be copied nor pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._kernels = {number: import_module(name) for number, name in state["_kernels"].items()}
+
     def divert_span(self, first: nn.Module, last: nn.Module) -> None:
         """Run a span through this site: what enters `first` is added to what leaves `last`."""
         self._inside_first = diverted(first, self.run_first)
@@ -123,11 +132,16 @@ class ParallelSite(SiteLayer):
         """The forward of a span's last module."""
         output = self._inside(*args, **kwargs)
         entered, self._entered = self._entered, None
-        if _is_compiling():
-            return self._traced(entered, output)
-        if self._quiet and not self._is_due(output):
+        if not _is_compiling() and self._quiet and not self._is_due(output):
             return output
-        return self._pass(entered, output)
+        if entered is None and (_is_compiling() or not self._quiet):
+            first, last = self.span
+            raise SiteError(
+                f"site {self.path!r}: {last!r} ran, but {first!r} had not run before it in this pass, "
+                "or was replaced after morph(); its seeds read what enters there. Let both run once "
+                "in each pass, or morph a fresh model"
+            )
+        return self._traced(entered, output) if _is_compiling() else self._pass(entered, output)
 
     # The pass.
 

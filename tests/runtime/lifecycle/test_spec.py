@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from kasmina.errors import KasminaError
 from kasmina.lifecycle import (
     Column,
     Lifecycle,
@@ -39,6 +41,19 @@ def test_the_built_in_ones_are_made_once() -> None:
     assert Lifecycle.default() is DEFAULT is copy.deepcopy(DEFAULT)
     assert Lifecycle.v1() is not DEFAULT
     assert DEFAULT.digest != Lifecycle.v1().digest
+
+
+def test_a_pickle_names_a_built_in_one() -> None:
+    """The same object comes back; one that was built elsewhere is refused with what to do."""
+    for lifecycle in (DEFAULT, Lifecycle.v1()):
+        assert pickle.loads(pickle.dumps(lifecycle)) is lifecycle  # noqa: S301  our own
+    foreign = Lifecycle.from_package(DEFAULT.package)
+    with pytest.raises(KasminaError) as error:
+        pickle.dumps(foreign)
+    assert str(error.value) == (
+        "the lifecycle 'lifecycle' was built elsewhere and cannot be pickled; pickle the model's "
+        "state_dict(), or fold(model), or save the run with a checkpoint"
+    )
 
 
 def test_commands_are_what_somebody_may_ask_for() -> None:

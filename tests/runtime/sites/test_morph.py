@@ -379,7 +379,7 @@ def bypassed() -> nn.Module:
 X = torch.zeros(2, 3)
 REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], str]] = [
     ("nothing", mlp, [], {}, "sites is empty; name at least one Site"),
-    ("slash", mlp, [Site("0")], {"run": "a/b"}, "run='a/b' may hold no slash"),
+    ("slash", mlp, [Site("0")], {"run": "a/b"}, "run='a/b'; legal: a name without a slash"),
     (
         "near",
         lambda: Named(lambda _, x: x, encoder=nn.Linear(1, 1), decoder=nn.Linear(1, 1)),
