@@ -63,7 +63,7 @@ class Ending:
 
         The lifecycle ticks on, without steps of the optimizer, while its own edges may still take
         them; a seed that a tick has left where it was, although it had waited long enough, has had
-        its say and is cancelled.
+        its say and is cancelled. (In a lifecycle without "cancel" it stays where it is.)
         """
         for _ in range(int(self._ticks.sum())):
             rows = self._under_way()

@@ -231,6 +231,7 @@ class Gardener:
         if busy(self.garden):
             self.validation = self.measuring.epoch()
             self.ending.conclude()
+        self._advancing.moves += 1  # what may be commanded has changed
         return self.ramps.steps_left()
 
     def parameters(self, *, promised: bool = False) -> int:

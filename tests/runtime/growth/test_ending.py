@@ -13,10 +13,12 @@ from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.errors import KasminaError
 from kasmina.growth import Command, GrowConfig, RunResult, grow, replay
 from kasmina.growth.ending import ticks_until
+from kasmina.growth.orders import Orders
 from kasmina.growth.task import evaluate
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, read_log
 from kasmina.sites import fold
+from kasmina_generated.messages import types
 from tests.runtime.growth.gardens import GERMINATE, QUICK, Bed, assert_same, germinate
 from tests.runtime.growth.test_run import TASK
 
@@ -116,6 +118,29 @@ def test_a_run_without_a_planned_end_is_concluded_by_a_call() -> None:
     other = Bed()
     other.gardener.load_state_dict(bed.gardener.state_dict())
     assert other.gardener.closed(".")
+
+
+def test_a_lifecycle_that_turns_in_circles_is_stopped_all_the_same() -> None:
+    """After as many ticks as there are waits in it; here it is given none."""
+    bed = Bed(germinate(0))
+    bed.until("TRAINING")
+    bed.gardener.ending._ticks = torch.zeros(11, dtype=torch.int64)
+    assert bed.gardener.conclude() == 0
+    assert bed.states[0] == "CANCELLED"
+
+
+def test_who_commands_from_elsewhere_is_told_too() -> None:
+    """A seed that could not graft any more is refused with the reason."""
+    bed = Bed(epochs=LEAST)
+    orders = Orders(bed.gardener, "test")
+    command = types.Germinate(run="test", reason="", target=types.Target(site=".", slot=1))
+    assert orders.check(command) is None
+    for _ in range(2):
+        bed.epoch()
+    told = orders.carry_out(command)
+    assert isinstance(told, types.Refused)
+    assert told.detail == f"{TOO_LATE}, so nothing germinates any more"
+    assert bed.states[1] == "DORMANT"
 
 
 def _run(path: Path, epochs: int, stop_at: int = 10**9) -> RunResult:
