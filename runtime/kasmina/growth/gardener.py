@@ -36,9 +36,8 @@ from kasmina.growth.ledger import Clock, Ledger
 from kasmina.growth.measuring import Measuring
 from kasmina.growth.observation import busy
 from kasmina.growth.optimizer import check_holds
-from kasmina.growth.planes import mask_in
 from kasmina.growth.ramp import Ramps
-from kasmina.growth.rewind import Snapshot, Stateful
+from kasmina.growth.rewind import Stateful
 from kasmina.growth.stepping import Stepper, value_of
 from kasmina.growth.trial import TOUCHING, Trial
 from kasmina.growth.twin import Twin
@@ -265,25 +264,12 @@ class Gardener:
             "kasmina.gardener": self,  # the last: it takes over what the others have loaded
         }
 
-    def snapshot(self, number: int) -> Snapshot | None:
-        """The snapshot that a cohort would be rewound to; None once it is not needed any more."""
-        return self.effects.snapshot(number)
-
-    def rewindable(self) -> dict[str, Stateful]:
-        """What a rewind brings back besides model and optimizer."""
-        return self.effects.stateful
-
     def leave_out(self, rows: Tensor) -> None:
         """Take seeds out as if they had never been germinated: for controls."""
         state = self.garden.state
         state.move(rows, state.lifecycle.initial)
         self.holdings.release()
         self._advancing.refresh()
-
-    @property
-    def can_rewind(self) -> bool:
-        """Whether there is a snapshot to return to."""
-        return self.effects.rewindable()
 
     @property
     def judging(self) -> bool:
@@ -305,11 +291,6 @@ class Gardener:
         """How often a cohort has begun to graft or was taken back."""
         return self.effects.milestones
 
-    @property
-    def strategies(self) -> dict[int, str]:
-        """Grafting strategies by row, for commands that name none."""
-        return self.holdings.strategies
-
     def embargoed(self, site: str) -> bool:
         """Whether the site was rewound so often that nothing germinates there any more."""
         return self.effects.embargoed(site)
@@ -317,20 +298,6 @@ class Gardener:
     def closed(self, site: str) -> bool:
         """Whether nothing germinates at the site: it is embargoed, or the run ends too soon."""
         return self.embargoed(site) or self.ending.forbids_germination()
-
-    def saved(self) -> Tensor:
-        """Bool `[N]`: seeds on trial whose cohort's snapshot is still there to return to."""
-        saved = torch.zeros(len(self.garden.state), dtype=torch.bool)
-        rows = self.trial.rows().cpu()
-        numbers = self.garden.state["checkpoint_id"].cpu()[rows].tolist()
-        saved[rows] = torch.tensor(
-            [self.snapshot(n) is not None for n in numbers], dtype=torch.bool
-        )
-        return saved
-
-    def is_blending(self, row: int) -> bool:
-        """Whether the seed is on a ramp upwards."""
-        return bool(mask_in(self.garden.state, "plane", "blend")[row])
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs of the loop itself, between two steps."""

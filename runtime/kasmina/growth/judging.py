@@ -165,7 +165,7 @@ class Judge:
     def _control(self, number: int) -> Judgement | None:
         """The cohort's joint gain against its true control; None where there is none."""
         gardener, parts = self._gardener, self._gardener.validation.parts
-        snapshot = gardener.snapshot(number)
+        snapshot = gardener.effects.snapshot(number)
         small = gardener.parameters() <= gardener.config.twin_parameters
         if self._twin is None or snapshot is None or parts is None or not small:
             return None

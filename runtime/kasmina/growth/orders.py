@@ -20,6 +20,7 @@ from kasmina.growth.contest import TOO_LATE
 from kasmina.growth.controller import Command
 from kasmina.growth.gardener import Gardener
 from kasmina.growth.observation import action_mask
+from kasmina.growth.planes import mask_in
 from kasmina.growth.trial import CANCEL, EMERGENCY
 from kasmina.lifecycle import LimitTable, StepResult
 from kasmina_generated.messages import types
@@ -91,7 +92,7 @@ class Orders:
             return
         state = self._garden.state
         codes: NDArray[Any] = state.codes.cpu().numpy().copy()
-        self._saved = gardener.saved().numpy()
+        self._saved = gardener.trial.saved().numpy()
         self._mask = ActionMask(
             run=self._run,
             sites=self._sites,
@@ -138,13 +139,13 @@ class Orders:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"paused": self.paused, "strategies": dict(self._gardener.strategies)}
+        return {"paused": self.paused, "strategies": dict(self._gardener.holdings.strategies)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.paused = state["paused"]
-        self._gardener.strategies.clear()
-        self._gardener.strategies.update(state["strategies"])
+        self._gardener.holdings.strategies.clear()
+        self._gardener.holdings.strategies.update(state["strategies"])
         self._noted = -1
         self.look()
 
@@ -231,9 +232,10 @@ class Orders:
 
     def _set_strategy(self, rows: list[int], strategy: str) -> Applied:
         gardener, state = self._gardener, self._garden.state
-        gardener.strategies.update(dict.fromkeys(rows, strategy))
+        gardener.holdings.strategies.update(dict.fromkeys(rows, strategy))
         holds = [row for row in rows if int(state["blueprint_slot"][row]) >= 0]
-        moving = [row for row in holds if gardener.is_blending(row)]
+        blends = mask_in(state, "plane", "blend")
+        moving = [row for row in holds if bool(blends[row])]
         waiting = [row for row in holds if row not in set(moving)]
         if waiting:
             state.update(waiting, {"grafting_strategy": strategy_number(strategy)})

@@ -33,7 +33,7 @@ class ControlRun:
             stateful={"data": self._data.train, "scheduler": self._scheduler},
             meter=run.meter,
         )
-        self.stateful = self._gardener.rewindable()
+        self.stateful = self._gardener.effects.stateful
 
     def leave_out(self, rows: Tensor) -> None:
         """See `Trainee`."""

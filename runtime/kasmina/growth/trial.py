@@ -47,10 +47,20 @@ class Trial:
         ended = state.lifecycle.table("IS_TERMINAL", state.device)[state.codes.long()]
         return ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
 
+    def saved(self) -> Tensor:
+        """Bool `[N]`: seeds on trial whose cohort's snapshot is still there to return to."""
+        state, effects = self._gardener.garden.state, self._gardener.effects
+        saved = torch.zeros(len(state), dtype=torch.bool)
+        rows = self.rows().cpu()
+        numbers = state["checkpoint_id"].cpu()[rows].tolist()
+        held = [effects.snapshot(number) is not None for number in numbers]
+        saved[rows] = torch.tensor(held, dtype=torch.bool)
+        return saved
+
     def refresh(self) -> None:
         """Take over what a step of the lifecycle has changed."""
         self.is_on = len(self.rows()) > 0
-        can_return = self.is_on and self._gardener.can_rewind
+        can_return = self.is_on and self._gardener.effects.rewindable()
         self._before = self._loss_at_graft() if can_return else None
 
     def diverges(self, loss: float, overflows: bool) -> bool:
@@ -101,7 +111,7 @@ class Trial:
     def worse(self) -> list[Command]:
         """What takes a cohort back that has made the validation loss surely worse."""
         gardener = self._gardener
-        rows: list[int] = self.rows().tolist() if gardener.can_rewind else []
+        rows: list[int] = self.rows().tolist() if gardener.effects.rewindable() else []
         if not rows:
             return []
         error = max(gardener.judge.sampling(row) for row in rows)

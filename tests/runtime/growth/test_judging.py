@@ -116,7 +116,7 @@ def test_the_control_is_the_run_that_never_grafted() -> None:
             grafted.batch()
         grafted.gardener.tick()
     twin = grafted.gardener.judge._twin
-    snapshot = grafted.gardener.snapshot(int(state["checkpoint_id"][0]))
+    snapshot = grafted.gardener.effects.snapshot(int(state["checkpoint_id"][0]))
     assert twin is not None
     assert snapshot is not None
     stream = torch.get_rng_state()
