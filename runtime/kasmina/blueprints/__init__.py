@@ -6,6 +6,7 @@ from kasmina.blueprints.convolution import Conv, Separable
 from kasmina.blueprints.dense import AffineMap, Gated, LowRank, Mlp
 from kasmina.blueprints.options import Legal, OneOf, Whole
 from kasmina.blueprints.pool import BlueprintPool, PoolFull
+from kasmina.blueprints.proving import prove
 from kasmina.blueprints.registry import (
     Blueprint,
     blueprint,
@@ -39,4 +40,5 @@ __all__ = [
     "blueprint_kind",
     "check_options",
     "known_blueprints",
+    "prove",
 ]

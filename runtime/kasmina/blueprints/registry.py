@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from inspect import signature
+from inspect import isabstract, signature
 from math import prod
 from reprlib import repr as short
 from typing import Any, ClassVar, TypeVar
@@ -166,6 +166,11 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
         if not (isinstance(kind, type) and issubclass(kind, Blueprint)):
             raise BlueprintError(
                 f"blueprint {name!r}: {kind!r} is no class derived from kasmina.Blueprint"
+            )
+        if isabstract(kind):
+            raise BlueprintError(
+                f"blueprint {name!r}: {kind.__qualname__} lacks "
+                f"{', '.join(sorted(kind.__abstractmethods__))}; see kasmina.Blueprint"
             )
         if hasattr(nn.ModuleDict, name):
             raise BlueprintError(f"{name!r} cannot name a blueprint; nn.ModuleDict uses it itself")

@@ -122,7 +122,7 @@ def strategy_by_number(number: int) -> GraftingStrategy:
 def strategy_name(number: int) -> str:
     """Its name; raises `StrategyError` outside the table."""
     names = known_strategies()
-    if not 0 <= number < len(names):
+    if not isinstance(number, int) or not 0 <= number < len(names):
         listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-        raise StrategyError(f"no grafting strategy has number {number}; known: {listed}")
+        raise StrategyError(f"no grafting strategy has number {number!r}; known: {listed}")
     return names[number]

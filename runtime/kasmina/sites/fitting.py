@@ -38,10 +38,11 @@ class Fitting:
 
     @classmethod
     def of_input(cls, path: str, shape: SiteShape, fixed: bool) -> Fitting:
-        """What enters the site; `fixed` says that no other positions are legal at it."""
+        """What the seeds read; `fixed` says that no other positions are legal at it."""
+        side: Literal["input", "output"] = "output" if shape.placement == "inline" else "input"
         flat = not shape.channels_first and not shape.tokens and shape.layout is not None
         layout = shape.layout if fixed or flat else None
-        return cls(path, "input", shape.d_in, shape.channels_first, layout, flat)
+        return cls(path, side, shape.d_in, shape.channels_first, layout, flat)
 
     @classmethod
     def of_output(cls, path: str, shape: SiteShape, fixed: bool) -> Fitting:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kasmina.blueprints import BlueprintPool, Placement, SiteShape, blueprint_kind
+from kasmina.blueprints import BlueprintPool, Placement, SiteShape, blueprint_kind, prove
 from kasmina.kernels import ops
 from kasmina.kernels.backend import Choice
 from kasmina.kernels.inline import Columns
@@ -95,6 +95,8 @@ class SiteLayer(Traced):
         for name in place.kinds:
             options = {"hidden": place.hidden, **place.options.get(name, {})}
             kind = blueprint_kind(name)(seed_shape, **options)
+            if not type(kind).__module__.startswith("kasmina."):  # ours are held by tests
+                prove(kind, state.device)
             capacity = min(place.seeds, _FIRST_CAPACITY)
             self.pools[name] = BlueprintPool(kind, capacity, device=state.device, dtype=dtype)
         seeds, device = place.seeds, state.device

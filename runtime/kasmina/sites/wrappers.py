@@ -74,8 +74,8 @@ class _Layer(nn.Module):
         """
         kind = self._kind(blueprint_id)
         number = _strategy(grafting_strategy)
-        if not 0 <= seed_id < self.site.n_seeds:
-            raise SiteError(f"no seed {seed_id}; seeds go from 0 to {self.site.n_seeds - 1}")
+        if not isinstance(seed_id, int) or not 0 <= seed_id < self.site.n_seeds:
+            raise SiteError(f"no seed {seed_id!r}; seeds go from 0 to {self.site.n_seeds - 1}")
         if not self._step(seed_id):
             return False
         self.state.update([seed_id], {"blueprint_id": kind, "grafting_strategy": number})

@@ -276,11 +276,11 @@ def test_another_layout_than_the_declared_one_is_refused(case: str) -> None:
     host, site, right, wrong, legal = STRICT[case]
     model = morph(copy.deepcopy(host), [site], example=torch.zeros(2, *right))
     (layer,) = Garden.of(model).sites.values()
-    met = (2, *wrong)
+    met, side = (2, *wrong), "input"
     if site.placement == "inline":
-        met = tuple(host(torch.zeros(met)).shape)
+        side, met = "output", tuple(host(torch.zeros(met)).shape)
     expected = (
-        f"site {layer.path!r}: its input has the shape {met}, but its layout is {legal}; pad or cut "
+        f"site {layer.path!r}: its {side} has the shape {met}, but its layout is {legal}; pad or cut "
         "the batch, or morph a fresh model with the layout that comes, or without one and without "
         "the kinds that need it"
     )

@@ -53,6 +53,7 @@ def test_germination_by_hand() -> None:
     [
         ((12,), "no seed 12; seeds go from 0 to 11"),
         ((-1,), "no seed -1; seeds go from 0 to 11"),
+        (("a",), "no seed 'a'; seeds go from 0 to 11"),
         ((0, 3), "no blueprint 3 at this site; it grows: 0 mlp"),
         ((0, "conv"), "no blueprint 'conv' at this site; it grows: 0 mlp"),
         ((0, 0, "slow"), "unknown grafting strategy 'slow'; known: linear, cosine"),
