@@ -44,6 +44,7 @@ STATES = (
     "ROLLED_BACK",
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WIDE = ((16, 32), (16, 200), (64, 128), (64, 300), (128, 128), (100, 256), (256, 256))
 PLACEMENTS = ("inline", "parallel")
 KINDS = ("mlp", "gated", "low_rank", "affine")
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
@@ -68,12 +69,13 @@ def built(
     seeds: int = 12,
     dtype: torch.dtype = torch.float32,
     mode: str = "residual",
+    hidden: int = 8,
 ) -> nn.Module:
     """A Linear with one site, the same each time but for the backend."""
     os.environ["KASMINA_BACKEND"] = backend
     torch.manual_seed(0)
     host = nn.Linear(32, features).to(DEVICE, dtype)
-    site = Site("", placement=placement, seeds=seeds, blueprint=kinds, hidden=8, mode=mode)  # type: ignore[arg-type]
+    site = Site("", placement=placement, seeds=seeds, blueprint=kinds, hidden=hidden, mode=mode)  # type: ignore[arg-type]
     model = morph(host, [site])
     garden = Garden.of(model)
     for row in range(seeds // 2):
@@ -139,6 +141,22 @@ def eager(placement: str, mode: str, dtype: str) -> None:
     chosen = site_of(one).backend
     right = worst < TOLERANCE[of] and chosen.backend == "triton"
     told(f"eager {placement} {mode} {dtype}", right, worst=worst, why=chosen.why)
+
+
+def wide(kind: str, dtype: str) -> None:
+    """Chunks whose hidden units are done in one piece or, where those are too many, block by block."""
+    of, found = DTYPES[dtype], {}
+    for width, hidden in WIDE if CUDA else WIDE[:1]:
+        one, other = (
+            built(b, "inline", (kind,), features=4 * width, seeds=4, dtype=of, hidden=hidden)
+            for b in ("triton", "torch")
+        )
+        x = batch(of, 300 if CUDA else 20)
+        worst = off(*(outcome(model, model, x) for model in (one, other)))
+        chosen = site_of(one).backend
+        found[f"{width} features, {hidden} units"] = (worst, chosen.backend, chosen.why)
+    right = all(each[0] < TOLERANCE[of] and each[1] == "triton" for each in found.values())
+    told(f"wide {kind} {dtype}", right, found=found)
 
 
 def twice(placement: str) -> None:
@@ -379,6 +397,9 @@ def cases() -> dict[str, Callable[[], None]]:
         ):
             name = f"eager {placement} {mode} {dtype}"
             found[name] = partial(eager, placement, mode, dtype)
+    for dtype in DTYPES:
+        for kind in KINDS[:3]:
+            found[f"wide {kind} {dtype}"] = partial(wide, kind, dtype)
     found["overwriting"] = overwriting
     found["memory"] = memory
     if CUDA:

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: fe4e9dd24c34f4b46a6755ab0339b829
+# body: db3b3903ff1bb0daefcfa1c6968f2271
 
 """Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
@@ -148,11 +148,6 @@ def _launches(
     size = 2 * hidden * width + hidden + width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
-    if t.blocks > 1 and dtypes[0].itemsize == 2 and not INTERPRETED:
-        raise NotImplementedError(
-            f"more than {t.units} hidden units of a chunk in {dtypes[0]}: on a GPU, Triton 3.6 loses "
-            "sums of the gradient of the input where products stand in a loop within a loop"
-        )
     early = begins_early(device)
     rows = Launch(
         _backward_rows,
@@ -677,6 +672,47 @@ def _backward_rows(
         from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
         from_g = within.to(tl.int64)[:, None] * g_row + column[None, :] * g_col
         from_gx = within.to(tl.int64)[:, None] * gx_row + column[None, :] * gx_col
+        if BLOCKS > 1:  # the gradient of x needs all blocks: a loop of its own, as sums need but one
+            limit = tl.zeros((BH, 4), tl.float32)
+            branch = tl.zeros((BN, BM), tl.float32)
+            for turn in tl.range(first * BLOCKS, last * BLOCKS, num_stages=1):
+                block = turn % BLOCKS
+                start = (zero + turn // BLOCKS) * BM
+                inside = (within < tl.minimum(n - start, BM).to(tl.int32))[:, None] & mixed[None, :]
+                x_rows = tl.load(x_at + start * x_row + from_x, mask=inside, other=0)
+                g_rows = tl.load(g_at + start * g_row + from_g, mask=inside, other=0)
+                x, g = tl.trans(x_rows), tl.trans(g_rows)
+                u = block * HB + unit_place
+                o_w_up, o_b_up, o_w_out = _weights(
+                    up_weight_at,
+                    up_bias_at,
+                    out_weight_at,
+                    row,
+                    unit_row,
+                    u,
+                    place,
+                    joined,
+                    unit_mixed,
+                    C,
+                    H,
+                    DTYPE,
+                )
+                h_u, o_v_up = _hidden(x, o_w_up, o_b_up, UPCAST)
+                limit = tl.where(block == 0, ground, limit)
+                limit += highest(o_w_out) * over_rows(tl.abs(h_u), BH, BM)
+                gh_u = dot(tl.trans(o_w_out), g, UPCAST)
+                o_g_up = _gradients(gh_u, o_v_up)
+                branch = tl.where(block == 0, 0.0, branch)
+                branch += dot(o_w_up, o_g_up.to(x.dtype), UPCAST)
+                limits = tl.maximum(limits, bits_of(limit))
+                checks += over_rows(branch * 0.0, BN, BM)
+                if (mine == 0) & (block == BLOCKS - 1):
+                    passed = g.to(tl.float32)
+                    if REPLACE:
+                        passed -= alpha[:, None] * passed
+                    result = passed + alpha[:, None] * branch
+                    to = gx_at + start * gx_row + from_gx
+                    tl.store(to, tl.trans(result.to(DTYPE)), mask=inside)
         for step in tl.range(first, last, num_stages=STAGES):
             start = (zero + step) * BM
             inside = (within < tl.minimum(n - start, BM).to(tl.int32))[:, None] & mixed[None, :]
@@ -685,38 +721,16 @@ def _backward_rows(
             x, g = tl.trans(x_rows), tl.trans(g_rows)
             # What reaches x through B; alpha, the same for all of a chunk, is left out until the end.
             h, v_up = _hidden(x, w_up, b_up, UPCAST)
-            limit = ground + reach * over_rows(tl.abs(h), BH, BM)
+            if BLOCKS == 1:
+                limit = ground + reach * over_rows(tl.abs(h), BH, BM)
+                # All of B is finite where the most that it can reach is: then nobody needs B itself.
+                limits = tl.maximum(limits, bits_of(limit))
             h = h.to(x.dtype)
             gh = dot(tl.trans(w_out), g, UPCAST)
             g_up = _gradients(gh, v_up)
-            branch = dot(w_up, g_up.to(x.dtype), UPCAST)
-            if BLOCKS > 1:
-                for block in tl.range(BLOCKS, num_stages=1):
-                    if block != mine:
-                        u = block * HB + unit_place
-                        o_w_up, o_b_up, o_w_out = _weights(
-                            up_weight_at,
-                            up_bias_at,
-                            out_weight_at,
-                            row,
-                            unit_row,
-                            u,
-                            place,
-                            joined,
-                            unit_mixed,
-                            C,
-                            H,
-                            DTYPE,
-                        )
-                        h_u, o_v_up = _hidden(x, o_w_up, o_b_up, UPCAST)
-                        limit += highest(o_w_out) * over_rows(tl.abs(h_u), BH, BM)
-                        gh_u = dot(tl.trans(o_w_out), g, UPCAST)
-                        o_g_up = _gradients(gh_u, o_v_up)
-                        branch += dot(o_w_up, o_g_up.to(x.dtype), UPCAST)
-            # All of B is finite where the most that it can reach is: then nobody needs B itself.
-            limits = tl.maximum(limits, bits_of(limit))
-            checks += over_rows(branch * 0.0, BN, BM)
-            if mine == 0:
+            if BLOCKS == 1:
+                branch = dot(w_up, g_up.to(x.dtype), UPCAST)
+                checks += over_rows(branch * 0.0, BN, BM)
                 passed = g.to(tl.float32)
                 if REPLACE:
                     passed -= alpha[:, None] * passed

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: 2d9ee4ae798d494fd74b7552261a1356
+# body: de6436315b85a1f0db4c6032325f2257
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -36,11 +36,13 @@ def _probe() -> None:
 INTERPRETED = not isinstance(_probe, JITFunction)
 MOST_STEPS = tl.constexpr(63)  # tiles of an item, which marks some of them as bits of an int64
 LEAST_STEPS = tl.constexpr(7)  # tiles of an item that ends with sums of weights' size
-LEAST_ROWS = 16  # of a tile
+LEAST_ROWS = LEAST_COLUMNS = 16  # of a tile
 MOST_SPLITS = tl.constexpr(128)  # of the rows, unless an item had too many tiles then
 WIPED = tl.constexpr(1024)  # numbers that a program fills with 0 at once
 FEWER = tl.constexpr(4)  # times its share of the chunks: the programs among which a list is cut up
-MOST_LANES = 64  # hidden units of all chunks of a strip that are computed at once
+FEW_LANES = 64  # hidden units of several chunks that are computed at once
+MOST_LANES = 128  # and of one
+MOST_BYTES = 2**14  # of a weight of theirs
 
 
 class Tiles(NamedTuple):
@@ -100,16 +102,19 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int, size: int) -> S
         hidden: Hidden units of each; 1 where there are none.
         size: Bytes of an element.
     """
-    columns = max(tiles.columns, power(width))
+    group = max(1, min(tiles.columns // width, FEW_LANES // hidden, chunks))
+    columns = max(LEAST_COLUMNS, power(group * width))
     scale = max(1, columns * size // 128)  # of a row of a tile to those that were measured
-    warps = min(tiles.warps * scale, 16)
-    group = max(1, min(columns // width, chunks))
-    units = min(hidden, max(1, MOST_LANES // group))
+    units = min(hidden, MOST_LANES, max(LEAST_COLUMNS, MOST_BYTES // (columns * size)))
+    lanes = max(LEAST_COLUMNS, power(group * units))
+    # Four warps multiply 64 rows. Where products follow one another, Triton 3.6 lays eight of them
+    # over 64 rows as well, and the other four read beyond these.
+    warps = min(tiles.warps * scale, 4 if hidden > 1 else 16)
     strips, blocks = -(-chunks // group), -(-hidden // units)
     return Shape(
         rows=min(tiles.rows, 32) if scale > 2 else tiles.rows,
         columns=columns,
-        lanes=max(16, power(group * units)),
+        lanes=lanes,
         group=group,
         units=units,
         blocks=blocks,
