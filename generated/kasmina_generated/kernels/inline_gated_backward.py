@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 01f634e806dec67f2f39442d5a7c5d2f
+# body: 158ab1713388860d552f5581fcece5bf
 
 """Backward pass of the chunks that hold gated: one launch for all rows, one to add up."""
 
@@ -720,7 +720,7 @@ def _backward_rows(
         from_x = within.to(tl.int64)[:, None] * x_row + column[None, :] * x_col
         from_g = within.to(tl.int64)[:, None] * g_row + column[None, :] * g_col
         from_gx = within.to(tl.int64)[:, None] * gx_row + column[None, :] * gx_col
-        if BLOCKS > 1:  # the gradient of x needs all blocks: a loop of its own, as sums need but one
+        if BLOCKS > 1:  # the gradient of x needs them all, a sum its own: a loop of its own
             limit = tl.zeros((BH, 4), tl.float32)
             branch = tl.zeros((BN, BM), tl.float32)
             for turn in tl.range(first * BLOCKS, last * BLOCKS, num_stages=1):
