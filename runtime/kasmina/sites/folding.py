@@ -99,7 +99,7 @@ def _block(model: nn.Module, site: SiteLayer, grown: Sequence[SiteLayer]) -> tup
     first, last = site.span
     parent = first.rpartition(".")[0]
     holder = model.get_submodule(parent)
-    siblings = first != last and last.rpartition(".")[0] == parent
+    siblings = "" not in (first, last) and first != last and last.rpartition(".")[0] == parent
     if not siblings or not isinstance(holder, nn.Sequential):
         return ()
     run = _between(holder, first, last)

@@ -67,6 +67,8 @@ def _spot(site: Site, name: str, modules: Mapping[str, nn.Module]) -> Spot:
 
 def _until(until: str, name: str, modules: Mapping[str, nn.Module]) -> str:
     """The name of a span's last module: a sibling of the first one, or from the root."""
+    if until in ("", WHOLE):
+        return ""
     parent, _, _ = name.rpartition(".")
     sibling = f"{parent}.{until}" if parent else until
     for candidate in (sibling, until):
@@ -107,12 +109,13 @@ def refuse_unfit(model: nn.Module) -> None:
         )
     if hasattr(model, "_orig_mod"):
         raise SiteError("the model is compiled; morph it first, then torch.compile it")
-    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    held = (*model.named_parameters(), *model.named_buffers())
+    lazy = [name for name, value in held if is_lazy(value)]
     if lazy:
         raise SiteError(
             f"{', '.join(lazy)} has no shape yet; run one batch through the model, then morph it"
         )
-    meta = [name for name, p in model.named_parameters() if p.is_meta]
+    meta = [name for name, value in held if value.is_meta]
     if meta:
         raise SiteError(
             f"{', '.join(meta[:3])}{', ...' if len(meta) > 3 else ''}: on the meta device, without "
@@ -317,8 +320,8 @@ class _Shaping:
         first, last = self._spot.first, self._spot.last
         parent, _, begin = first.rpartition(".")
         holder = self._model.get_submodule(parent)
-        if first == last or last.rpartition(".")[0] != parent:
-            return None
+        if "" in (first, last) or first == last or last.rpartition(".")[0] != parent:
+            return None  # the whole model, whose name is empty, is no sibling
         if not isinstance(holder, nn.Sequential):
             return None
         names = [name for name, _ in holder.named_children()]

@@ -36,8 +36,8 @@ class Site:
     Attributes:
         pattern: as in `fnmatch`, over the names of `model.named_modules()`; `*` matches dots too.
             "" or "." is the whole model.
-        until: name of a later module, beside the matched one or from the root: the site spans
-            from the matched module's input to the output of `until`.
+        until: name of a later module, beside the matched one or from the root, or "." for the
+            whole model: the site spans from the matched module's input to the output of `until`.
         placement: `parallel` seeds read the site's input and add to its output, `inline` seeds
             transform its output chunk by chunk.
         seeds: seeds in each matched place, 1 to 1,048,576; inline at most as many as features.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import random
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -169,3 +172,39 @@ def test_a_plain_model_is_refused() -> None:
     """There is nothing to fold."""
     with pytest.raises(SiteError, match=r"Linear has no seeds; call kasmina.morph\(model"):
         fold(nn.Linear(2, 2))
+
+
+def nested(draw: random.Random, depth: int) -> nn.Module:
+    """Modules in modules, all of 6 features."""
+    if depth and draw.random() < 0.3:
+        return nn.Sequential(*(nested(draw, depth - 1) for _ in range(draw.randint(1, 3))))
+    return draw.choice([nn.Linear(6, 6), nn.Tanh(), nn.LayerNorm(6), nn.Dropout(0.1)])
+
+
+def anywhere(draw: random.Random, model: nn.Module) -> Site:
+    """A site at any module, or from one to any other, the whole model among them."""
+    names = [name for name, _ in model.named_modules()]
+    if draw.random() < 0.4:
+        return Site(draw.choice(names), placement="inline", seeds=draw.randint(1, 3))
+    until = draw.choice([*names, None, None, "."])
+    return Site(draw.choice(names), until=until, seeds=draw.randint(1, 2), blueprint="gated")
+
+
+def test_sites_in_sites_and_spans_that_overlap() -> None:
+    """Wherever sites are legal, what is folded and what is copied compute what the model does."""
+    legal, x = 0, torch.randn(3, 6)
+    for seed in range(60):
+        draw = random.Random(seed)
+        torch.manual_seed(seed)
+        model = nn.Sequential(*(nested(draw, 2) for _ in range(draw.randint(2, 5)))).eval()
+        sites = [anywhere(draw, model) for _ in range(draw.randint(1, 4))]
+        try:
+            morph(model, sites, example=x)
+        except SiteError:  # two at one place, or from a later module to an earlier one
+            continue
+        legal += 1
+        every_kind(Garden.of(model), "STABILIZATION", 0.6)
+        expected = model(x)
+        torch.testing.assert_close(fold(model)(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert legal > 20

@@ -260,11 +260,19 @@ MORPH: Any = morph  # called with what a type checker would refuse
                 "arguments or a mapping of keywords"
             ),
         ),
+        (
+            lambda: morph(nn.LazyBatchNorm1d(affine=False), [WHOLE]),
+            (
+                "running_mean, running_var has no shape yet; run one batch through the model, then "
+                "morph it"
+            ),
+        ),
         (lambda: MORPH(nn.Linear(3, 3), [WHOLE], run=5), "run=5; legal: a name without a slash"),
         (lambda: MORPH(nn.Linear(3, 3), [WHOLE], seed="a"), "seed='a'; legal: a whole number"),
         (lambda: MORPH(nn.Linear(3, 3), [WHOLE], seed=True), "seed=True; legal: a whole number"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_refusals(call: Callable[[], object], message: str) -> None:
     """By site, with what was seen, what is legal and what to do."""
     with pytest.raises(KasminaError) as error:
