@@ -52,6 +52,8 @@ def grow(
 ) -> RunResult:
     """Train `task` and let it grow; the test split is read once, at the end.
 
+    A run that finishes has no seed under way: see `kasmina.growth.ending`.
+
     Args:
         task: what to train.
         config: how long, how large, from which seed.
