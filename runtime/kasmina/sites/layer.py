@@ -38,6 +38,8 @@ from kasmina.sites.traced import Traced
 
 _is_compiling = torch.compiler.is_compiling
 _is_capturing = torch.cuda.is_current_stream_capturing
+_is_transformed = torch._C._are_functorch_transforms_active
+_is_tracing = torch._C._get_tracing_state
 _FIRST_CAPACITY = 4  # rows of a pool before it doubles
 
 
@@ -172,6 +174,11 @@ class SiteLayer(Traced):
         """Move what is no parameter and no buffer as well."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.nonfinite.device
+        if device.type == "meta":
+            raise SiteError(
+                "a model with seeds cannot be moved to the meta device, where nothing has a value; move "
+                "kasmina.fold(model) there"
+            )
         if self.alpha.device != device:
             self.alpha = self.alpha.detach().to(device).requires_grad_()
             self._arrive(device)
@@ -252,6 +259,8 @@ class SiteLayer(Traced):
         Returns:
             `output` itself, the same object, where nothing is mixed in and the host trains.
         """
+        if _is_transformed() or _is_tracing():
+            return self._only_asleep(output)
         y = first_tensor(output, self)
         self._output.check(y)
         captured = self._may_capture and _is_capturing()
@@ -275,6 +284,15 @@ class SiteLayer(Traced):
         if self._watched:
             grown = self._shown(y if x is None else x, grown)
         return output if grown is y else with_first(output, grown)
+
+    def _only_asleep(self, output: Any) -> Any:
+        """A pass that torch.func transforms, or that torch.jit writes down; it is no sample."""
+        if self._quiet:
+            return output
+        raise SiteError(
+            f"site {self.path!r}: seeds that act can neither be transformed by torch.func (vmap, grad, "
+            "...) nor traced by torch.jit; do that with kasmina.fold(model)"
+        )
 
     def _shown(self, read: Tensor, grown: Tensor) -> Tensor:
         """What the site gives, as it goes on; whoever waits for it has seen it."""

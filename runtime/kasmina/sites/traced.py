@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Stacks
 from kasmina.sites.diversion import first_tensor, with_first
+from kasmina.sites.errors import SiteError
 from kasmina.sites.fitting import Fitting
 from kasmina.sites.observed import Observed
 
@@ -46,6 +47,11 @@ class Traced(Observed):
 
     def _traced(self, x: Tensor | None, output: Any) -> Any:
         """`_pass` for a graph that must not depend on anything that a step changes."""
+        if torch.compiler.is_exporting():
+            raise SiteError(
+                f"site {self.path!r}: a model with seeds cannot be exported, since what they do changes "
+                "from step to step; export kasmina.fold(model)"
+            )
         y = first_tensor(output, self)
         parameters = [p for pool in self.pools.values() for p in pool.parameters()]
         grad = torch.is_grad_enabled()

@@ -188,6 +188,49 @@ def test_inference_mode(host: Host) -> None:
     assert any(p.grad is not None and p.grad.any() for p in garden.parameters())
 
 
+@every_host
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_transforms_of_torch_func(host: Host) -> None:
+    """Asleep the sites are not there; seeds that act say that a folded model is what can be done."""
+    model, x = built(host).eval(), host.batch()
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(values: dict[str, Tensor], one: Tensor) -> Tensor:
+        found: Tensor = torch.func.functional_call(model, values, (one,)).sum()
+        return found
+
+    whole = torch.func.grad(loss)(weights, x)
+    backward(model(x).sum())
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(whole[name], parameter.grad)
+    if host.name == "mlp":  # others want a batch
+        each = torch.func.vmap(model)(x)
+        torch.testing.assert_close(each, model(x))
+    every_kind(Garden.of(model), "STABILIZATION", 0.7)
+    with pytest.raises(
+        SiteError, match=r"seeds that act can neither be transformed by torch\.func"
+    ):
+        torch.func.grad(loss)(weights, x)
+    with pytest.raises(
+        SiteError, match=r"nor traced by torch\.jit; do that with kasmina\.fold\(mod"
+    ):
+        torch.jit.trace(model, x)  # type: ignore[no-untyped-call]
+
+
+def test_export_wants_a_folded_model() -> None:
+    """An exported graph would hold on to a site of this process."""
+    model, x = grown(), torch.randn(3, 4)
+    with pytest.raises(SiteError) as error:
+        torch.export.export(model, (x,))
+    assert str(error.value) == (
+        "site '0': a model with seeds cannot be exported, since what they do changes from step to "
+        "step; export kasmina.fold(model)"
+    )
+    torch.testing.assert_close(torch.export.export(fold(model), (x,)).module()(x), model(x))
+
+
 class Cast(nn.Module):
     """A map whose output has another dtype."""
 
@@ -250,6 +293,13 @@ MORPH: Any = morph  # called with what a type checker would refuse
             (
                 "weight, bias: on the meta device, without values; give them a device by "
                 "model.to_empty(device=...) and values, then morph it"
+            ),
+        ),
+        (
+            lambda: morph(nn.Linear(3, 3), [WHOLE]).to("meta"),
+            (
+                "a model with seeds cannot be moved to the meta device, where nothing has a value; "
+                "move kasmina.fold(model) there"
             ),
         ),
         (
