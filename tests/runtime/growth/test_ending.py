@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from kasmina.control import TamiyoController
 from kasmina.control.tamiyo import TamiyoConfig
 from kasmina.errors import KasminaError
-from kasmina.growth import Command, GrowConfig, RunResult, grow, replay
+from kasmina.grafting import known_strategies
+from kasmina.growth import (
+    Command,
+    GrowConfig,
+    Idle,
+    Observation,
+    Proposal,
+    RunResult,
+    grow,
+    replay,
+)
 from kasmina.growth.ending import ticks_until
 from kasmina.growth.orders import Orders
 from kasmina.growth.task import evaluate
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, read_log
-from kasmina.sites import fold
+from kasmina.sites import Site, fold
 from kasmina_generated.messages import types
 from tests.runtime.growth.gardens import GERMINATE, QUICK, Bed, assert_same, germinate
 from tests.runtime.growth.test_run import TASK
@@ -124,6 +137,61 @@ def test_a_run_without_a_planned_end_is_concluded_by_a_call() -> None:
     other = Bed()
     other.gardener.load_state_dict(bed.gardener.state_dict())
     assert other.gardener.closed(".")
+
+
+class ByLot(Idle):
+    """Germinates a quarter of what may germinate, each with a strategy by lot."""
+
+    name = "by lot"
+
+    def __init__(self, lot: Random) -> None:
+        self.lot = lot
+
+    def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
+        """See `Controller`."""
+        rows = np.flatnonzero(mask[:, observation.commands.index(GERMINATE)]).tolist()
+        strategies = known_strategies()
+        chosen = [(row, self.lot.choice(strategies)) for row in rows if self.lot.random() < 0.25]
+        return Proposal(
+            tuple(Command(GERMINATE, row, "", strategy=strategy) for row, strategy in chosen), ""
+        )
+
+
+SITES = (
+    [Site(".", seeds=4, blueprint="mlp", hidden=6)],
+    [Site("0", placement="inline", seeds=3, blueprint="affine", mode="replace")],
+    [Site("0", placement="inline", seeds=3, hidden=4)],
+    [Site(".", seeds=6, blueprint=("mlp", "gated"), hidden=4), Site("0", seeds=2, hidden=4)],
+)
+
+
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 120), marks=pytest.mark.long)])
+def test_random_lives_all_end(seeds: range) -> None:
+    """Whatever germinates when and how: it is kept whole in the end, or nothing of it is left."""
+    for seed in seeds:
+        lot = Random(seed)
+        epochs, ramp, limit = (
+            lot.randint(3, 26),
+            lot.choice((1, 3, 8, 20)),
+            lot.choice((-10, 0, 10)),
+        )
+        bed = Bed(
+            ByLot(lot),
+            sites=lot.choice(SITES),
+            limits={**QUICK, "min_improvement": limit},
+            epochs=epochs,
+            ramp_steps=ramp,
+            contest=3,
+        )
+        while bed.gardener.clock.epoch < epochs:
+            bed.epoch()
+        state = bed.gardener.garden.state
+        kept = [name == "FOSSILIZED" for name in bed.states]
+        assert set(bed.states) <= {"DORMANT", "FOSSILIZED", "CULLED", "CANCELLED", "ROLLED_BACK"}
+        assert state["alpha"].tolist() == [float(each) for each in kept], seed
+        assert (state["blueprint_slot"] >= 0).tolist() == kept, seed
+        folded = sum(p.numel() for p in fold(bed.model).parameters())
+        assert folded == bed.gardener.parameters(), seed
 
 
 def test_a_lifecycle_that_turns_in_circles_is_stopped_all_the_same() -> None:
