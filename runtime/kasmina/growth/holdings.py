@@ -77,9 +77,10 @@ class Holdings:
         Raises:
             KasminaError: none of the optimizer's parameters has a gradient.
         """
-        held = [p for group in self._optimizer.param_groups for p in group["params"]]
-        if any(p.grad is not None for p in held):
-            return
+        groups = self._optimizer.param_groups
+        if any(p.grad is not None for group in groups for p in group["params"]):
+            return  # at the first one, in most runs
+        held = [p for group in groups for p in group["params"]]
         if any(p.requires_grad and id(p) not in self._grown for p in held):
             raise KasminaError(
                 "step(loss): no parameter that the optimizer holds has a gradient, so nothing would "
