@@ -66,10 +66,6 @@ class Validator:
     def __init__(self, model: nn.Module, validate: Validate) -> None:
         self._model = model
         self._validate = validate
-        self._starts = {
-            path: model.get_submodule(site.span[0].strip("."))
-            for path, site in Garden.of(model).sites.items()
-        }
 
     def measure(self) -> Validation:
         """Loss and metric, without a graph."""
@@ -83,15 +79,16 @@ class Validator:
         Raises:
             KasminaError: no example passes a site.
         """
-        sizes: list[int] = []
-        note = partial(_note, sizes)
-        hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in self._starts.values()]
+        garden, sizes = Garden.of(self._model), list[int]()
+        host, note = garden.host(self._model), partial(_note, sizes)
+        starts = [host.get_submodule(site.span[0]) for site in garden.sites.values()]
+        hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in starts]
         try:
             found = self.measure()
         finally:
             for hook in hooks:
                 hook.remove()
-        _refuse_empty(self._starts, sizes)
+        _refuse_empty(garden.sites, sizes)
         return found
 
     def gradients(self, leaves: Sequence[Tensor]) -> list[Tensor | None]:

@@ -80,15 +80,22 @@ class Garden(Census):
             found._refuse_replaced(model)
         return found
 
+    def host(self, model: nn.Module) -> nn.Module:
+        """The module that was morphed, `model` or one inside; names of sites begin there.
+
+        Raises:
+            SiteError: modules were removed or renamed after `morph`.
+        """
+        for module in model.modules():
+            if module._modules.get(RESERVED) is self:
+                return module
+        raise SiteError(
+            f"the seeds no longer stand under {RESERVED!r}: modules of the model were removed or "
+            "renamed after morph(). Change the model first, then morph it"
+        )
+
     def _refuse_replaced(self, model: nn.Module) -> None:
-        hosts = (m for m in model.modules() if m._modules.get(RESERVED) is self)
-        host = next(hosts, None)
-        if host is None:
-            raise SiteError(
-                f"the seeds no longer stand under {RESERVED!r}: modules of the model were removed or "
-                "renamed after morph(). Change the model first, then morph it"
-            )
-        parts = dict(host.named_modules())
+        parts = dict(self.host(model).named_modules())
         passed = Counter(id(site) for module in parts.values() for site in detours(module))
         for path, site in self.sites.items():
             ends = set(site.span)

@@ -6,6 +6,7 @@ import pytest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kasmina.errors import KasminaError
 from kasmina.growth.validation import Validator
 from kasmina.sites import Garden, Recorder, Site, SiteError, morph
 from tests.runtime.growth.gardens import data, host
@@ -39,3 +40,12 @@ def test_a_checkpoint_in_evaluation(reentrant: bool) -> None:
         SiteError, match=r"^sites inner: .*use_reentrant=True\), which tells no grad"
     ):
         validator.record(recorders)
+
+
+def test_the_grown_model_may_be_a_part() -> None:
+    """The first measurement finds its sites inside of a larger model, and misses what runs none."""
+    x, _ = data()
+    model = nn.Sequential(nn.Identity(), morph(host(), [Site("0", seeds=1), Site(".", seeds=1)]))
+    assert Validator(model, lambda: model(x).square().mean()).first().loss > 0
+    with pytest.raises(KasminaError, match=r"^validate\(\) ran no example .* Sites: 0, \.$"):
+        Validator(model, lambda: x.square().mean()).first()
