@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: d5a0ac8db9896fffaa2e340fcb3e8769956acd8db5711b175065e8c7ad371dab
 # template: source_map.py.jinja
-# body: b5230b8ab57c71e556f12a45cfb26d4e
+# body: ee6ec537a25dbe18b4e86d20e4c20195
 
 """From the lines of these files to the lines of the spec that gave them."""
 
@@ -654,33 +654,33 @@ PLACES: dict[str, tuple[tuple[int, int, str, int, int], ...]] = {
     ),
     "kernels/inline_mlp_relu_forward.py": ((197, 197, "kernels.yaml", 25, 3),),
     "kernels/inline_mlp_relu_backward.py": (
-        (226, 226, "kernels.yaml", 25, 3),
-        (234, 234, "kernels.yaml", 25, 3),
-        (241, 241, "kernels.yaml", 25, 3),
-    ),
-    "kernels/inline_mlp_gelu_forward.py": ((197, 197, "kernels.yaml", 25, 3),),
-    "kernels/inline_mlp_gelu_backward.py": (
-        (226, 226, "kernels.yaml", 25, 3),
-        (234, 234, "kernels.yaml", 25, 3),
-        (241, 241, "kernels.yaml", 25, 3),
-    ),
-    "kernels/inline_mlp_silu_forward.py": ((203, 203, "kernels.yaml", 25, 3),),
-    "kernels/inline_mlp_silu_backward.py": (
         (232, 232, "kernels.yaml", 25, 3),
         (240, 240, "kernels.yaml", 25, 3),
         (247, 247, "kernels.yaml", 25, 3),
     ),
+    "kernels/inline_mlp_gelu_forward.py": ((197, 197, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_gelu_backward.py": (
+        (232, 232, "kernels.yaml", 25, 3),
+        (240, 240, "kernels.yaml", 25, 3),
+        (247, 247, "kernels.yaml", 25, 3),
+    ),
+    "kernels/inline_mlp_silu_forward.py": ((203, 203, "kernels.yaml", 25, 3),),
+    "kernels/inline_mlp_silu_backward.py": (
+        (238, 238, "kernels.yaml", 25, 3),
+        (246, 246, "kernels.yaml", 25, 3),
+        (253, 253, "kernels.yaml", 25, 3),
+    ),
     "kernels/inline_low_rank_forward.py": ((191, 191, "kernels.yaml", 28, 3),),
     "kernels/inline_low_rank_backward.py": (
-        (214, 214, "kernels.yaml", 28, 3),
-        (222, 222, "kernels.yaml", 28, 3),
-        (229, 229, "kernels.yaml", 28, 3),
+        (220, 220, "kernels.yaml", 28, 3),
+        (228, 228, "kernels.yaml", 28, 3),
+        (235, 235, "kernels.yaml", 28, 3),
     ),
     "kernels/inline_gated_forward.py": ((203, 203, "kernels.yaml", 31, 3),),
     "kernels/inline_gated_backward.py": (
-        (233, 233, "kernels.yaml", 31, 3),
-        (242, 242, "kernels.yaml", 31, 3),
-        (249, 250, "kernels.yaml", 31, 3),
+        (239, 239, "kernels.yaml", 31, 3),
+        (248, 248, "kernels.yaml", 31, 3),
+        (255, 256, "kernels.yaml", 31, 3),
     ),
     "kernels/inline_affine_forward.py": ((179, 179, "kernels.yaml", 34, 3),),
     "kernels/inline_affine_backward.py": ((199, 199, "kernels.yaml", 34, 3),),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -139,13 +141,48 @@ def test_what_nobody_wrote_is_not_read(text: str, monkeypatch: pytest.MonkeyPatc
 def test_products_are_as_large_as_four_warps_and_shared_memory_bear(
     width: int, hidden: int, size: int
 ) -> None:
-    """More warps than four gave wrong gradients on an H200, of a product of 64 rows in half precision."""
+    """Every unit is in a block, every block in its lanes, and a weight in what shared memory has."""
     shape = tiling.shape_of(tiling.Tiles(), 64, width, hidden, size)
     assert shape.options.get("num_warps", 4) <= 4
     assert shape.group * width <= shape.columns
     assert shape.group * shape.units <= shape.lanes
     assert (shape.blocks - 1) * shape.units < hidden <= shape.blocks * shape.units
     assert shape.lanes <= 16 or shape.lanes * shape.columns * size <= 2**14
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text != "affine"])
+@pytest.mark.parametrize(
+    ("dtype", "width", "hidden", "refused"),
+    [
+        (HALF, 64, 129, True),
+        (BRAIN, 64, 129, True),
+        (BRAIN, 65, 65, True),
+        (BRAIN, 64, 128, False),
+        (BRAIN, 128, 64, False),
+        (BRAIN, 32, 300, False),
+        (BRAIN, 256, 256, False),
+        (torch.float32, 128, 300, False),
+    ],
+)
+def test_a_gpu_gets_no_kernel_that_its_compiler_breaks(
+    text: str, dtype: torch.dtype, width: int, hidden: int, refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Several blocks of large products gave wrong gradients on an H200, in half precision alone."""
+    module = importlib.import_module(f"kasmina_generated.kernels.inline_{text}_backward")
+    monkeypatch.setattr(module, "INTERPRETED", False)
+    launches = partial(
+        module._launches, 40, 3 * width, (3 * width, 1) * 3, (dtype,) * 9, torch.device("cpu"), 3,
+        (3, hidden, width), 0, False, Tiles(), None,
+    )  # fmt: skip
+    if not refused:
+        launches()
+        return
+    told = (
+        rf"^{hidden} hidden units of a chunk of {width} features in {dtype}; on a GPU, Triton 3.6 "
+    )
+    with pytest.raises(NotImplementedError, match=told):
+        launches()
 
 
 @st.composite

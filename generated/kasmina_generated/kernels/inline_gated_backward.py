@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 158ab1713388860d552f5581fcece5bf
+# body: 941b10852cdd55579ce3dfe7823a8448
 
 """Backward pass of the chunks that hold gated: one launch for all rows, one to add up."""
 
@@ -148,6 +148,12 @@ def _launches(
     size = 3 * hidden * width + 2 * hidden + width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
+    large = t.blocks > 1 and min(t.lanes, t.columns) >= 64
+    if large and dtypes[0].itemsize == 2 and not INTERPRETED:
+        raise NotImplementedError(
+            f"{hidden} hidden units of a chunk of {width} features in {dtypes[0]}; on a GPU, Triton "
+            f"3.6 breaks the gradient of the input where there are more than {t.units}"
+        )
     early = begins_early(device)
     rows = Launch(
         _backward_rows,

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: f546591a0f872dfe483a94b3337738cf
+# body: 4c2ae042ec096b71804e2e16f91f8970
 
 """Backward pass of the chunks that hold mlp_relu: one launch for all rows, one to add up."""
 
@@ -148,6 +148,12 @@ def _launches(
     size = 2 * hidden * width + hidden + width
     t = shape_of(tiles, chunks, width, hidden, dtypes[0].itemsize)
     c = cut_of(carried, n, chunks, width)
+    large = t.blocks > 1 and min(t.lanes, t.columns) >= 64
+    if large and dtypes[0].itemsize == 2 and not INTERPRETED:
+        raise NotImplementedError(
+            f"{hidden} hidden units of a chunk of {width} features in {dtypes[0]}; on a GPU, Triton "
+            f"3.6 breaks the gradient of the input where there are more than {t.units}"
+        )
     early = begins_early(device)
     rows = Launch(
         _backward_rows,

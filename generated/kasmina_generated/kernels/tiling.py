@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/tiling.py.jinja
-# body: de6436315b85a1f0db4c6032325f2257
+# body: 4be67f29b428dbd16ee3236a7ee6e7dd
 
 """How the kernels of chunks cut up their work, and what their texts share.
 
@@ -107,8 +107,7 @@ def shape_of(tiles: Tiles, chunks: int, width: int, hidden: int, size: int) -> S
     scale = max(1, columns * size // 128)  # of a row of a tile to those that were measured
     units = min(hidden, MOST_LANES, max(LEAST_COLUMNS, MOST_BYTES // (columns * size)))
     lanes = max(LEAST_COLUMNS, power(group * units))
-    # Four warps multiply 64 rows. Where products follow one another, Triton 3.6 lays eight of them
-    # over 64 rows as well, and the other four read beyond these.
+    # Four warps multiply 64 rows; where products follow one another, Triton 3.6 lays eight over them.
     warps = min(tiles.warps * scale, 4 if hidden > 1 else 16)
     strips, blocks = -(-chunks // group), -(-hidden // units)
     return Shape(
