@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kasmina.blueprints import Placement
 from kasmina.lifecycle import Lifecycle
-from kasmina.sites import Garden, Recorder, Site, SiteLayer, morph
+from kasmina.sites import Garden, Recorder, Site, SiteError, SiteLayer, morph
 from kasmina.sites.passage import finished
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, put
 
@@ -369,3 +369,19 @@ def test_a_sequential_still_runs() -> None:
     x = torch.randn(2, 3)
     expected = model[2](model[1](model[0](x)))
     assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("state", ["DORMANT", "FINE_TUNING"])
+def test_another_layout_is_refused_in_a_graph_too(state: str) -> None:
+    """The op looks at what it is given in each pass."""
+    torch._dynamo.reset()
+    host = nn.Sequential(nn.Linear(4, 6))
+    model = morph(host, [Site("0", layout=("sequence", 5, 4), blueprint="attention", seeds=1)])
+    if state != "DORMANT":
+        put(Garden.of(model), 0, state)
+    compiled = torch.compile(model, backend="aot_eager")
+    assert compiled(torch.zeros(2, 5, 4)).shape == (2, 5, 6)
+    with pytest.raises(
+        SiteError, match=r"^site '0': its input has the shape \(2, 3, 4\), but its l"
+    ):
+        compiled(torch.zeros(2, 3, 4))
