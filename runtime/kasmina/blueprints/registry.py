@@ -161,8 +161,9 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
         BlueprintError: the name is taken, is no plain word, or the class is no `Blueprint`.
     """
 
+    _KINDS.refuse(name)
+
     def register(kind: Kind) -> Kind:
-        _KINDS.refuse(name)
         if not (isinstance(kind, type) and issubclass(kind, Blueprint)):
             raise BlueprintError(
                 f"blueprint {name!r}: {kind!r} is no class derived from kasmina.Blueprint"

@@ -58,10 +58,11 @@ def strategy(name: str) -> Callable[[Strategy], Strategy]:
         StrategyError: the name is taken or is no plain word, or the class is no strategy.
     """
 
+    if name == LEARNED:
+        raise StrategyError(f"{name!r} means that a strategy is chosen; choose another name")
+    _STRATEGIES.refuse(name)
+
     def register(kind: Strategy) -> Strategy:
-        if name == LEARNED:
-            raise StrategyError(f"{name!r} means that a strategy is chosen; choose another name")
-        _STRATEGIES.refuse(name)
         _STRATEGIES.add(name, kind, _made(name, kind))
         return kind
 

@@ -104,3 +104,11 @@ def test_refused_registrations(name: str, kind: type[Blueprint], message: str) -
     with pytest.raises(BlueprintError) as error:
         blueprint(name)(kind)
     assert str(error.value) == message
+
+
+def test_a_decorator_without_a_name() -> None:
+    """Told at once: what it decorates would become something else."""
+    with pytest.raises(
+        BlueprintError, match=r"^kasmina\.blueprint needs a name: write @kasmina\.bl"
+    ):
+        blueprint(Shift)  # type: ignore[arg-type]

@@ -305,7 +305,7 @@ def test_what_a_refused_alpha_is_told_as() -> None:
             r"^'my own' is no plain word; name the grafting strategy like 'cosine'$",
         ),
         (
-            lambda: strategy(Linear)(Linear),  # type: ignore[arg-type]
+            lambda: strategy(Linear),  # type: ignore[arg-type]
             (
                 r"^kasmina\.strategy needs a name: write @kasmina\.strategy\('cosine'\); got <class "
                 r"'kasmina\.grafting\.strategies\.Linear'>$"
