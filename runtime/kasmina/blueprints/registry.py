@@ -160,7 +160,6 @@ def blueprint(name: str) -> Callable[[Kind], Kind]:
     Raises:
         BlueprintError: the name is taken, is no plain word, or the class is no `Blueprint`.
     """
-
     _KINDS.refuse(name)
 
     def register(kind: Kind) -> Kind:

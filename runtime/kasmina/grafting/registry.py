@@ -57,7 +57,6 @@ def strategy(name: str) -> Callable[[Strategy], Strategy]:
     Raises:
         StrategyError: the name is taken or is no plain word, or the class is no strategy.
     """
-
     if name == LEARNED:
         raise StrategyError(f"{name!r} means that a strategy is chosen; choose another name")
     _STRATEGIES.refuse(name)
