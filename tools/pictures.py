@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 AXES = {"seeds": "log", "share, %": "linear", "width": "log"}
@@ -48,6 +49,10 @@ def _curve(lines: dict[str, list[tuple[float, float]]], axis: str, scale: str, t
         axes.plot(*zip(*sorted(points), strict=True), marker="o", ms=3, label=label)
     _label(axes, {"share, %": "active seeds, %", "width": "features of a chunk"}.get(axis, axis))
     axes.set_xscale(scale)
+    if scale == "log":
+        axes.set_xticks(measured := sorted({at for at, _ in next(iter(lines.values()))}))
+        axes.set_xticklabels([f"{at:g}" for at in measured])
+        axes.xaxis.set_minor_locator(NullLocator())
     _save(figure, to)
 
 
@@ -60,13 +65,13 @@ def roofline(points: dict[str, tuple[float, float]], copy: float, peak: float, t
         peak: TFLOP/s of a matrix product.
         to: the picture.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.8))
+    figure, axes = plt.subplots(figsize=(9, 3.8))
     span = [0.5, 2000.0]
     axes.plot(span, [min(copy * x, peak) for x in span], alpha=0)
     bend = peak / copy
     axes.plot([span[0], bend, span[1]], [copy * span[0], peak, peak], color="black", lw=1)
-    axes.text(span[0] * 1.2, copy * span[0] * 2, f"copy: {copy:.2f} TB/s", fontsize=8)
-    axes.text(bend, peak * 0.6, f"bf16 products: {peak:.0f} TFLOP/s", fontsize=8)
+    axes.text(span[0] * 1.2, copy * span[0] * 6, f"copy: {copy:.2f} TB/s", fontsize=8)
+    axes.text(span[1], peak * 0.55, f"bf16 products: {peak:.0f} TFLOP/s", fontsize=8, ha="right")
     for label, (x, y) in points.items():
         axes.plot(x, y, "o" if "forward" in label else "s", ms=5, label=label)
     _label(axes, "FLOP a byte that must move")
@@ -95,11 +100,16 @@ def _label(axes: Axes, x: str) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel("us")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
 
 
 def _save(figure: Any, to: Path) -> None:
-    figure.axes[0].legend(fontsize=7)
+    few = len(figure.axes[0].get_legend_handles_labels()[0]) <= len(AXES)
+    beside = {} if few else {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    figure.axes[0].legend(fontsize=7, **beside)
     figure.tight_layout()
     IMAGES.mkdir(exist_ok=True)
     figure.savefig(to, metadata={"Date": None})
