@@ -43,7 +43,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gpu, "quick", True)
     monkeypatch.setattr(_gpu, "L2", 1)
     for module in (forward, backward, parallel, curves):
-        monkeypatch.setattr(module, "ROWS", 24, raising=False)
+        monkeypatch.setattr(module, "ROWS", 8, raising=False)
         monkeypatch.setattr(module, "FEATURES", 128, raising=False)
     monkeypatch.setattr(forward, "SMALL", (8, 64, 16))
     monkeypatch.setattr(forward, "compiled", lambda call: call)
@@ -255,7 +255,7 @@ def test_tuning_writes_what_the_runtime_reads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The fastest of the candidates of each direction, by name of the GPU; others stay."""
-    monkeypatch.setattr(tune, "CLASSES", (tune.Class(16, 32, 4),))
+    monkeypatch.setattr(tune, "CLASSES", (tune.Class(8, 8, 4),))
     few = {direction: each[:2] for direction, each in tune.CANDIDATES.items()}
     monkeypatch.setattr(tune, "CANDIDATES", few)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "this one")
@@ -271,7 +271,7 @@ def test_tuning_writes_what_the_runtime_reads(
     assert set(found) == {"another", "this one"}
     for direction, candidates in few.items():
         (measured,) = found["this one"][direction]
-        assert measured[:4] == (16, 8, 4, 2)
+        assert measured[:4] == (8, 2, 4, 2)
         assert tuple(measured.tiles) in [tuple(each) for each in candidates]
 
 
