@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from kasmina.errors import KasminaError
-from kasmina.growth.planes import mask_in
 from kasmina.lifecycle import ContextTable, Lifecycle, LimitTable, StateTensor, step
 from kasmina.observe.log import Record, TornLine, read_log
-from kasmina.sites.plan import MIXED
+from kasmina.sites.plan import Planes
 
 LOG = "events.jsonl"
 
@@ -194,7 +193,7 @@ class _Player:
 
     def _architecture(self) -> list[dict[str, Any]]:
         """What is grown, by row: the same records as the Gardener writes at the end."""
-        mixed = mask_in(self.state, "plane", *MIXED)
+        mixed = Planes.of(self.state.lifecycle).mixed[self.state.codes.numpy()]
         return [
             {**self._address(row), **held, "state": self.state.state(row).name}
             for row, held in sorted(self._held.items())

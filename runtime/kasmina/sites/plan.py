@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from kasmina.kernels.inline import Columns
 from kasmina.lifecycle import Lifecycle, StateTensor
 from kasmina.sites.errors import SiteError
 
-# Planes in which what the blueprint puts out is mixed into the host.
+# Planes in which what the blueprint puts out is mixed in, in packages without kernels that say so.
 MIXED = ("blend", "full", "withdraw")
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -49,12 +50,18 @@ class Planes(NamedTuple):
 def _planes(lifecycle: Lifecycle) -> Planes:
     codes = torch.arange(lifecycle.tables.N_STATES)
     plane = lifecycle.plane_of(codes).numpy()
-    trains = lifecycle.attribute_of("trains", codes).numpy()
-    return Planes(
-        mixed=np.isin(plane, [lifecycle.attribute_code("plane", name) for name in MIXED]),
-        shadow=plane == lifecycle.attribute_code("plane", "shadow"),
-        joint=trains == lifecycle.attribute_code("trains", "joint"),
+    shadow = plane == lifecycle.attribute_code("plane", "shadow")
+    try:
+        kernels = import_module(f"{lifecycle.package.__name__}.kernels.catalogue")
+    except ModuleNotFoundError:  # built by an earlier version, or without kernels.yaml
+        trains = lifecycle.attribute_of("trains", codes).numpy()
+        mixed = np.isin(plane, [lifecycle.attribute_code("plane", name) for name in MIXED])
+        return Planes(mixed, shadow, joint=trains == lifecycle.attribute_code("trains", "joint"))
+    mixed, joint = (
+        np.array([mask >> code & 1 for code in codes.tolist()], dtype=bool)
+        for mask in (kernels.MIXING, kernels.JOINT)
     )
+    return Planes(mixed, shadow, joint)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

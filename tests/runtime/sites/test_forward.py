@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.autograd import backward
 from torch.utils.checkpoint import checkpoint
 
-from kasmina.sites import Garden, InlineSite, ParallelSite, Site, SiteError, SiteLayer, morph
+from kasmina.sites import Garden, InlineSite, ParallelSite, Site, SiteError, SiteLayer, morph, plan
 from kasmina.sites.diversion import first_argument
+from kasmina_generated.kernels import catalogue
 from tests.runtime.sites.models import HOSTS, Host, built, every_kind, poison, put
 
 every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
@@ -182,6 +184,21 @@ def test_planes_that_mix(host: Host, state: str) -> None:
         garden.state.update(rows, {"alpha": 1.0})
         garden.refresh()
         assert not torch.allclose(model(host.batch()), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_twins_mix_where_the_kernels_do(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spec of the kernels says which states mix; packages without it go by the planes' names."""
+    lifecycle = Garden.of(morph(nn.Linear(2, 2), [Site("", seeds=1)])).state.lifecycle
+    culled, grafting = lifecycle.State["CULLED"], lifecycle.State["GRAFTING"]
+    monkeypatch.setattr(catalogue, "MIXING", catalogue.MIXING & ~(1 << culled))
+    if not known:
+        monkeypatch.setitem(sys.modules, catalogue.__name__, None)
+    planes = plan._planes.__wrapped__(lifecycle)
+    assert planes.mixed[culled] == (not known)
+    assert planes.mixed[grafting]
+    assert planes.joint[grafting]
+    assert not planes.joint[culled]
 
 
 @every_host
