@@ -2,7 +2,7 @@
 # spec: lifecycle version 2, from lifecycle.yaml
 # digest: d5a0ac8db9896fffaa2e340fcb3e8769956acd8db5711b175065e8c7ad371dab
 # template: lifecycle.py.jinja
-# body: 5babb2f713a17695d439daa7e7fbcc69
+# body: b6fbc0588ccd418305071468e2543970
 
 """The states, events, edges, measurements and limits of lifecycle. A seed grows from an idle place in the host into a trained part of it, or is taken out again without a trace."""
 
@@ -722,7 +722,7 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         default=-math.inf,
         nan=-math.inf,
         infinity="allowed",
-        meaning="Loss that the graft surely saves against its control: the lower end of the interval.",
+        meaning="Loss that the graft surely saves against its control: the lower end of the interval, less its rent.",
         line=108,
         column=3,
     ),
@@ -734,7 +734,7 @@ CONTEXT_FIELDS: dict[str, ContextField] = {
         default=-math.inf,
         nan=-math.inf,
         infinity="allowed",
-        meaning="Validation loss surely saved since the seed began to graft: the lower end of the interval.",
+        meaning="Validation loss surely saved since the seed began to graft: the lower end of the interval, less its rent.",
         line=111,
         column=3,
     ),
@@ -849,10 +849,10 @@ class Context:
     """1 where the training loss does not rise, 0 where an epoch has doubled it."""
 
     evaluation_score: float = -math.inf
-    """Loss that the graft surely saves against its control: the lower end of the interval."""
+    """Loss that the graft surely saves against its control: the lower end of the interval, less its rent."""
 
     improvement: float = -math.inf
-    """Validation loss surely saved since the seed began to graft: the lower end of the interval."""
+    """Validation loss surely saved since the seed began to graft: the lower end of the interval, less its rent."""
 
     def __post_init__(self) -> None:
         object.__setattr__(
