@@ -18,6 +18,15 @@ MOST_MAPS = 4  # each holds a tile of weights in registers
 MOST_CHOICES = 16
 _BIAS = {"bias": True, "no bias": False}
 _TAKEN = frozenset({INPUT, OUT, *FUNCTIONS})
+# What kernels call their own tensors; a parameter of an element stands beside these.
+_TENSORS = frozenset(
+    [
+        *("alpha", "codes", "count", "counts", "g", "gx", "incoming", "kinds", "maps", "measures"),
+        *("nonfinite", "order", "out", "partial", "pool", "result", "rows", "selection"),
+        *("chunk", "exact", "flow", "pulled", "weights"),
+    ]
+)
+_PREFIXES = ("g_", "v_", "o_", "sum_", "to_")  # of what kernels make of parameters
 
 
 def read_kinds(top: Record) -> Iterator[Kind]:
@@ -150,6 +159,13 @@ def _check_use(record: Record, scalar: Scalar, kind: Kind) -> None:
         if option.name not in called:
             what = f"{record.label}: the formula does not call option {option.name!r}; drop it"
             record.log.add(_declared(record, "options", option.name), what)
+    if not kind.maps:
+        for name in sorted(set(read) - {INPUT}):
+            fault = fault_of_name(name, False, _TENSORS | _TAKEN)
+            if fault is None and name.startswith(_PREFIXES):
+                fault = f"begins with {' or '.join(_PREFIXES)}, as tensors of kernels do; choose another"
+            if fault:
+                record.log.add(scalar.place, f"{record.label}: parameter {name!r} {fault}")
     if not kind.maps and INPUT not in read:
         what = f"{record.label}: the formula does not read the input; call it '{INPUT}'"
         record.log.add(scalar.place, what)

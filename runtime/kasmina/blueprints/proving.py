@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kasmina.blueprints.pool import BlueprintPool
 from kasmina.blueprints.registry import Blueprint
 from kasmina.blueprints.shape import BlueprintError, SiteShape
 
@@ -44,13 +45,17 @@ def _prove_shapes(kind: Blueprint) -> None:
         shapes = kind.shapes()
     legal = isinstance(shapes, Mapping) and bool(shapes)
     for name, shape in shapes.items() if legal else ():
-        word = isinstance(name, str) and name.isidentifier() and not hasattr(nn.Module, name)
+        word = isinstance(name, str) and name.isidentifier()
         sizes = isinstance(shape, tuple) and all(type(n) is int and n > 0 for n in shape)
-        legal = legal and word and sizes and name not in ("kind", "grown", "occupied")
+        legal = legal and word and sizes
     if not legal:
         raise _refused(
             kind, "shapes", f"gave {shapes!r:.200}", "{'weight': (3, 4)}, words and sizes from 1 on"
         )
+    for name in shapes:
+        if hasattr(BlueprintPool, name) or name in ("kind", "grown", "occupied"):
+            taken = f"gave a parameter {name!r}, as something of its pool is called already"
+            raise _refused(kind, "shapes", taken, "another name")
 
 
 def _prove_init(kind: Blueprint, stream: torch.Generator) -> dict[str, Tensor]:

@@ -41,6 +41,12 @@ def finite_only(gradient: Tensor) -> Tensor:
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
 
+def difference(b: Tensor, x: Tensor) -> Tensor:
+    """`b - x` in float32 at least: it may be more than float16 holds where both are not."""
+    wide = torch.promote_types(b.dtype, torch.float32)
+    return b.to(wide) - x.to(wide)
+
+
 class _Blend(Function):
     """An inline seed: `(1 - alpha) x + alpha B` (replace) or `x + alpha B` (residual)."""
 
@@ -49,10 +55,11 @@ class _Blend(Function):
         ctx: Any, x: Tensor, b: Tensor, alpha: Tensor, replace: bool
     ) -> tuple[Tensor, Tensor]:
         bad = not_finite(b)
-        change = torch.where(bad, 0, b - x) if replace else torch.where(bad, 0, b)
+        change = torch.where(bad, 0, difference(b, x) if replace else b)
         a = broadcast(alpha, x)
-        # At alpha 1 the sum x + (b - x) would round; there B itself is the result.
-        mixed = torch.where((a == 1) & ~bad, b, x + a * change) if replace else x + a * change
+        mixed = (x + a * change).to(x.dtype)
+        if replace:  # at alpha 1 the sum x + (b - x) would round; there B itself is the result
+            mixed = torch.where((a == 1) & ~bad, b, mixed)
         ctx.save_for_backward(change, bad, alpha)
         ctx.replace = replace
         counts = by_seed(bad)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kasmina.kernels.mixing import broadcast, by_seed, finite_only, not_finite
+from kasmina.kernels.mixing import broadcast, by_seed, difference, finite_only, not_finite
 
 Formula = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Stacks = Sequence[Sequence[Tensor]]  # by kind of the site, `[capacity, ...]` each
@@ -230,7 +230,7 @@ def pull(made: Made, g: Tensor, replace: bool) -> tuple[Tensor, Tensor, Sequence
     """
     g = made.group.places.take(g)
     x, b = made.leaves[0].detach(), made.output.detach()
-    change = b - x if replace else b
+    change = difference(b, x) if replace else b
     through = g * broadcast(made.alpha, g)
     if made.bad is not None:
         change, through = torch.where(made.bad, 0, change), torch.where(made.bad, 0, through)

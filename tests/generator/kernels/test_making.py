@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from keyword import kwlist
 from pathlib import Path
 
 import pytest
@@ -223,3 +225,24 @@ for n in range(5):
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     assert len(list(tmp_path.iterdir())) == 10
     assert run_python(code).returncode == 0
+
+
+def test_no_parameter_is_called_as_kernels_call_their_own(tmp_path: Path) -> None:
+    """Whatever the templates call a tensor is refused as a name, or does no harm beside it."""
+    templates = Path(making.__file__).parent.parent / "templates" / "kernels"
+    texts = [path.read_text() for path in templates.glob("inline_*.jinja")]
+    names = {name for text in texts for name in re.findall(r"\b([a-z]\w*?)_at\b", text)}
+    assert {"out", "alpha", "order", "gx"} <= names
+    refused = set()
+    for name in sorted(names - {*kwlist, "x"} | {"g_scale"}):
+        asked = Request("k", f"{{elementwise: x * {name}}}", "inline", {}, "p", 1, 1)
+        try:
+            made = make(asked, tmp_path)
+        except SpecErrors as error:
+            assert f"kind 'k': parameter '{name}' " in str(error)
+            refused.add(name)
+        else:
+            for path in made.files.values():
+                compile(path.read_text(), path, "exec")
+    assert {"out", "alpha", "order", "gx", "g_scale"} <= refused
+    assert "bias" not in refused

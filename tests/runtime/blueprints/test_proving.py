@@ -92,7 +92,16 @@ def test_positions_of_a_site_of_channels() -> None:
         (
             "shapes",
             lambda self: {"occupied": (4,)},
-            "gave {'occupied': (4,)}" + WHERE + "{'weight': (3, 4)}, words and sizes from 1 on",
+            "gave a parameter 'occupied', as something of its pool is called already"
+            + WHERE
+            + "another name",
+        ),
+        (
+            "shapes",
+            lambda self: {"rows": (4,)},
+            "gave a parameter 'rows', as something of its pool is called already"
+            + WHERE
+            + "another name",
         ),
         ("init", lambda self, g: None, f"gave NoneType{WHERE}a tensor for each of weight"),
         ("init", lambda self, g: {}, f"gave []{WHERE}a tensor for each of weight"),

@@ -104,3 +104,14 @@ def test_the_hosts_dtype_stays(dtype: torch.dtype) -> None:
     x, b = torch.ones(1, 2, 3, dtype=dtype), torch.ones(1, 2, 3)
     assert blend(x, b, torch.full((1,), 0.5), False)[0].dtype == dtype
     assert add(x[0], b, torch.full((1,), 0.5))[0].dtype == dtype
+
+
+def test_a_difference_that_float16_cannot_hold_is_none() -> None:
+    """Both of its ends are finite, so values and dL/dalpha are, as a kernel's are."""
+    x = torch.full((1, 2, 3), -6e4, dtype=torch.float16)
+    b, alpha = -x, torch.full((1,), 0.5, requires_grad=True)
+    mixed, counts = blend(x, b, alpha, True)
+    (to_alpha,) = torch.autograd.grad(mixed.float().sum(), alpha)
+    assert mixed.eq(0).all()
+    assert counts.tolist() == [0]
+    assert float(to_alpha) == float(6 * 2 * b.float()[0, 0, 0])

@@ -222,3 +222,18 @@ def test_a_second_backward_pass() -> None:
     assert y.grad_fn is not None and y.grad_fn.kept is None  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         torch.autograd.grad(y.sum(), case.y)
+
+
+def test_what_float16_cannot_hold_between_two_ends_is_held() -> None:
+    """dL/dalpha sums B - x, which is as long as both together."""
+    case = Case(kind="affine", dtype=torch.float16)
+    with torch.no_grad():
+        case.y[0] = -6e4
+        case.stack[0].fill_(-1.0)  # B(x) = -x
+        case.stack[1].fill_(0.0)
+    case.alpha = case.alpha.detach().float().requires_grad_()
+    (found,) = torch.autograd.grad(case.fused(True).float().sum(), case.alpha)
+    assert found[case.slots].isfinite().all()
+    assert float(found[0]) == pytest.approx(
+        -2 * float(case.y.detach()[:, :3].float().sum()), rel=1e-3
+    )
