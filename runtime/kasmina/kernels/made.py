@@ -27,7 +27,9 @@ _ROWS = 16
 # float32 against float64, of sums of some hundred terms; a wrong formula is off by more. A site holds
 # the kernel in the dtype of its own tensors, see `inline.hold`.
 _TOLERANCE = 1e-3
-_SCALE = 0.25  # of parameters: a steep formula shall not leave float32, of which float64 knows nothing
+_SCALE = (
+    0.25  # of parameters: a steep formula shall not leave float32, of which float64 knows nothing
+)
 
 
 class FormulaError(KasminaError, ValueError):
