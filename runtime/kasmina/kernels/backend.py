@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kasmina.errors import KasminaError
+from kasmina.kernels.made import place_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +71,7 @@ def fallen_back(device: torch.device, error: Exception) -> Choice:
     Raises:
         BackendError: the environment demands kernels.
     """
-    what = f"a kernel cannot be used ({type(error).__name__}: {error})"
+    what = f"a kernel cannot be used ({type(error).__name__}: {error}){place_of(error)}"
     if asked() == "triton":
         raise BackendError(f"{VARIABLE}=triton, but on {device} {what}") from error
     return Choice("torch", f"the twins: {what}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -27,9 +27,8 @@ _ROWS = 16
 # float32 against float64, of sums of some hundred terms; a wrong formula is off by more. A site holds
 # the kernel in the dtype of its own tensors, see `inline.hold`.
 _TOLERANCE = 1e-3
-_SCALE = (
-    0.25  # of parameters: a steep formula shall not leave float32, of which float64 knows nothing
-)
+_SCALE = 0.25  # of parameters: a steep formula shall not leave float32, as float64 would not tell
+_MADE: dict[Path, _Asked] = {}  # files that this process has imported, and what for
 
 
 class FormulaError(KasminaError, ValueError):
@@ -107,8 +106,26 @@ def _modules(asked: _Asked) -> tuple[tuple[Any, Any], tuple[str, ...]]:
             f"blueprint {asked.name!r}: its kernel cannot be kept: {error.strerror}: "
             f"{error.filename}; remove that, or set XDG_CACHE_HOME to a folder of your own"
         ) from error
-    forward, backward = (_load(found.files[module]) for module in found.files)
+    except Exception as error:  # whatever a template may raise that somebody has edited
+        told = f"{type(error).__name__}: {error}{_template_of(error)}"
+        raise FormulaError(
+            f"blueprint {asked.name!r}: its kernel cannot be made: {told}"
+        ) from error
+    _MADE.update(dict.fromkeys(found.files.values(), asked))
+    try:
+        forward, backward = (_load(path) for path in found.files.values())
+    except Exception as error:
+        raise FormulaError(_told(asked, error)) from error
     return (forward, backward), found.parameters
+
+
+def _template_of(error: Exception) -> str:
+    """The line of a template at which it cannot be read or filled in; empty where it is of none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [(f.filename, f.lineno) for f in frames if f.filename.endswith(".jinja")]
+    if hasattr(error, "lineno"):  # jinja's reader was not inside of it
+        places.append((getattr(error, "filename", None) or "text", error.lineno))
+    return f" ({places[-1][0]}:{places[-1][1]})" if places else ""
 
 
 def _request(asked: _Asked) -> Request:
@@ -118,14 +135,11 @@ def _request(asked: _Asked) -> Request:
 
 
 def _load(path: Path) -> Any:
-    """Import a file that the generator has written or found whole."""
-    name = f"kasmina_made.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    """Import a file that the generator has written or found whole; bytecode has no checksum."""
+    module = ModuleType(f"kasmina_made.{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    exec(compile(path.read_text(), path, "exec"), module.__dict__)  # noqa: S102
     return module
 
 
@@ -157,7 +171,7 @@ def _check_values(asked: _Asked, kind: Written, modules: tuple[Any, Any]) -> Non
     try:
         found = _found(asked, kind, *modules)
     except Exception as error:  # whatever a compiler may raise
-        raise FormulaError(_told(asked, modules, error)) from error
+        raise FormulaError(_told(asked, error)) from error
     for what, value in found.items():
         kept = wanted[what].float().isfinite()
         want = wanted[what][kept]
@@ -213,20 +227,28 @@ def _found(asked: _Asked, kind: Written, forward: Any, backward: Any) -> dict[st
     return found
 
 
-def _told(asked: _Asked, modules: Sequence[Any], error: Exception) -> str:
+def _told(asked: _Asked, error: Exception) -> str:
     """Say why a kernel does not compile, with the line of the template or that it is the formula's."""
-    from kasmina_generator.kernels import making
+    last = list(_causes(error))[-1]
+    what = f"{type(last).__name__}: {last}".strip().split("\n")[-1]
+    return f"blueprint {asked.name!r}: its kernel cannot be compiled: {what}{place_of(error)}"
 
+
+def place_of(error: BaseException) -> str:
+    """The line of a made file that an error is about, and where that comes from, to be put behind it.
+
+    Empty where the error is about none of the files that this process has made or found.
+    """
     causes = list(_causes(error))
-    what = f"{type(causes[-1]).__name__}: {causes[-1]}".strip().split("\n")[-1]
-    told = f"blueprint {asked.name!r}: its kernel cannot be compiled: {what}"
-    for path in (Path(module.__file__) for module in modules):
+    for path, asked in _MADE.items():
         lines = [line for cause in causes if (line := _line_of(cause, path)) is not None]
         if lines:
+            from kasmina_generator.kernels import making
+
             place = making.origin(_request(asked), path.stem.rpartition("_")[0], lines[-1])
             text = path.read_text().split("\n")[lines[-1] - 1].strip()
-            return f"{told}\n    {path}:{lines[-1]}: {text}\n    which comes from {place}"
-    return told
+            return f"\n    {path}:{lines[-1]}: {text}\n    which comes from {place}"
+    return ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -238,6 +260,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _line_of(error: BaseException, path: Path) -> int | None:
     """The line of a file at which an error was raised, or which a compiler says it is about."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
     source, node = getattr(error, "src", None), getattr(error, "node", None)
     if isinstance(source, str) and node is not None:
         text = path.read_text()

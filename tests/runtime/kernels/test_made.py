@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from importlib.util import cache_from_source
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,8 +16,10 @@ from kasmina.blueprints import Blueprint, SiteShape, blueprint_kind, known_bluep
 from kasmina.blueprints.dense import _Dense
 from kasmina.blueprints.registry import Parameters
 from kasmina.kernels import made as room
+from kasmina.kernels.backend import fallen_back
 from kasmina.kernels.made import FormulaError, made
 from kasmina_generated.kernels.catalogue import TEXTS
+from kasmina_generator.emit import render
 from kasmina_generator.kernels.functions import FUNCTIONS, Function
 from kasmina_generator.kernels.kind import kind_of_text
 from tests.helpers import ROOT, run_python
@@ -206,7 +211,7 @@ _, name, constants = compiled_inline.KERNELS[0]
 try:
     compiled_inline.compiled("broken", name, constants)
 except Exception as error:
-    print(room._told(asked, modules, error))
+    print(room._told(asked, error))
 """
 
 
@@ -316,3 +321,82 @@ def test_a_site_runs_a_users_kind_by_its_kernel(tmp_path: Path) -> None:
     for one, other in zip(told[0][1:], told[1][1:], strict=True):
         kernel, twin = ([float(number) for number in line.split()] for line in (one, other))
         assert kernel == pytest.approx(twin, rel=1e-4, abs=1e-4)
+
+
+def test_a_file_that_is_no_python_shows_the_line_of_the_template(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is not imported at all."""
+    monkeypatch.setitem(FUNCTIONS, "exp", Function("tl.exp(u", "g"))
+    with pytest.raises(FormulaError) as told:
+        made(PACKAGE, "squash", kind("{maps: {up: bias}, hidden: exp(up)}"))
+    assert re.fullmatch(
+        r"blueprint 'squash': its kernel cannot be compiled: SyntaxError: '\(' was never closed .*\n"
+        r"    .*/inline_squash_forward_\w+\.py:\d+: return tl\.exp\(u\n"
+        r"    which comes from template kernels/_functions\.jinja:5",
+        str(told.value),
+    ), told.value
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "message"),
+    [
+        (
+            "{{ nonsense.here }}",
+            r"UndefinedError: 'nonsense' is undefined \(.*_forward\.py\.jinja:1\)",
+        ),
+        ("{% for %}", r"TemplateSyntaxError: .* \(.*_forward\.py\.jinja:1\)"),
+    ],
+    ids=["undefined", "no template"],
+)
+def test_a_template_that_cannot_be_filled_in_is_told_with_its_line(
+    spoiled: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written of it."""
+    real = jinja2.PackageLoader.get_source
+
+    def get_source(self: Any, environment: Any, template: str) -> Any:
+        source, *rest = real(self, environment, template)
+        return (f"{spoiled}\n{source}" if "inline_forward" in template else source, *rest)
+
+    monkeypatch.setattr(jinja2.PackageLoader, "get_source", get_source)
+    monkeypatch.setattr(render, "_ENVIRONMENT", render._environment())
+    with pytest.raises(
+        FormulaError, match=f"^blueprint 'squash': its kernel cannot be made: {message}$"
+    ):
+        made(PACKAGE, "squash", kind())
+
+
+def test_what_fails_later_shows_the_line_too() -> None:
+    """A site compiles more than the first trial: other dtypes, telemetry, several blocks."""
+    modules = made(PACKAGE, "squash", kind())
+    assert modules is not None
+    with pytest.raises(AttributeError) as raised:
+        modules[0].forward(*[None] * 12, replace=True, tiles=None, carried=None)
+    why = fallen_back(torch.device("cpu"), raised.value).why
+    assert re.search(
+        r"\n    .*/inline_squash_forward_\w+\.py:\d+: .*\n"
+        r"    which comes from template kernels/inline_forward\.py\.jinja:\d+$",
+        why,
+    ), why
+
+
+def test_spoiled_bytecode_is_not_read(tmp_path: Path) -> None:
+    """Only the text has a checksum."""
+    asked = room._Asked("squash", kind().formula, "inline", (), PACKAGE, 0x3F8, 0xC8)
+    (forward, _), _ = room._modules(asked)
+    path = Path(forward.__file__)
+    spoiled = Path(cache_from_source(str(path)))
+    spoiled.parent.mkdir(exist_ok=True)
+    spoiled.write_bytes(b"no bytecode")
+    again = room._load(path)
+    assert again is not forward
+    assert callable(again.forward)
+    assert spoiled.read_bytes() == b"no bytecode"
+
+
+def test_a_steep_formula_is_believed() -> None:
+    """Float32 is left by numbers that float64 still holds, and not by right kernels alone."""
+    steep = kind("{maps: {up: bias}, hidden: exp(exp(up))}")
+    steep.units = lambda up: up.exp().exp()  # type: ignore[attr-defined]
+    assert made(PACKAGE, "squash", steep) is not None
