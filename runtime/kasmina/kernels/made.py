@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from importlib.abc import SourceLoader
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -134,12 +135,30 @@ def _request(asked: _Asked) -> Request:
     return making.Request(**{**asked._asdict(), "choices": dict(asked.choices)})
 
 
+class _TextLoader(SourceLoader):
+    """Imports a file by its text alone: bytecode beside it has no checksum."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get_filename(self, fullname: str) -> str:
+        """See `importlib.abc.ExecutionLoader`."""
+        return str(self._path)
+
+    def get_data(self, path: str) -> bytes:
+        """See `importlib.abc.ResourceLoader`."""
+        return Path(path).read_bytes()
+
+
 def _load(path: Path) -> Any:
-    """Import a file that the generator has written or found whole; bytecode has no checksum."""
-    module = ModuleType(f"kasmina_made.{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module
-    exec(compile(path.read_text(), path, "exec"), module.__dict__)  # noqa: S102
+    """Import a file that the generator has written or found whole."""
+    name = f"kasmina_made.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_TextLoader(path))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
     return module
 
 
