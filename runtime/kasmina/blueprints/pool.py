@@ -187,6 +187,7 @@ class BlueprintPool(nn.Module):
         loaded = state_dict.get(f"{prefix}occupied")
         if loaded is None or len(loaded) == self.capacity:
             super()._load_from_state_dict(state_dict, prefix, *arguments)
+            self._pack()
             return
         if len(loaded) > self.capacity:
             with torch.no_grad():
@@ -194,6 +195,12 @@ class BlueprintPool(nn.Module):
         names = [f"{prefix}{name}" for name in (*self.kind.shapes(), "occupied")]
         padded = {k: _padded(state_dict[k], self.capacity) for k in names if k in state_dict}
         super()._load_from_state_dict({**state_dict, **padded}, prefix, *arguments)
+        self._pack()
+
+    def _pack(self) -> None:
+        """Kernels read parameters row by row; with `assign`, others' strides may have come in."""
+        for parameter in self.parameters():
+            parameter.data = parameter.data.contiguous()
 
 
 def _expect_another_graph() -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from kasmina.blueprints import Placement
 from kasmina.kernels.backend import Choice, choose, fallen_back
 from kasmina.kernels.inline import (
-    DTYPES,
     Launches,
     NoKernel,
     Way,
@@ -93,7 +92,7 @@ class InlineSite(SiteLayer):
 
     def _launches_for(self, y: Tensor, captured: bool = False) -> Launches | None:
         """The kernels, where they can compute `y` `[N, F]`; held before their first number is used."""
-        if self._launches is None or y.dtype not in DTYPES:
+        if self._launches is None or not self._kernels_take(y.dtype):
             return None
         case = (y.dtype, y.shape[0].bit_length(), 0 if captured else self._first)
         if case not in self._proved:

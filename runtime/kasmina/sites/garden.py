@@ -131,7 +131,8 @@ class Garden(Census):
     def refresh(self) -> bool:
         """Take over what a step, an effect or a ramp has written; forgets dL/dalpha.
 
-        Call it after every change of the state tensor that the next pass shall see.
+        Call it after every change of the state tensor that the next pass shall see. An alpha that is
+        no number acts as 0, and one outside of [0, 1] as the nearer end.
 
         Returns:
             Whether there may be another plan now, since not alpha alone was written.
@@ -145,10 +146,13 @@ class Garden(Census):
         if written:
             self._replan(Reading.of(self.state))
             self._planned = planned
-        alpha = self.state["alpha"].nan_to_num(nan=0.0)  # identity, and told by `nonfinite`
+        alpha = self._alpha()  # identity where it is NaN, which `nonfinite` tells
         for site in self.sites.values():
             site.reload_alpha(alpha)
         return written
+
+    def _alpha(self) -> Tensor:
+        return self.state["alpha"].nan_to_num(nan=0.0).clamp(0, 1)
 
     def _replan(self, reading: Reading) -> None:
         """Let all sites act by a reading, or none of them."""
@@ -166,7 +170,7 @@ class Garden(Census):
         nonfinite = [site.nonfinite.clone() for site in self.sites.values()]
         self._planned = []
         self._replan(Reading.of(self.state).showing(rows.cpu().numpy()))
-        alpha = self.state["alpha"].nan_to_num(nan=0.0)
+        alpha = self._alpha()
         alpha[rows] = 1
         for site in self.sites.values():
             site.reload_alpha(alpha)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kasmina.blueprints import BlueprintPool, Placement, SiteShape, blueprint_kind, prove
 from kasmina.kernels import ops
 from kasmina.kernels.backend import Choice
-from kasmina.kernels.inline import Columns
+from kasmina.kernels.inline import DTYPES, Columns
 from kasmina.lifecycle import StateTensor
 from kasmina.sites.diversion import (
     diverted,
@@ -67,7 +67,8 @@ class SiteLayer(Traced):
         path, first_row, n_seeds, kinds, mode, shape: as in `Place`; `span` is (first, last).
         placement: `inline` or `parallel`.
         pools: the parameters, by kind.
-        alpha: float32 `[S]`, a leaf that collects dL/dalpha.
+        alpha: float32 `[S]` in [0, 1], a leaf that collects dL/dalpha; `Garden.refresh` alone writes
+            it, from the state tensor.
         nonfinite: int64 `[S]`, elements of each blueprint's output that were not finite, since
             the seed's blueprint was allocated.
         backend: what computes the seeds, and why.
@@ -124,7 +125,16 @@ class SiteLayer(Traced):
         self._may_capture = device.type == "cuda"
         planes_on(self._state.lifecycle, device)  # a captured graph cannot copy them there
         self._seat = ops.seated(self, device)
-        self.backend = self._equip(device)
+        self.backend = self._equipped = self._equip(device)
+
+    def _kernels_take(self, dtype: torch.dtype) -> bool:
+        """Whether the site's kernels compute in a dtype; `backend` says so."""
+        takes = dtype in DTYPES
+        if takes != (self.backend is self._equipped):
+            known = ", ".join(str(each) for each in DTYPES)
+            why = f"the twins: kernels compute in {known}, and the last pass was in {dtype}"
+            self.backend = self._equipped if takes else Choice("torch", why)
+        return takes
 
     @abstractmethod
     def _equip(self, device: torch.device) -> Choice:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kasmina.blueprints import BlueprintPool, Placement
 from kasmina.kernels import alone, parallel, together
 from kasmina.kernels.backend import Choice, choose, fallen_back
-from kasmina.kernels.inline import DTYPES, NoKernel, flat, modules_of
+from kasmina.kernels.inline import NoKernel, flat, modules_of
 from kasmina.kernels.mixing import add, guard, taken
 from kasmina.kernels.ops import Gradients
 from kasmina.kernels.twin import Kind, Stacks
@@ -212,9 +212,9 @@ class ParallelSite(SiteLayer):
 
     def _kernels_for(self, y: Tensor, captured: bool) -> dict[int, ModuleType]:
         """The kernels that can compute `y`, by kind; held before their first number is used."""
-        if y.dtype not in DTYPES:
+        if not self._kernels or not self._kernels_take(y.dtype):
             return {}
-        if self._kernels and y.dtype not in self._proved:
+        if y.dtype not in self._proved:
             if captured:
                 raise unproved(self.path, y)
             self._prove(y)

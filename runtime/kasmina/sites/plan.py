@@ -181,8 +181,13 @@ class Reading:
             capacities: of its pools, by number of the kind.
 
         Raises:
-            SiteError: a seed holds a row of no kind, or one beyond the end of its pool.
+            SiteError: a seed holds a row of no kind, or one that its pool has not.
         """
+        for slot in np.flatnonzero(self.row < -1).tolist():
+            raise SiteError(
+                f"site {path!r}, slot {slot}: blueprint_slot is {self.row[slot]}; legal: -1 for none, "
+                "or a row that Garden.allocate has given out"
+            )
         for slot in np.flatnonzero(self.row >= 0).tolist():
             kind, row = int(self.kind[slot]), int(self.row[slot])
             if not 0 <= kind < len(capacities):

@@ -54,6 +54,15 @@ def model_and_garden() -> tuple[nn.Module, Garden]:
             "site '0', slot 0: blueprint_id is 5, but the site grows 1 kinds, numbered from 0",
         ),
         ("blueprint_id", 0, -1, "site '0', slot 0: blueprint_id is -1"),
+        (
+            "blueprint_slot",
+            3,
+            -2,
+            (
+                "site '2', slot 0: blueprint_slot is -2; legal: -1 for none, or a row that "
+                "Garden.allocate has given out"
+            ),
+        ),
     ],
 )
 def test_a_column_that_names_what_is_not_there(
@@ -194,3 +203,49 @@ def test_a_wrong_kernel_that_was_asked_for_is_refused_each_time(
     for _ in range(2):
         with pytest.raises(BackendError, match="WrongKernel: its output is off by"):
             model(torch.randn(3, 6))
+
+
+@pytest.mark.parametrize(("written", "acts_as"), [(3.0, 1.0), (-2.0, 0.0), (torch.inf, 1.0)])
+def test_an_alpha_beyond_its_ends_acts_as_the_end(written: float, acts_as: float) -> None:
+    """Where it was written past `StateTensor.update`, which refuses it."""
+    model, garden = model_and_garden()
+    x, found = torch.randn(5, 4), []
+    for alpha in (written, acts_as):
+        garden.state["alpha"].fill_(alpha)
+        garden.refresh()
+        found.append(model(x).detach())
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("placement", ["inline", "parallel"])
+def test_a_dtype_that_kernels_do_not_compute_in_is_told(
+    placement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twins compute it; kernels go on with the next tensor that is theirs."""
+    monkeypatch.setenv("KASMINA_BACKEND", "triton")
+    site = Site("", placement=placement, seeds=2, blueprint="affine")  # type: ignore[arg-type]
+    model = morph(nn.Linear(4, 4), [site])
+    put(Garden.of(model), 0, "GRAFTING", alpha=0.5)
+    (layer,) = Garden.of(model).sites.values()
+    for dtype, backend in (
+        (torch.float32, "triton"),
+        (torch.float64, "torch"),
+        (torch.float32, "triton"),
+    ):
+        model.to(dtype)(torch.randn(3, 4, dtype=dtype))
+        assert layer.backend.backend == backend
+        assert ("the last pass was in torch.float64" in layer.backend.why) == (backend == "torch")
+
+
+def test_parameters_of_other_strides_are_packed() -> None:
+    """Kernels read them row by row; a file keeps strides."""
+    model, garden = model_and_garden()
+    x = torch.randn(5, 4)
+    before, state = model(x).detach(), model.state_dict()
+    for name, value in state.items():
+        if value.dim() == 3:
+            state[name] = value.mT.contiguous().mT
+    model.load_state_dict(state, assign=True)
+    assert any(not value.is_contiguous() for value in state.values())
+    assert all(parameter.is_contiguous() for parameter in garden.parameters())
+    assert torch.equal(model(x), before)
