@@ -37,6 +37,7 @@ def prove(kind: Blueprint, device: torch.device) -> None:
         params = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         x = _noise(kind.shape, stream)
         made = _prove_forward(kind, params, x)
+        _prove_output(kind, params, x, made)
         _prove_export(kind, params, x, made)
 
 
@@ -107,6 +108,16 @@ def _prove_forward(kind: Blueprint, params: Mapping[str, Tensor], x: Tensor) -> 
     if x._version != version:
         raise _refused(kind, "forward", "wrote into x", "an output of its own")
     return made.detach()
+
+
+def _prove_output(kind: Blueprint, params: Mapping[str, Tensor], x: Tensor, made: Tensor) -> None:
+    """Else a seed that is folded in mid-ramp, by parameters times alpha, would be another one."""
+    names = kind.output()
+    with torch.no_grad(), _trying(kind, "forward"):
+        half = kind.forward({n: p / 2 if n in names else p for n, p in params.items()}, x)
+    if not torch.allclose(half, made / 2, rtol=1e-3, atol=1e-4):
+        made_of = f"is not linear in {tuple(names)!r}, as output() says that it is"
+        raise _refused(kind, "forward", made_of, "half of it where these are halved")
 
 
 def _written(shape: SiteShape, x: Tensor) -> tuple[int, ...]:

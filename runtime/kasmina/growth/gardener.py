@@ -53,7 +53,9 @@ class Gardener:
     Args:
         model: what `kasmina.morph` returned.
         optimizer: holds all of `model.parameters()`; its state survives growth.
-        validate: returns the mean validation loss as a 0-d tensor, or (loss, metric).
+        validate: returns the losses of all validation examples as a 1-d tensor, or their mean as a
+            0-d one, or (losses, metric). Of the mean alone nobody can tell how far the data are a
+            sample: intervals then leave that out and are too narrow, so prefer the losses.
         controller: decides at each tick; None never germinates by itself.
         config: see `GardenerConfig`; None takes its defaults.
         limits: overrides of the spec's limits by name.

@@ -58,9 +58,10 @@ class Validator:
 
     Args:
         model: the morphed model.
-        validate: takes nothing; returns the mean validation loss as a 0-d tensor (with its graph,
-            where recorded passes are wanted), or that and the metric, or also the mean losses on
-            parts of the data, `[C]` without a graph, always the same parts.
+        validate: takes nothing; returns the losses of all validation examples `[C]`, or of parts of
+            them of equal size, always the same; or their mean as a 0-d tensor (each with its graph,
+            where recorded passes are wanted); or one of these and the metric, or also the mean
+            losses on parts, `[C]` without a graph.
     """
 
     def __init__(self, model: nn.Module, validate: Validate) -> None:
@@ -118,10 +119,13 @@ class Validator:
         result = self._validate()
         given = result if isinstance(result, tuple) else (result, float("nan"))
         loss, metric, parts = given if len(given) == 3 else (*given, None)
+        if isinstance(loss, Tensor) and loss.dim() == 1:
+            parts, loss = (loss if parts is None else parts), loss.mean()
         if not isinstance(loss, Tensor) or loss.dim():
             raise KasminaError(
-                f"validate() must return the mean loss as a 0-d tensor, or (loss, metric); got "
-                f"{type(loss).__name__}{tuple(loss.shape) if isinstance(loss, Tensor) else ''}"
+                "validate() must return the losses of all examples as a 1-d tensor, or the mean loss "
+                f"as a 0-d one, or (loss, metric); got {type(loss).__name__}"
+                f"{tuple(loss.shape) if isinstance(loss, Tensor) else ''}"
             )
         return loss, float(metric), None if parts is None else parts.detach()
 

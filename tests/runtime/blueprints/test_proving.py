@@ -143,6 +143,13 @@ def test_positions_of_a_site_of_channels() -> None:
             lambda self, params, x: params["wieght"],
             f"raised KeyError: 'wieght'{WHERE}what Blueprint's table says",
         ),
+        (
+            "forward",
+            lambda self, params, x: linear(x, params["weight"]).tanh(),
+            "is not linear in ('weight',), as output() says that it is"
+            + WHERE
+            + "half of it where these are halved",
+        ),
         ("export", lambda self, params: 5, f"gave int{WHERE}an nn.Module"),
         (
             "export",

@@ -260,7 +260,7 @@ def test_the_line_search_takes_the_best_factor_and_leaves_alpha_alone() -> None:
     ("result", "what"),
     [
         (1.0, r"got float"),
-        (torch.ones(2), r"got Tensor\(2,\)"),
+        (torch.ones(2, 3), r"got Tensor\(2, 3\)"),
         ("high", "got str"),
     ],
 )

@@ -49,3 +49,21 @@ def test_the_grown_model_may_be_a_part() -> None:
     assert Validator(model, lambda: model(x).square().mean()).first().loss > 0
     with pytest.raises(KasminaError, match=r"^validate\(\) ran no example .* Sites: 0, \.$"):
         Validator(model, lambda: x.square().mean()).first()
+
+
+def test_losses_of_all_examples_are_parts() -> None:
+    """Their mean is the loss, with its graph; other shapes are refused."""
+    x, _ = data()
+    model = morph(host(), [Site("0", seeds=1)])
+    found = Validator(model, lambda: (model(x).square().mean(1), 0.5)).measure()
+    assert found.parts is not None
+    assert found.parts.shape == (len(x),)
+    assert found.loss == pytest.approx(float(found.parts.mean()))
+    assert found.metric == 0.5
+    recorders = {path: Recorder(site) for path, site in Garden.of(model).sites.items()}
+    recorded = Validator(model, lambda: model(x).square().mean(1)).record(recorders)
+    assert recorded.loss == pytest.approx(found.loss)
+    with pytest.raises(
+        KasminaError, match=r"1-d tensor, or the mean loss .* got Tensor\(\d+, 2\)$"
+    ):
+        Validator(model, lambda: model(x)).measure()
