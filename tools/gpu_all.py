@@ -50,10 +50,16 @@ def site_check(name: str) -> list[str]:
     return [sys.executable, "-m", "tools.gpu_sites", "--only", name]
 
 
+def _sanitizer() -> str | None:
+    return shutil.which("compute-sanitizer") or shutil.which(
+        "/usr/local/cuda/bin/compute-sanitizer"
+    )
+
+
 def sanitized(tool: str, command: Sequence[str], *options: str) -> list[str]:
     """The same under `compute-sanitizer`, where there is one."""
-    found = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if not Path(found).exists():
+    found = _sanitizer()
+    if found is None:
         return list(command)
     return [found, "--tool", tool, "--error-exitcode", "9", *options, *command]
 
@@ -143,6 +149,8 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="a few of each, without a GPU")
     given = parser.parse_args()
     missing = [name for name in NEEDED if find_spec(name) is None]
+    if given.call == "checks" and not given.dry and _sanitizer() is None:
+        missing.append("compute-sanitizer")  # its jobs would pass without having looked
     if missing or not (given.dry or gpu_sites.CUDA):
         what = f"not installed: {', '.join(missing)}" if missing else "torch finds no GPU; --dry"
         sys.stdout.write(f"{what}\n")

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 2a95960751287399ca30cb85c323db27
+# body: ca4632077412ee306be9c49547552ca0
 
 """Backward pass of the chunks that hold low_rank: one launch for all rows, one to add up."""
 
@@ -670,12 +670,13 @@ def _backward_rows(
                 )
                 h_u, o_v_down = _hidden(x, o_w_down, UPCAST)
                 limit = tl.where(block == 0, ground, limit)
-                limit += highest(o_w_out) * over_rows(tl.abs(h_u), BH, BM)
+                sizes = over_rows(tl.abs(h_u), BH, BM)
+                limit += highest(o_w_out) * sizes
                 gh_u = dot(tl.trans(o_w_out), g, UPCAST)
                 o_g_down = _gradients(gh_u, o_v_down)
                 branch = tl.where(block == 0, 0.0, branch)
                 branch += dot(o_w_down, o_g_down.to(x.dtype), UPCAST)
-                limits = tl.maximum(limits, bits_of(limit))
+                limits = tl.maximum(limits, tl.maximum(bits_of(limit), bits_of(sizes)))
                 checks += over_rows(branch * 0.0, BN, BM)
                 if (mine == 0) & (block == BLOCKS - 1):
                     passed = g.to(tl.float32)
@@ -693,9 +694,11 @@ def _backward_rows(
             # What reaches x through B; alpha, the same for all of a chunk, is left out until the end.
             h, v_down = _hidden(x, w_down, UPCAST)
             if BLOCKS == 1:
-                limit = ground + reach * over_rows(tl.abs(h), BH, BM)
-                # All of B is finite where the most that it can reach is: then nobody needs B itself.
-                limits = tl.maximum(limits, bits_of(limit))
+                sizes = over_rows(tl.abs(h), BH, BM)
+                limit = ground + reach * sizes
+                # All of B is finite where units, and the most that it can reach, are: then nobody
+                # needs B itself.
+                limits = tl.maximum(limits, tl.maximum(bits_of(limit), bits_of(sizes)))
             h = h.to(x.dtype)
             gh = dot(tl.trans(w_out), g, UPCAST)
             g_down = _gradients(gh, v_down)

@@ -2,7 +2,7 @@
 # spec: kernels version 1, from kernels.yaml
 # digest: f5026a4bd2bab836a54d82ab4a5d3437943873e493128add5b58880b78ef1b62
 # template: kernels/inline_backward.py.jinja
-# body: 4097df0fdfd9d7e4b0a23f306c47b68d
+# body: 2b6a6de8ffb7cc4e85051f14ea77f70c
 
 """Backward pass of the chunks that hold mlp_silu: one launch for all rows, one to add up."""
 
@@ -711,12 +711,13 @@ def _backward_rows(
                 )
                 h_u, o_v_up = _hidden(x, o_w_up, o_b_up, UPCAST)
                 limit = tl.where(block == 0, ground, limit)
-                limit += highest(o_w_out) * over_rows(tl.abs(h_u), BH, BM)
+                sizes = over_rows(tl.abs(h_u), BH, BM)
+                limit += highest(o_w_out) * sizes
                 gh_u = dot(tl.trans(o_w_out), g, UPCAST)
                 o_g_up = _gradients(gh_u, o_v_up)
                 branch = tl.where(block == 0, 0.0, branch)
                 branch += dot(o_w_up, o_g_up.to(x.dtype), UPCAST)
-                limits = tl.maximum(limits, bits_of(limit))
+                limits = tl.maximum(limits, tl.maximum(bits_of(limit), bits_of(sizes)))
                 checks += over_rows(branch * 0.0, BN, BM)
                 if (mine == 0) & (block == BLOCKS - 1):
                     passed = g.to(tl.float32)
@@ -734,9 +735,11 @@ def _backward_rows(
             # What reaches x through B; alpha, the same for all of a chunk, is left out until the end.
             h, v_up = _hidden(x, w_up, b_up, UPCAST)
             if BLOCKS == 1:
-                limit = ground + reach * over_rows(tl.abs(h), BH, BM)
-                # All of B is finite where the most that it can reach is: then nobody needs B itself.
-                limits = tl.maximum(limits, bits_of(limit))
+                sizes = over_rows(tl.abs(h), BH, BM)
+                limit = ground + reach * sizes
+                # All of B is finite where units, and the most that it can reach, are: then nobody
+                # needs B itself.
+                limits = tl.maximum(limits, tl.maximum(bits_of(limit), bits_of(sizes)))
             h = h.to(x.dtype)
             gh = dot(tl.trans(w_out), g, UPCAST)
             g_up = _gradients(gh, v_up)

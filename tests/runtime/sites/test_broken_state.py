@@ -249,3 +249,37 @@ def test_parameters_of_other_strides_are_packed() -> None:
     assert any(not value.is_contiguous() for value in state.values())
     assert all(parameter.is_contiguous() for parameter in garden.parameters())
     assert torch.equal(model(x), before)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
+@pytest.mark.parametrize("kind", ["mlp", "gated", "low_rank"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_units_that_float16_cannot_hold_are_the_identity(
+    kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What B could have made of them is small, and it has not: nothing goes backwards through it."""
+    monkeypatch.setenv("KASMINA_BACKEND", backend)
+    site = Site("", placement="inline", seeds=1, blueprint=kind, hidden=2, mode="residual")
+    model = morph(nn.Linear(4, 4, bias=False).half(), [site])
+    garden = Garden.of(model)
+    put(garden, 0, "GRAFTING", alpha=0.5)
+    (layer,) = garden.sites.values()
+    pool = layer.pool(kind).stacked()
+    with torch.no_grad():
+        model.get_parameter("weight").copy_(torch.eye(4))
+        for name, parameter in pool.items():
+            parameter.fill_(
+                {"up": 100.0, "down": 100.0, "gate": 1.0, "out": 1e-3}[name.split("_")[0]]
+            )
+            if name.endswith("_bias"):
+                parameter.zero_()
+    x = torch.full((1, 4), 300.0, dtype=torch.float16, requires_grad=True)
+    y = model(x)
+    torch.autograd.backward(y, torch.ones_like(y))
+    assert layer.backend.backend == backend
+    assert torch.equal(y, x)
+    assert garden.nonfinite().tolist() == [4]
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.ones_like(x))
+    assert garden.alpha_gradient().tolist() == [0.0]
+    assert all(p.grad is None or not p.grad[0].any() for p in pool.values())
