@@ -146,7 +146,7 @@ class TamiyoController:
         return ""
 
     def _conclude(self, seen: Observation) -> None:
-        """Note whether the last wave has added anything; each failure doubles the patience."""
+        """Note whether the last wave has added anything; each failure lengthens the patience by `back_off`."""
         if self._before is not None and not seen.busy:
             self._failures = 0 if seen.parameters > self._before else self._failures + 1
             self._before = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from kasmina.errors import KasminaError
 from kasmina.growth.divergence import Triggers
@@ -74,8 +75,15 @@ class GardenerConfig:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise KasminaError(f"GardenerConfig({name}={value}): it must be {least} or more")
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
+                raise KasminaError(
+                    f"GardenerConfig({name}={value!r}): it must be a whole number, {least} or more"
+                )
+        for name in ("aside_rate", "rent"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise KasminaError(f"GardenerConfig({name}={value!r}): it must be a number")
         if not (0 < self.aside_rate < math.inf):
             raise KasminaError(
                 f"GardenerConfig(aside_rate={self.aside_rate}): a learning rate must be above 0"

@@ -127,6 +127,11 @@ class Validator:
                 f"as a 0-d one, or (loss, metric); got {type(loss).__name__}"
                 f"{tuple(loss.shape) if isinstance(loss, Tensor) else ''}"
             )
+        if parts is not None and (not isinstance(parts, Tensor) or parts.dim() != 1):
+            raise KasminaError(
+                "validate() must return the losses of parts as a 1-d tensor, always of the same parts; "
+                f"got {type(parts).__name__}{tuple(parts.shape) if isinstance(parts, Tensor) else ''}"
+            )
         return loss, float(metric), None if parts is None else parts.detach()
 
 

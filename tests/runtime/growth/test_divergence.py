@@ -156,10 +156,23 @@ LEGAL_RENT = "it is a finite number of nats, 0 or more; 0 asks for no rent"
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"held_out_every": 0}, "GardenerConfig(held_out_every=0): it must be 1 or more"),
-        ({"ramp_steps": -3}, "GardenerConfig(ramp_steps=-3): it must be 1 or more"),
-        ({"max_rewinds": -1}, "GardenerConfig(max_rewinds=-1): it must be 0 or more"),
-        ({"budget": -5}, "GardenerConfig(budget=-5): it must be 0 or more"),
+        (
+            {"ramp_steps": 1.5},
+            "GardenerConfig(ramp_steps=1.5): it must be a whole number, 1 or more",
+        ),
+        ({"contest": True}, "GardenerConfig(contest=True): it must be a whole number, 1 or more"),
+        ({"epochs": "40"}, "GardenerConfig(epochs='40'): it must be a whole number, 1 or more"),
+        ({"aside_rate": "x"}, "GardenerConfig(aside_rate='x'): it must be a number"),
+        (
+            {"held_out_every": 0},
+            "GardenerConfig(held_out_every=0): it must be a whole number, 1 or more",
+        ),
+        ({"ramp_steps": -3}, "GardenerConfig(ramp_steps=-3): it must be a whole number, 1 or more"),
+        (
+            {"max_rewinds": -1},
+            "GardenerConfig(max_rewinds=-1): it must be a whole number, 0 or more",
+        ),
+        ({"budget": -5}, "GardenerConfig(budget=-5): it must be a whole number, 0 or more"),
         (
             {"aside_rate": math.nan},
             "GardenerConfig(aside_rate=nan): a learning rate must be above 0",

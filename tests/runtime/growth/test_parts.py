@@ -262,6 +262,8 @@ def test_the_line_search_takes_the_best_factor_and_leaves_alpha_alone() -> None:
         (1.0, r"got float"),
         (torch.ones(2, 3), r"got Tensor\(2, 3\)"),
         ("high", "got str"),
+        ((torch.ones(()), 0.5, [1.0]), r"always of the same parts; got list$"),
+        ((torch.ones(()), 0.5, torch.ones(())), r"always of the same parts; got Tensor\(\)$"),
     ],
 )
 def test_what_validate_must_return(result: object, what: str) -> None:
