@@ -90,7 +90,7 @@ class _Together(Function):
         to_x = torch.zeros_like(x, dtype=g.dtype)
         for name, each in zip(ctx.units.maps, map(finite_only, pulled), strict=True):
             weight = rows[f"{name}_weight"]
-            to_x = torch.addmm(to_x, each, weight.flatten(0, 1))
+            to_x = torch.addmm(to_x, each, finite_only(weight).flatten(0, 1))
             gradients[f"{name}_weight"] = (each.T @ x.to(g.dtype)).view(weight.shape)
             gradients[f"{name}_bias"] = each.sum(0).view(weight.shape[:2])
         found = (

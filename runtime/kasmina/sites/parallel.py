@@ -270,6 +270,10 @@ class ParallelSite(SiteLayer):
         )
         with off:
             made = kind.forward(params, guard(x.to(y.dtype)))
+            if len(made) > 1 and device == "cpu" and not made.detach().sum().isfinite():
+                # Each by itself: what is not finite in one shall not take others' gradients of x.
+                own = [{name: p[i : i + 1] for name, p in params.items()} for i in range(len(made))]
+                made = torch.cat([kind.forward(each, guard(x.to(y.dtype))) for each in own])
         self._check(tuple(made.shape[1:]), y)
         return add(y, made, alpha)
 

@@ -16,6 +16,7 @@ from kasmina.kernels import parallel
 from kasmina.kernels.backend import BackendError
 from kasmina.sites import Garden, ParallelSite, Site, morph
 from kasmina.sites.layer import SiteLayer
+from tests.runtime.sites.models import put
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 STATES = ("GRAFTING", "STABILIZATION", "FINE_TUNING", "TRAINING", "CULLED")
@@ -176,3 +177,36 @@ def test_the_hosts_gradient_is_added_to_the_sites_where_it_lies(
     host[1].register_forward_hook(seen)
     backward(model(torch.randn(*shape, 5)).square().sum())
     assert made == arrived
+
+
+@pytest.mark.parametrize("rows", [3, 2000], ids=["by themselves", "as one layer"])
+@pytest.mark.parametrize("kind", ["mlp", "gated", "low_rank"])
+def test_a_broken_seed_leaves_its_neighbours_the_gradient_of_x(kind: str, rows: int) -> None:
+    """What reaches the input is what the healthy seed alone sends there."""
+    found = []
+    for broken in (True, False):
+        site = Site("", placement="parallel", seeds=2, blueprint=kind, hidden=5)
+        model = morph(nn.Linear(6, 10), [site], seed=1)
+        garden = Garden.of(model)
+        for row in range(2):
+            put(garden, row, "GRAFTING", alpha=0.5)
+        (layer,) = garden.sites.values()
+        with torch.no_grad():
+            stream = torch.Generator().manual_seed(2)
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=stream))
+            for name, parameter in layer.pool(kind).stacked().items():
+                if not broken:
+                    parameter[0] = 0.0
+                elif name == next(iter(layer.pool(kind).stacked())):
+                    parameter[0].view(-1)[0] = torch.nan
+        x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(3)).requires_grad_()
+        slope = torch.randn(rows, 10, generator=torch.Generator().manual_seed(4))
+        torch.autograd.backward(model(x), slope)
+        assert x.grad is not None
+        found.append((x.grad, garden.nonfinite().tolist()))
+    (ours, counted), (alone, none) = found
+    assert counted[0] > 0
+    assert counted[1] == 0
+    assert none == [0, 0]
+    assert torch.allclose(ours, alone, rtol=1e-4, atol=1e-4)
