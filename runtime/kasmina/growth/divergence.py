@@ -75,7 +75,8 @@ class Detector:
         if not math.isfinite(loss):
             return f"the training loss is {loss}"
         if on_trial:
-            usual = max(each for each in (self._loss, before, 0.0) if math.isfinite(each))
+            known = (abs(each) for each in (self._loss, before) if math.isfinite(each))
+            usual = max(known, default=0.0)  # its size: a likelihood's loss may be below 0
             if usual > 0 and loss > self._triggers.loss * usual:
                 return f"the training loss is {loss:.4g}, where {usual:.4g} is usual"
             found = self._gradient(overflows)

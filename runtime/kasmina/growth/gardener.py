@@ -138,8 +138,9 @@ class Gardener:
     def step(self, loss: Tensor) -> bool:
         """Call after `loss.backward()` in the place of `optimizer.step()`.
 
-        Steps the optimizer, trains shadow seeds aside on what the batch left at their sites, moves
-        every ramp by one step, and rewinds at once where a cohort's graft diverges.
+        Steps the optimizer, trains shadow seeds aside on what the batch left at their sites (of
+        gradients that are accumulated the last backward pass), moves every ramp by one step, and
+        rewinds at once where a cohort's graft diverges.
 
         Args:
             loss: the batch's loss, one real number, before any scaling; only its value is read.

@@ -188,3 +188,13 @@ def test_settings_are_refused_at_once(settings: dict[str, Any], message: str) ->
     with pytest.raises(KasminaError) as error:
         GardenerConfig(**settings)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("usual", [2.0, -3.0])
+def test_a_loss_explodes_by_its_size(usual: float) -> None:
+    """A likelihood's loss may be below 0; ten times its size is an explosion there as well."""
+    detector = Detector(Triggers(), [])
+    for _ in range(5):
+        assert detector.batch(usual, True, usual) == ""
+    assert detector.batch(9.9 * abs(usual), True, usual) == ""
+    assert "is usual" in detector.batch(1e6, True, usual)
