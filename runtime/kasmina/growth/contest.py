@@ -23,6 +23,7 @@ from kasmina.sites import Garden, SiteLayer
 PRICE = 0.1  # exponent of the cost
 TOO_LATE = "too little of the run is left to graft and to be judged"
 WAITS, FREE, LOST = 0, 1, -1  # how a seed stands: it may not graft yet, it may, it never will
+_LONG = 2**30  # epochs; longer than any patience
 
 
 class Candidates(NamedTuple):
@@ -48,7 +49,9 @@ class Contest:
         self._garden, self._journal, self._epochs = garden, journal, epochs
         self.reasons: Mapping[int, str] = {}  # of the rows that have lost just now
 
-    def standing(self, learned: Learned, on_trial: int, *, late: bool = False) -> Tensor:
+    def standing(
+        self, learned: Learned, on_trial: int, *, late: bool = False, last: bool = False
+    ) -> Tensor:
         """How every seed stands, int32 `[N]`.
 
         Args:
@@ -56,6 +59,7 @@ class Contest:
             on_trial: seeds of an earlier cohort that have grafted and are neither kept nor ended;
                 the next cohort waits for them.
             late: what grafts now could not be judged before the run ends.
+            last: what grafts later could not: contests are decided whatever has been learned.
         """
         free = WAITS if on_trial else FREE
         found = torch.full((len(self._garden.state),), free, dtype=torch.int32)
@@ -72,7 +76,7 @@ class Contest:
             rivals = list(self._rivals(here, learned))
             if len(rivals) < 2:
                 continue
-            if not self._ripe(here):
+            if not (last or self._ripe(here)):
                 found[here.cpu()] = WAITS
                 continue
             winner = _winner(rivals)
@@ -81,17 +85,17 @@ class Contest:
             self._tell(site, rivals, winner)
         return found
 
-    def in_step(self, learned: Learned, standing: Tensor) -> Learned:
+    def in_step(self, learned: Learned, standing: Tensor, *, last: bool = False) -> Learned:
         """Seeds that may graft do so together, once the first of them gets no better.
 
         What the others have still to learn they learn on the ramp; behind a cohort they would wait
-        until their time is out.
+        until their time is out. At the last call they do so as they are.
         """
         shadow = rows_in(self._garden.state, "plane", "shadow").cpu()
         free = shadow[(standing[shadow] == FREE) & (learned.peak[shadow] > 0)]
         stale = learned.stale_epochs.clone()
         if len(free):
-            stale[free] = stale[free].max()
+            stale[free] = _LONG if last else stale[free].max()
         return learned._replace(stale_epochs=stale)
 
     def _rivals(self, rows: Tensor, learned: Learned) -> Iterator[Candidates]:

@@ -3,7 +3,8 @@
 A withdrawal takes optimizer steps, so the last tick that leaves a quarter of a ramp for it decides:
 seeds that the gate keeps on the evidence that there is are kept, the others leave along a ramp that
 ends with the run. What could not be decided by then does not begin: no seed grafts whose ramp could
-not end before it, and none germinates that could not graft in time.
+not end before it, and none germinates that could not graft in time. At the last tick at which one
+may graft, contests are decided, and who has learned something grafts without waiting to be perfect.
 """
 
 from __future__ import annotations
@@ -51,8 +52,13 @@ class Ending:
         return self._has_less_than(self._down + self._per_epoch)
 
     def forbids_grafts(self) -> bool:
-        """Whether the ramp of a seed that began to graft now could not end in time."""
+        """Whether no tick that decides could see the end of a ramp that began now."""
         return self._has_less_than(self._up + self._down)
+
+    def is_last_call(self) -> bool:
+        """Whether this is the last tick at which a seed may graft: what is ready enough does."""
+        soon = self._has_less_than(self._up + self._down + self._per_epoch)
+        return soon and not self.forbids_grafts()
 
     def forbids_germination(self) -> bool:
         """Whether a seed that germinated now would learn too late to graft."""
@@ -82,12 +88,14 @@ class Ending:
         return self.called or self.left() < steps
 
     @property
-    def _up(self) -> int:
-        return self._gardener.config.ramp_steps
+    def _up(self) -> float:
+        """Steps until the first tick that sees the end of a ramp."""
+        ramp, epoch = self._gardener.config.ramp_steps, max(self._per_epoch, 1)
+        return math.ceil(ramp / epoch) * epoch
 
     @property
     def _down(self) -> float:
-        return self._up / 4
+        return self._gardener.config.ramp_steps / 4
 
     @property
     def _per_epoch(self) -> float:

@@ -93,13 +93,14 @@ class Measuring:
         gardener = self._gardener
         state, contest = gardener.garden.state, gardener.contest
         learned = gardener.aside.judge(gardener.validation)
-        on_trial, late = len(gardener.trial.rows()), gardener.ending.forbids_grafts()
-        standing = contest.standing(learned, on_trial, late=late)
+        on_trial, last = len(gardener.trial.rows()), gardener.ending.is_last_call()
+        late = gardener.ending.forbids_grafts()
+        standing = contest.standing(learned, on_trial, late=late, last=last)
         readings = Readings(
             state=state,
             validation_loss=gardener.validation.loss,
             stability=gardener.ledger.stability(),
-            learned=contest.in_step(learned, standing),
+            learned=contest.in_step(learned, standing, last=last),
             score=gardener.judge.score(),
             improvement=gardener.judge.improvement(),
             standing=standing,

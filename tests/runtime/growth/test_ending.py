@@ -31,6 +31,7 @@ from kasmina.growth.task import evaluate
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, read_log
 from kasmina.sites import Site, fold
+from kasmina.tasks import digits
 from kasmina_generated.messages import types
 from tests.runtime.growth.gardens import GERMINATE, QUICK, Bed, assert_same, germinate
 from tests.runtime.growth.test_run import TASK
@@ -264,3 +265,15 @@ def test_the_shortest_way_to_the_host() -> None:
     assert ticks_until(Lifecycle.default(), "blend") == 4
     assert ticks_until(Lifecycle.v1(), "blend") == 3
     assert ticks_until(Lifecycle.default(), "shadow") == 1
+
+
+def test_a_short_run_keeps_what_it_has_paid_for(tmp_path: Path) -> None:
+    """At the last call the contest's winner grafts as it is, and the run's end finds it judged."""
+    path = tmp_path / "log"
+    with EventLog(path, "test") as log:
+        controller = TamiyoController()
+        result = grow(digits.task(), GrowConfig(seed=0, epochs=30), controller=controller, log=log)
+    assert result.states == {"DORMANT": 23, "FOSSILIZED": 1}
+    (graft,) = [r for r in read_log(path) if r.kind == "transition" and r["to"] == "GRAFTING"]
+    assert graft.epoch < 30 - 60 / 19
+    assert result.test_metric > 0.9
