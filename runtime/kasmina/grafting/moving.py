@@ -20,7 +20,8 @@ def move(
 ) -> Tensor:
     """The next alpha of each seed, on its way from `start` to `target` by its own strategy.
 
-    A ramp downwards goes by no measurement, so that it surely ends.
+    A ramp downwards goes by no measurement, its strategy sees NaN, and it ends with its steps,
+    whatever a strategy says: a seed that never leaves would keep its slot for good.
 
     Args:
         numbers: the `grafting_strategy` column, any integer dtype, `[S]`.
@@ -33,14 +34,13 @@ def move(
         float32 `[S]` in [0, 1].
 
     Raises:
-        StrategyError: a strategy gave something else, or wrote into what it was given.
+        StrategyError: a strategy raised, gave something else, or wrote into what it was given.
     """
     way = target - start
     behind = torch.where(way == 0, 1.0, (ramp.alpha - start) / way).clamp(0, 1)
-    seen, falls = replace(ramp, alpha=behind), way < 0
-    share = _shares(numbers, seen, who)
-    if bool(falls.any()):
-        share = torch.where(falls, _shares(numbers, seen.unmeasured(), who), share)
+    falls = way < 0
+    share = _shares(numbers, _seen(numbers, replace(ramp, alpha=behind), falls), who)
+    share = torch.where(falls & (ramp.steps >= ramp.length), 1.0, share)
     return torch.lerp(start, target, share)
 
 
@@ -50,6 +50,19 @@ def reads(numbers: Tensor) -> set[str]:
     for number in set(numbers.tolist()):
         found.update(getattr(strategy_by_number(number), "reads", CHEAP))
     return found
+
+
+def _seen(numbers: Tensor, ramp: Ramp, falls: Tensor) -> Ramp:
+    """The ramp with every measurement that a strategy reads; NaN where there is none to go by."""
+    unknown = torch.full_like(ramp.alpha, torch.nan)
+    told = {name: getattr(ramp, name) for name in reads(numbers)}
+    return replace(
+        ramp,
+        **{
+            name: unknown if each is None else torch.where(falls, unknown, each)
+            for name, each in told.items()
+        },
+    )
 
 
 def _shares(numbers: Tensor, ramp: Ramp, who: Who) -> Tensor:
@@ -76,7 +89,11 @@ def _given(number: int, numbers: Tensor, ramp: Ramp, who: Who) -> Tensor:
     """What one strategy says of all seeds, as it must be but for the range."""
     told = [getattr(ramp, field.name) for field in fields(ramp)]
     before = [None if each is None else each._version for each in told]
-    alpha = strategy_by_number(number).alpha(ramp)
+    try:
+        alpha = strategy_by_number(number).alpha(ramp)
+    except Exception as error:
+        what, todo = f"nothing, it raised {type(error).__name__}: {error}", "mend the strategy"
+        raise _refused(number, what, _named(number, numbers, who), ramp, todo) from error
     changed = [
         field.name
         for field, each, version in zip(fields(ramp), told, before, strict=True)
@@ -90,13 +107,17 @@ def _given(number: int, numbers: Tensor, ramp: Ramp, who: Who) -> Tensor:
     )
     if fits and not changed:
         return alpha.detach()
-    rows = (numbers == number).nonzero().flatten().tolist()
-    seeds = ", ".join(map(who, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
     if changed:
         what, todo = f"its values and wrote into ramp.{changed[0]}", "it must write nothing"
     else:
         what, todo = _form(alpha), "compute it from ramp.progress, element by element"
-    raise _refused(number, what, seeds, ramp, todo)
+    raise _refused(number, what, _named(number, numbers, who), ramp, todo)
+
+
+def _named(number: int, numbers: Tensor, who: Who) -> str:
+    """The first few seeds that have this strategy."""
+    rows = (numbers == number).nonzero().flatten().tolist()
+    return ", ".join(map(who, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
 
 
 def _form(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -196,6 +197,28 @@ def test_a_withdrawal_ends_whatever_is_measured(name: str) -> None:
         alpha = move(numbers, replace(ramp([step], 10, **seen), alpha=alpha), *ends)
         assert alpha.item() == pytest.approx(0.6 * (1 - step / 10), abs=1e-6)
     assert alpha.item() == 0.0
+
+
+def test_what_a_strategy_reads_is_a_tensor_on_its_way_down_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NaN there, so comparing it decides nothing; who never arrives is gone when its steps are."""
+    seen: list[list[float]] = []
+
+    def halting(ramp: Ramp) -> Tensor:
+        assert ramp.score is not None
+        seen.append(ramp.score.tolist())
+        return torch.where(ramp.score > 0, ramp.progress, 0.5 * ramp.progress)
+
+    name = "performance_linked"
+    monkeypatch.setattr(strategy_by_name(name), "alpha", halting, raising=False)
+    numbers, start = torch.full((2,), strategy_number(name)), torch.tensor([0.0, 0.8])
+    ends = start, torch.tensor([1.0, 0.0])
+    halfway = move(numbers, replace(ramp([2, 2], 4, score=1.0), alpha=start), *ends)
+    over = move(numbers, replace(ramp([4, 4], 4), alpha=halfway), *ends)
+    assert halfway.tolist() == pytest.approx([0.5, 0.6])
+    assert over.tolist() == pytest.approx([0.5, 0.0])
+    assert str(seen) == str([[1.0, math.nan], [math.nan] * 2])
 
 
 def test_a_strategy_is_told_what_it_reads() -> None:
