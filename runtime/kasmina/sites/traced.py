@@ -47,7 +47,8 @@ class Traced(Observed):
 
     def _traced(self, x: Tensor | None, output: Any) -> Any:
         """`_pass` for a graph that must not depend on anything that a step changes."""
-        if torch.compiler.is_exporting():
+        # Not is_exporting(): the Dynamo of torch 2.11 takes that for true in all that it traces.
+        if torch.compiler._is_exporting_flag:
             raise SiteError(
                 f"site {self.path!r}: a model with seeds cannot be exported, since what they do changes "
                 "from step to step; export kasmina.fold(model)"
