@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -154,35 +155,61 @@ class Ramps:
         return int(left.max()) if len(left) else 0
 
     def pause(self, rows: Sequence[int]) -> None:
-        """Leave alpha of these ramps as it is until `resume`; raises `KasminaError`."""
-        self._change(rows, "pause")
-        self._paused[list(rows)] = True
+        """Leave alpha of these ramps as it is until `resume`; a paused one stays so.
+
+        Args:
+            rows: of the state tensor; seeds that blend.
+
+        Raises:
+            KasminaError: a row is none, or its seed does not blend; nothing was changed.
+        """
+        at = self._ramps(rows, "pause")
+        self._paused[at] = True
+        self._tell(at, "pause")
 
     def resume(self, rows: Sequence[int]) -> None:
-        """Let paused ramps go on; raises `KasminaError`."""
-        self._change(rows, "resume")
-        self._paused[list(rows)] = False
+        """Let paused ramps go on.
+
+        Args:
+            rows: of the state tensor; seeds that blend.
+
+        Raises:
+            KasminaError: a row is none, or its ramp is not paused; nothing was changed.
+        """
+        at = self._ramps(rows, "resume")
+        for row in at:
+            if not self._paused[row]:
+                raise KasminaError(
+                    f"resume: the ramp of {self._garden.address(row)} is not paused; a pause ends with "
+                    "resume(), with retarget() and with the ramp"
+                )
+        self._paused[at] = False
+        self._tell(at, "resume")
 
     def retarget(self, rows: Sequence[int], target: float = 1.0, steps: int | None = None) -> None:
         """Give ramps another end, from the alpha that they have.
 
         Args:
-            rows: seeds that blend.
+            rows: of the state tensor; seeds that blend.
             target: alpha at the end, in [0, 1]. The built-in lifecycle waits for 1, so another
                 one must be followed by a further retarget before the state's time is out.
             steps: optimizer steps until then, 1 or more; a full ramp's by default.
 
         Raises:
-            KasminaError: a seed does not blend, or a value is out of its range.
+            KasminaError: a row is none, its seed does not blend, or a value is out of its range;
+                nothing was changed.
         """
         steps = self._length if steps is None else steps
-        if not 0 <= target <= 1 or steps < 1:
+        if not (_is_number(target, Real) and 0 <= target <= 1) or not (
+            _is_number(steps, Integral) and steps >= 1
+        ):
             raise KasminaError(
-                f"retarget(target={target}, steps={steps}): legal: a target in [0, 1] and 1 step "
-                "or more"
+                f"retarget(target={target!r}, steps={steps!r}): legal: a target in [0, 1] and a whole "
+                "number of steps, 1 or more"
             )
-        self._change(rows, "retarget", target=target, steps=steps)
-        self._aim(torch.as_tensor(rows), target, steps)
+        at = self._ramps(rows, "retarget")
+        self._aim(torch.tensor(at, dtype=torch.int64), target, steps)
+        self._tell(at, "retarget", target=float(target), steps=int(steps))
 
     def state_dict(self) -> dict[str, Any]:
         """Where every ramp began and shall end, and what strategies were told."""
@@ -243,15 +270,30 @@ class Ramps:
             self._drift.rest()
         return found
 
-    def _change(self, rows: Sequence[int], action: str, **fields: Any) -> None:
-        """Log a change of ramps; raises `KasminaError` where a seed does not blend."""
+    def _ramps(self, rows: Sequence[int], action: str) -> list[int]:
+        """The rows, each once; raises `KasminaError` where one is none or its seed does not blend."""
         state = self._garden.state
-        blends = mask_in(state, "plane", "blend")
-        for row in rows:
-            if not bool(blends[row]):
+        given = rows.tolist() if isinstance(rows, Tensor) else rows
+        if not isinstance(given, Iterable) or not all(_is_number(row, Integral) for row in given):
+            raise KasminaError(f"{action}: rows={rows!r}; legal: a list of rows, like [0, 2]")
+        blends = mask_in(state, "plane", "blend").cpu()
+        for row in given:
+            if not 0 <= row < len(state):
+                raise KasminaError(
+                    f"{action}: row {row} is none of the state tensor's; legal: 0 to {len(state) - 1}"
+                )
+            if not blends[row]:
                 raise KasminaError(
                     f"{action}: {self._garden.address(row)} is in {state.state(row).name} and has "
                     "no ramp; only a seed whose alpha moves up (plane blend) can be changed"
                 )
+        return list(dict.fromkeys(map(int, given)))
+
+    def _tell(self, rows: Sequence[int], action: str, **fields: Any) -> None:
+        """Log a change of ramps."""
         for row in rows:
             self._journal.write("ramp", of=row, action=action, **fields)
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -201,9 +201,38 @@ def test_what_has_no_ramp_cannot_be_changed() -> None:
     )
     bed.batch()
     assert alpha(bed) == 0.125  # nothing was half done
-    for target, steps in ((1.5, 1), (math.nan, 1), (0.5, 0)):
-        with pytest.raises(KasminaError, match=r"legal: a target in \[0, 1\] and 1 step or more$"):
-            bed.gardener.ramps.retarget([0], target, steps)
+
+
+def test_a_change_of_ramps_that_means_nothing_is_refused(tmp_path: Path) -> None:
+    """By what is wrong and what is legal; no ramp was changed, and the log tells of none."""
+    bed = grafting(log=EventLog(tmp_path / "events.jsonl", "test"))
+    ramps = bed.gardener.ramps
+    before = ramps.state_dict()
+
+    def refused(change: Callable[..., None], *given: object) -> str:
+        with pytest.raises(KasminaError) as caught:
+            change(*given)
+        return str(caught.value)
+
+    for target, steps in ((1.5, 1), (math.nan, 1), ("x", 1), (True, 1), (0.5, 0), (0.5, 2.5)):
+        assert refused(ramps.retarget, [0], target, steps) == (
+            f"retarget(target={target!r}, steps={steps!r}): legal: a target in [0, 1] and a whole "
+            "number of steps, 1 or more"
+        )
+    for change in (ramps.pause, ramps.resume, ramps.retarget):
+        name = change.__name__
+        for row in (-1, 4):
+            told = f"{name}: row {row} is none of the state tensor's; legal: 0 to 3"
+            assert refused(change, [0, row]) == told
+        for rows in (0, [0.0], [True], "0"):
+            told = f"{name}: rows={rows!r}; legal: a list of rows, like [0, 2]"
+            assert refused(change, rows) == told
+    assert refused(ramps.resume, torch.tensor([0])) == (
+        "resume: the ramp of test/.[0]#0 is not paused; a pause ends with resume(), with retarget() "
+        "and with the ramp"
+    )
+    assert str(before) == str(ramps.state_dict())
+    assert not [r for r in read_log(tmp_path / "events.jsonl") if r.kind == "ramp"]
 
 
 def test_drift_is_the_way_from_the_moving_average() -> None:
