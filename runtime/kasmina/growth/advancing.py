@@ -43,6 +43,7 @@ class Advancing:
             tick: whether an epoch has ended.
         """
         gardener, holdings = self._gardener, self._gardener.holdings
+        holdings.check(gardener.optimizer)
         state = gardener.garden.state
         events = torch.zeros(len(state), dtype=torch.int32)
         for command in commands:

@@ -22,6 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from kasmina.growth.advancing import Advancing
 from kasmina.growth.aside import AsideTrainer
+from kasmina.growth.claim import hold, refuse_second
 from kasmina.growth.config import GardenerConfig
 from kasmina.growth.contest import Contest
 from kasmina.growth.controller import Command, Controller, Idle
@@ -48,7 +49,7 @@ from kasmina.sites import Garden
 
 
 class Gardener:
-    """Lets the seeds of a morphed model live.
+    """Lets the seeds of a morphed model live; they have one Gardener at a time, see `close`.
 
     Args:
         model: what `kasmina.morph` returned.
@@ -70,7 +71,8 @@ class Gardener:
 
     Raises:
         StaleOptimizer: the optimizer misses parameters of the model.
-        KasminaError: the spec asks for a context field, effect or attribute that nothing fills.
+        KasminaError: the spec asks for a context field, effect or attribute that nothing fills, or
+            the seeds have a Gardener already.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Gardener:
         reduce_context: Callable[[ContextTable], ContextTable] | None = None,
     ) -> None:
         self.garden = Garden.of(model)
+        refuse_second(self.garden)
         self.model, self.optimizer = model, optimizer
         self.config = config = config or GardenerConfig()
         self.controller = controller or Idle()
@@ -116,6 +119,15 @@ class Gardener:
         held = {} if scaler is None else {"kasmina.scaler": scaler}
         self.effects = Effects(self, {**held, **(stateful or {})})
         self._advancing.refresh()
+        self._end = hold(self.garden, self, self.holdings.close)
+
+    def close(self) -> None:
+        """Let go of model and optimizer, so that another Gardener may have them.
+
+        The seeds stay as they are, but their rows are kept apart no more: those that are under way
+        must be trained by the next Gardener or folded. To end them first there is `conclude`.
+        """
+        self._end()
 
     def request(self, command: Command) -> None:
         """Queue a command for the next tick; safe to call from any thread.
@@ -152,7 +164,7 @@ class Gardener:
         Raises:
             NonFiniteLoss: the loss is not finite and there is no cohort to take back.
             StaleOptimizer: the optimizer does not hold a grown parameter any more.
-            KasminaError: the loss is no real number, or nothing has a gradient.
+            KasminaError: the loss is no real number, nothing has a gradient, or `close` was called.
         """
         value = value_of(loss)
         if math.isfinite(value):

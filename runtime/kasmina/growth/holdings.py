@@ -49,6 +49,7 @@ class Holdings:
         self.strategies: dict[int, str] = {}  # by row, before the one for all
         strategy_number(strategy)  # an unknown name fails here, not in the middle of a run
         self._guards: dict[str, RowGuard] = {}
+        self._closed = False
         for site in garden.sites.values():
             for pool in map(site.pool, site.kinds):
                 parameters = list(pool.stacked().values())
@@ -59,13 +60,30 @@ class Holdings:
                 self._guards[bed_key(site, pool)] = guard
         self._grown = frozenset(map(id, garden.parameters()))
 
+    def close(self) -> None:
+        """Let go of the optimizer and the pools; rows are told apart no more."""
+        self._closed = True
+        for site in self._garden.sites.values():
+            for pool in map(site.pool, site.kinds):
+                guard = self._guards[bed_key(site, pool)]
+                guard.close()
+                pool.grown[:] = [told for told in pool.grown if told != guard.grow]
+
     def check(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise `StaleOptimizer` where `optimizer` would not train what grows; cheap."""
+        """Raise `StaleOptimizer` where `optimizer` would not train what grows; cheap.
+
+        Raises:
+            KasminaError: `close` was called.
+        """
+        if self._closed:
+            raise KasminaError(
+                "this Gardener was closed; go on with the one that was made after it"
+            )
         if optimizer is not self._optimizer:
             raise StaleOptimizer(
                 "the Gardener's optimizer is another object than the one that it was made with, "
-                "whose rows it keeps apart; make a new Gardener, or keep the optimizer and change "
-                "its param_groups"
+                "whose rows it keeps apart; close() this one and make a new Gardener, or keep the "
+                "optimizer and change its param_groups"
             )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not held.issuperset(self._grown):

@@ -391,6 +391,42 @@ def test_a_step_without_a_backward_pass() -> None:
     assert bed.gardener.step(loss.detach().reshape(1))
 
 
+def test_two_gardeners_of_one_model() -> None:
+    """The second is refused while the first one works, and takes over once it was closed."""
+    bed = Bed()
+    garden = bed.gardener.garden
+
+    def another() -> Gardener:
+        return Gardener(bed.model, bed.optimizer, validate=lambda: torch.tensor(0.0))
+
+    def hooks() -> tuple[int, int]:
+        pools = [pool for site in garden.sites.values() for pool in map(site.pool, site.kinds)]
+        return len(bed.optimizer._optimizer_step_post_hooks), sum(len(p.grown) for p in pools)
+
+    garden.state.update([0], {"lifecycle_state": 2})
+    bed.gardener.obey([])  # a row is held, so the optimizer has hooks
+    before = hooks()
+    with pytest.raises(KasminaError) as error:
+        another()
+    assert str(error.value) == (
+        "the seeds of run 'test' have a Gardener already, and two would undo each other's work; go on "
+        "with that one, or close() it before you make another"
+    )
+    assert hooks() == before == (1, 1)
+    bed.gardener.close()
+    bed.gardener.close()
+    assert hooks() == (0, 0)
+    second = another()
+    assert hooks() == before and second.garden is garden
+    for use in (bed.batch, bed.gardener.tick):
+        with pytest.raises(KasminaError, match=r"^this Gardener was closed; go on with the one "):
+            use()
+    del second  # nobody can reach it any more
+    third = another()
+    assert hooks() == before
+    third.close()
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
