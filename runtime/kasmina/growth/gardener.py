@@ -118,6 +118,7 @@ class Gardener:
         self._stepper = Stepper(optimizer, scaler)
         held = {} if scaler is None else {"kasmina.scaler": scaler}
         self.effects = Effects(self, {**held, **(stateful or {})})
+        self.holdings.take_root(model)
         self._advancing.refresh()
         self._end = hold(self.garden, self, self.holdings.close)
 
@@ -202,6 +203,7 @@ class Gardener:
 
         Measures, asks the controller, steps the lifecycle and carries out the effects.
         """
+        self.holdings.take_root(self.model)
         self.validation = self.measuring.epoch()
         self.clock.epoch += 1
         self.ramps.tick(self.validation.loss)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from kasmina.blueprints import PoolFull
 from kasmina.errors import KasminaError
@@ -58,7 +59,8 @@ class Holdings:
                 guard = RowGuard(optimizer, parameters, training, used, plan)
                 pool.grown.append(guard.grow)
                 self._guards[bed_key(site, pool)] = guard
-        self._grown = frozenset(map(id, garden.parameters()))
+        self._pooled = list(garden.parameters())
+        self._grown = frozenset(map(id, self._pooled))
 
     def close(self) -> None:
         """Let go of the optimizer and the pools; rows are told apart no more."""
@@ -88,6 +90,24 @@ class Holdings:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not held.issuperset(self._grown):
             check_holds(optimizer, self._garden.pool_parameters())
+
+    def take_root(self, model: nn.Module) -> None:
+        """Let the sites begin the graph where the host was frozen, and leave it where it trains.
+
+        Raises:
+            KasminaError: seeds were frozen with it.
+        """
+        if not all(p.requires_grad for p in self._pooled):
+            frozen = [n for n, p in self._garden.pool_parameters().items() if not p.requires_grad]
+            raise KasminaError(
+                f"{len(frozen)} parameter(s) of the seeds do not require grad, so these could not grow: "
+                f"{frozen[0]}{', ...' if len(frozen) > 1 else ''}. To freeze a model after morph() "
+                "freezes its seeds too; freeze it before, or call model.kasmina.requires_grad_(True)"
+            )
+        trainable = (id(p) for p in model.parameters() if p.requires_grad)
+        rootless = all(key in self._grown for key in trainable)  # up to the host's first one
+        for site in self._garden.sites.values():
+            site.take_root(rootless)
 
     def refuse_unlearned(self) -> None:
         """Refuse a step from which nothing could learn, though there is a host that trains.

@@ -47,6 +47,12 @@ class Observed(nn.Module):
         if not self.plan.shadow:
             self._capture.clear()
 
+    def take_root(self, rootless: bool) -> None:
+        """Begin the graph here from now on, or leave that to the host again."""
+        if rootless is not self.rootless:
+            self.rootless = rootless
+            self._settle()
+
     def _measure(self, y: Tensor) -> None:
         """Take a sample of what the site gives."""
         self._sample = sample(by_columns(y.detach(), self.shape))

@@ -114,6 +114,50 @@ def test_a_site_on_frozen_parameters() -> None:
     assert_same(before, {n: p for n, p in model.named_parameters() if n in before})
 
 
+@pytest.mark.parametrize("when", ["before the Gardener", "between two epochs"])
+def test_a_host_that_is_frozen_after_morph(when: str) -> None:
+    """Its seeds go on all the same, whoever begins the graph then."""
+    model = host()
+    morph(model, [AROUND], run="test")
+    frozen = [p for name, p in model.named_parameters() if not name.startswith("kasmina.")]
+    life = None
+    if when == "between two epochs":
+        life = Life(model)
+        life.until("TRAINING")
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    if life is None:
+        life = Life(model)
+    else:
+        life.gardener.tick()
+    before = [p.clone() for p in frozen]
+    life.until("GRAFTING")
+    assert all(map(torch.equal, before, frozen))
+    frozen[0].requires_grad_(True)  # the graph begins in the host again
+    life.gardener.tick()
+    assert not any(site.rootless for site in life.gardener.garden.sites.values())
+
+
+def test_seeds_that_are_frozen_with_their_host() -> None:
+    """Refused with what to do, at the start and at an epoch's end."""
+    model = host()
+    morph(model, [AROUND], run="test")
+    told = (
+        "3 parameter(s) of the seeds do not require grad, so these could not grow: "
+        "layers.//.pools.mlp.up_weight, .... To freeze a model after morph() freezes its seeds too; "
+        "freeze it before, or call model.kasmina.requires_grad_(True)"
+    )
+    life = Life(model)
+    model.requires_grad_(False)
+    with pytest.raises(KasminaError) as error:
+        life.gardener.tick()
+    assert str(error.value) == told
+    life.gardener.close()
+    with pytest.raises(KasminaError) as error:
+        Gardener(model, life.optimizer, validate=lambda: torch.tensor(0.0))
+    assert str(error.value) == told
+
+
 def test_a_site_behind_frozen_parameters() -> None:
     """The part before the site is frozen, the head trains on."""
     model = host()
