@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from kasmina.growth.flops import FlopMeter
@@ -40,7 +42,7 @@ class Measuring:
     ) -> None:
         self._gardener, self.agree = gardener, agree
         self.validator = Validator(gardener.model, validate)
-        self.begun = self._one_number = False
+        self.begun = self._one_number = self._lost = False
         self._gates = gates_for(gardener.garden.state.lifecycle.context_fields)
         self._recorders = {path: Recorder(site) for path, site in gardener.garden.sites.items()}
 
@@ -59,26 +61,33 @@ class Measuring:
         finally:
             self._one_number = False
 
-    def measure(self, *, first: bool = False) -> Validation:
-        """One validation pass of the model as it stands; its cost is counted.
+    def measure(self, *, first: bool = False, counted: bool = True) -> Validation:
+        """One validation pass of the model as it stands.
 
         Args:
             first: make sure that an example passes the sites.
+            counted: whether its FLOPs are a cost of growing.
         """
         gardener = self._gardener
         key = ("validate", gardener.garden.signature())
-        with gardener.meter.forward(key, FlopMeter.EVALUATE):
+        counter = gardener.meter.forward(key, FlopMeter.EVALUATE) if counted else nullcontext()
+        with counter:
             return self.validator.first() if first else self.validator.measure()
 
     def epoch(self) -> Validation:
         """The same at an epoch's end, with what passes the sites where someone will read it.
+
+        While no seed is under way it is what every training run does at an epoch's end, and no part
+        of what growing costs.
+
+        Warns (`RuntimeWarning`, and the log) where the loss becomes NaN and no seed is on trial.
 
         Raises:
             KasminaError: the first one tells nothing: no example passes a site, or the loss is NaN.
         """
         gardener, first = self._gardener, not self.begun
         if "shadow" not in gardener.planes and not self._compares_sites():
-            found = self.measure(first=first)
+            found = self.measure(first=first, counted=busy(gardener.garden) > 0)
         else:
             key = ("record", gardener.garden.signature())
             with gardener.meter.forward(key, FlopMeter.EVALUATE):  # the backward pass is in it
@@ -86,7 +95,22 @@ class Measuring:
         if first:
             refuse_nan(found)
             self.begun = True
+        self._tell_of_nan(found.loss)
         return found
+
+    def _tell_of_nan(self, loss: float) -> None:
+        """Warn where validation can judge nothing any more and no cohort will be taken back for it."""
+        lost, gardener = math.isnan(loss), self._gardener
+        if lost and not self._lost and not gardener.trial.is_on:
+            reason = (
+                f"validate() returned a loss of nan at step {gardener.clock.step}, where it was "
+                f"{gardener.validation.loss:.4g} before, and no seed is on trial: it is the host's own. "
+                "While it is nan no seed can pass its gate; look for NaN in the validation data, or a "
+                "host that has diverged"
+            )
+            gardener.journal.write("warning", reason=reason)
+            warnings.warn(reason, RuntimeWarning, stacklevel=3)
+        self._lost = lost
 
     def context(self) -> ContextTable:
         """What the guards of a tick read."""

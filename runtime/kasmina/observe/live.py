@@ -100,6 +100,10 @@ def _rewind(record: Record) -> str:
     )
 
 
+def _warning(record: Record) -> str:
+    return f"epoch {record.epoch:>4}  {record['reason']}"
+
+
 def _comparison(record: Record) -> str:
     return (
         f"{record['name']}: {record['parameters']:,} parameters, test "
@@ -119,6 +123,7 @@ _TOLD = {
     "epoch": _epoch,
     "transition": _transition,
     "rewind": _rewind,
+    "warning": _warning,
     "comparison": _comparison,
     "run_finished": _finished,
 }

@@ -40,6 +40,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "snapshot": ("number",),
     "rewind": ("number", "from_step", "to_step", "to", "addresses"),
     "limit": ("name", "value"),
+    "warning": ("reason",),
     "comparison": ("name", "parameters", "test_metric", "train_flops", "curve"),
     "run_finished": (
         "status",

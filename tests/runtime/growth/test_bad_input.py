@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kasmina.errors import KasminaError
 from kasmina.growth import Command, Gardener, GardenerConfig, Idle, NonFiniteLoss
+from kasmina.observe.log import EventLog, read_log
 from kasmina.sites import Site, SiteError, fold, morph
 from tests.runtime.growth.gardens import QUICK, Bed, assert_same, data, germinate, host
 
@@ -44,6 +47,7 @@ class Life:
         judge: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         held_out: slice = slice(192, None),
         limits: Mapping[str, float] = QUICK,
+        log: EventLog | None = None,
     ) -> None:
         self.x, self.y = data()
         self.model, self.loss, self.parts, self.training = model, loss, parts, training
@@ -58,6 +62,7 @@ class Life:
             controller=germinate(0),
             config=GardenerConfig(ramp_steps=8),
             limits=limits,
+            log=log,
         )
         self.first = self.last = float("nan")
 
@@ -245,19 +250,32 @@ def test_a_validation_loss_that_is_nan_from_the_start() -> None:
     assert life.state == "DORMANT"
 
 
-def test_a_validation_loss_that_becomes_nan_grafts_nothing() -> None:
-    """Seeds that cannot be judged pass no gate, and end."""
-    healthy = iter([1.0])
-    life = Life(host(), AROUND, judge=lambda o, y: cross_entropy(o * next(healthy, torch.nan), y))
-    life.batch()
-    assert math.isfinite(life.gardener.tick().loss)
-    seen = []
-    for _ in range(40):
+def test_a_validation_loss_that_becomes_nan_grafts_nothing(tmp_path: Path) -> None:
+    """Seeds that cannot be judged pass no gate, and end; it is told once each time that it begins."""
+    epochs = [1.0, *[math.nan] * 40, 1.0, math.nan]
+    log = EventLog(tmp_path / "events.jsonl", "test")
+    life = Life(host(), AROUND, judge=lambda o, y: cross_entropy(o * epochs[0], y), log=log)
+    seen, told = [], []
+    while epochs:
         life.batch()
-        assert math.isnan(life.gardener.tick().loss)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loss = life.gardener.tick().loss
+        assert math.isnan(loss) is math.isnan(epochs.pop(0))
         seen.append(life.state)
+        told += [str(each.message) for each in caught if each.category is RuntimeWarning]
     assert "TRAINING" in seen and "CULLED" in seen
     assert set(seen) <= {"GERMINATED", "TRAINING", "CULLED", "DORMANT"}
+    starts = [
+        f"validate() returned a loss of nan at step {step}, where it was " for step in (2, 43)
+    ]
+    assert [text[: len(start)] for text, start in zip(told, starts, strict=True)] == starts
+    assert told[0].endswith(
+        "before, and no seed is on trial: it is the host's own. While it is nan no seed can pass its "
+        "gate; look for NaN in the validation data, or a host that has diverged"
+    )
+    logged = [r["reason"] for r in read_log(log.path) if r.kind == "warning"]
+    assert logged == told
 
 
 def test_an_optimizer_with_closures() -> None:
