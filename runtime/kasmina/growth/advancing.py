@@ -50,7 +50,8 @@ class Advancing:
             gardener.journal.command(command)
             events[command.row] |= 1 << state.lifecycle.event(command.event)
         gardener.journal.inputs(events, context, tick)
-        result = step(state, events, context, gardener.limits, tick)
+        on_device = events.to(state.device), context.to(state.device)
+        result = step(state, *on_device, gardener.limits, tick)
         reasons = {**gardener.contest.reasons, **{c.row: c.reason for c in commands}}
         gardener.journal.result(result, reasons)
         holdings.bind(commands, result)

@@ -84,7 +84,7 @@ def step(
         tick: True at the end of an epoch: automatic edges are tried and epochs count.
 
     Raises:
-        InvalidStep: An input has the wrong shape or dtype, or a bit that names no event.
+        InvalidStep: An input has the wrong shape, dtype or device, or a bit that names no event.
         RefusedValue: A measurement that the spec refuses.
         ConcurrentWrite: Another thread writes.
     """
@@ -150,6 +150,7 @@ def _check_events(state: StateTensor, events: Tensor) -> None:
             f"events must be int32 [{state.n}], one bit mask a seed; they are "
             f"{str(events.dtype).removeprefix('torch.')} {list(events.shape)}"
         )
+    _check_device(state, "events", events)
     known = (1 << len(state.lifecycle.Event)) - 1
     unknown = (events & ~known) != 0
     if bool(unknown.any()):
@@ -167,6 +168,15 @@ def _check_context(state: StateTensor, context: Any) -> None:
                 f"context field {name!r} must have one value for each of {state.n} seeds; its "
                 f"shape is {list(field.shape)}"
             )
+        _check_device(state, f"context field {name!r}", field)
+
+
+def _check_device(state: StateTensor, name: str, values: Tensor) -> None:
+    if values.device != state.device:
+        raise InvalidStep(
+            f"{name}: on {values.device}, where the state is on {state.device}; move it by "
+            ".to(state.device)"
+        )
 
 
 def _decide(state: StateTensor, inputs: _Inputs) -> Any:

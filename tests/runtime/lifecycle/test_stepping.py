@@ -204,6 +204,10 @@ def test_inputs_are_not_written(world: World) -> None:
             torch.tensor([-1, 0, 0, 0, 0, 0], dtype=torch.int32),
             "row 0: events 0xffffffff has bits that name no event; legal bits: 0x1fff",
         ),
+        (
+            torch.zeros(6, dtype=torch.int32, device="meta"),
+            "events: on meta, where the state is on cpu; move it by .to(state.device)",
+        ),
     ],
 )
 def test_a_mask_that_does_not_fit_steps_nothing(
@@ -224,6 +228,12 @@ def test_measurements_must_be_of_the_same_seeds(world: World) -> None:
     assert str(caught.value) == (
         "context field 'reconstruction_loss' must have one value for each of 6 seeds; its shape "
         "is [5]"
+    )
+    with pytest.raises(InvalidStep) as caught:
+        step(world.state, None, ContextTable(6, device="meta"), world.limits, False)
+    assert str(caught.value) == (
+        "context field 'reconstruction_loss': on meta, where the state is on cpu; move it by "
+        ".to(state.device)"
     )
 
 
