@@ -29,6 +29,7 @@ class Planes(NamedTuple):
     mixed: BoolArray
     shadow: BoolArray
     joint: BoolArray  # the task's loss trains the blueprint
+    needs: BoolArray  # a seed without a row of a pool cannot be in it
 
     @classmethod
     def of(cls, lifecycle: Lifecycle) -> Planes:
@@ -51,17 +52,22 @@ def _planes(lifecycle: Lifecycle) -> Planes:
     codes = torch.arange(lifecycle.tables.N_STATES)
     plane = lifecycle.plane_of(codes).numpy()
     shadow = plane == lifecycle.attribute_code("plane", "shadow")
+    required = np.zeros_like(shadow)
+    if hasattr(lifecycle.tables, "STATE_BLUEPRINT"):  # a garden without a Gardener needs none
+        holds = lifecycle.attribute_of("blueprint", codes).numpy()
+        required = holds == lifecycle.attribute_values("blueprint").get("required", -1)
     try:
         kernels = import_module(f"{lifecycle.package.__name__}.kernels.catalogue")
     except ModuleNotFoundError:  # built by an earlier version, or without kernels.yaml
         trains = lifecycle.attribute_of("trains", codes).numpy()
         mixed = np.isin(plane, [lifecycle.attribute_code("plane", name) for name in MIXED])
-        return Planes(mixed, shadow, joint=trains == lifecycle.attribute_code("trains", "joint"))
+        joint = trains == lifecycle.attribute_code("trains", "joint")
+        return Planes(mixed, shadow, joint, mixed & required)
     mixed, joint = (
         np.array([mask >> code & 1 for code in codes.tolist()], dtype=bool)
         for mask in (kernels.MIXING, kernels.JOINT)
     )
-    return Planes(mixed, shadow, joint)
+    return Planes(mixed, shadow, joint, mixed & required)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,32 +180,58 @@ class Reading:
         return tuple(parts)
 
     def refuse_misplaced(self, path: str, capacities: Sequence[int]) -> None:
-        """Refuse seeds that hold what is not there.
+        """Refuse seeds that hold what is not there, or what they must not share.
 
         Args:
             path: of the site whose rows these are.
             capacities: of its pools, by number of the kind.
 
         Raises:
-            SiteError: a seed holds a row of no kind, or one that its pool has not.
+            SiteError: a seed holds a row of no kind, one that its pool has not, or one that another
+                seed holds too; or it is in a state that mixes a blueprint in and holds none.
         """
-        for slot in np.flatnonzero(self.row < -1).tolist():
+        for slot in self._first(self.row < -1):
             raise SiteError(
                 f"site {path!r}, slot {slot}: blueprint_slot is {self.row[slot]}; legal: -1 for none, "
                 "or a row that Garden.allocate has given out"
             )
-        for slot in np.flatnonzero(self.row >= 0).tolist():
-            kind, row = int(self.kind[slot]), int(self.row[slot])
-            if not 0 <= kind < len(capacities):
-                raise SiteError(
-                    f"site {path!r}, slot {slot}: blueprint_id is {kind}, but the site grows "
-                    f"{len(capacities)} kinds, numbered from 0"
-                )
-            if row >= capacities[kind]:
-                raise SiteError(
-                    f"site {path!r}, slot {slot}: blueprint_slot is {row}, but the pool of kind "
-                    f"{kind} has {capacities[kind]} rows; let Garden.allocate give out rows"
-                )
+        held, kinds = self.row >= 0, np.array(capacities)
+        for slot in self._first(held & ((self.kind < 0) | (self.kind >= len(kinds)))):
+            raise SiteError(
+                f"site {path!r}, slot {slot}: blueprint_id is {self.kind[slot]}, but the site grows "
+                f"{len(kinds)} kinds, numbered from 0"
+            )
+        for slot in self._first(held & (self.row >= kinds[np.where(held, self.kind, 0)])):
+            kind = self.kind[slot]
+            raise SiteError(
+                f"site {path!r}, slot {slot}: blueprint_slot is {self.row[slot]}, but the pool of kind "
+                f"{kind} has {kinds[kind]} rows; let Garden.allocate give out rows"
+            )
+        for slot in self._first(~held & Planes.of(self.lifecycle).needs[self.code]):
+            state = self.lifecycle.State(int(self.code[slot])).name
+            raise SiteError(
+                f"site {path!r}, slot {slot}: blueprint_slot is -1, but in {state} a seed holds a row "
+                "of a pool; let Garden.allocate give it one, or write a state that needs none"
+            )
+        self._refuse_shared(path, np.flatnonzero(held), int(kinds.max()))
+
+    def _refuse_shared(self, path: str, slots: IntArray, most: int) -> None:
+        """Raise where two of the seeds at `slots` hold one row; `most` is above every row."""
+        place = self.kind[slots] * most + self.row[slots]
+        if len(place) < 2 or len(np.unique(place)) == len(place):
+            return
+        order = np.argsort(place, kind="stable")
+        twice = int(np.flatnonzero(np.diff(place[order]) == 0)[0])
+        one, other = slots[order[twice : twice + 2]].tolist()
+        raise SiteError(
+            f"site {path!r}, slots {one} and {other}: blueprint_slot is {self.row[one]} of kind "
+            f"{self.kind[one]} at both, so they would be one seed; let Garden.allocate give out rows"
+        )
+
+    @staticmethod
+    def _first(wrong: BoolArray) -> list[int]:
+        """The first place that is wrong, if any."""
+        return [int(wrong.argmax())] if wrong.any() else []
 
 
 def neighbours(rows: Tensor) -> Tensor | slice:

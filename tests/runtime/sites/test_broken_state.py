@@ -21,6 +21,7 @@ def model_and_garden() -> tuple[nn.Module, Garden]:
     model = morph(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), sites)
     garden = Garden.of(model)
     put(garden, 0, "GRAFTING", alpha=0.5)
+    put(garden, 2, "TRAINING", alpha=0.0)
     put(garden, 3, "GRAFTING", alpha=0.5)
     return model, garden
 
@@ -61,6 +62,24 @@ def model_and_garden() -> tuple[nn.Module, Garden]:
             (
                 "site '2', slot 0: blueprint_slot is -2; legal: -1 for none, or a row that "
                 "Garden.allocate has given out"
+            ),
+        ),
+        (
+            "blueprint_slot",
+            3,
+            -1,
+            (
+                "site '2', slot 0: blueprint_slot is -1, but in GRAFTING a seed holds a row of a pool; "
+                "let Garden.allocate give it one, or write a state that needs none"
+            ),
+        ),
+        (
+            "blueprint_slot",
+            2,
+            0,
+            (
+                "site '0', slots 0 and 2: blueprint_slot is 0 of kind 0 at both, so they would be one "
+                "seed; let Garden.allocate give out rows"
             ),
         ),
     ],
