@@ -158,7 +158,7 @@ class BlueprintPool(nn.Module):
             _replace(parameter, bigger[name])
             parameter.grad = gradients.get(name)
         self.occupied = occupied
-        _expect_another_graph()
+        self._expect_another_graph()
         for take_over in follow:
             take_over()
 
@@ -202,16 +202,17 @@ class BlueprintPool(nn.Module):
         for parameter in self.parameters():
             parameter.data = parameter.data.contiguous()
 
+    def _expect_another_graph(self) -> None:
+        """Let torch.compile make one graph more before it gives up.
 
-def _expect_another_graph() -> None:
-    """Let torch.compile make one graph more before it gives up.
-
-    A graph that holds the pool is compiled again for the new shapes; with some sites in a model
-    that is more often than the limit of 8, at which torch takes a function for hopeless.
-    """
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is not None:
-        dynamo.config.recompile_limit += 1
+        A graph that holds the pool is compiled again for the new shapes; with some sites in a model
+        that is more often than the limit of 8, at which torch takes a function for hopeless. Torch
+        2.11 looks at a parameter's shape again only where its module has another dictionary.
+        """
+        self._parameters = dict(self._parameters)
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is not None:
+            dynamo.config.recompile_limit += 1
 
 
 def _tells_of_memory(error: Exception) -> bool:
