@@ -52,6 +52,7 @@ class Advancing:
         gardener.journal.inputs(events, context, tick)
         on_device = events.to(state.device), context.to(state.device)
         result = step(state, *on_device, gardener.limits, tick)
+        result = result._replace(rows=result.rows.cpu(), edge=result.edge.cpu())
         reasons = {**gardener.contest.reasons, **{c.row: c.reason for c in commands}}
         gardener.journal.result(result, reasons)
         holdings.bind(commands, result)

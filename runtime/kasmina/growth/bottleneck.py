@@ -68,7 +68,7 @@ def _features(x: Tensor, draw: int) -> Tensor:
 
 def _rows(site: SiteLayer, passage: Passage) -> tuple[Tensor, Tensor, Tensor]:
     """Input, gradient and output of a pass, each with the features last."""
-    whole = torch.arange(site.n_seeds)
+    whole = torch.arange(site.n_seeds, device=passage.input.device)
     read = site.blueprint_input(passage.input, whole)
     gradient, output = (
         site.blueprint_output(each, whole) for each in (passage.gradient, passage.output)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kasmina.errors import KasminaError
 from kasmina.growth import rewind
+from kasmina.growth.planes import rows_of
 from kasmina.growth.rewind import Snapshot, Stateful
 from kasmina.growth.scaling import line_search
 from kasmina.lifecycle import StepResult
@@ -64,7 +65,7 @@ class Effects:
     def forget(self) -> None:
         """Drop snapshots that no seed on its way can need any more."""
         state = self._gardener.garden.state
-        alive = ~torch.from_numpy(state.lifecycle.tables.IS_TERMINAL.copy())[state.codes.long()]
+        alive = ~state.lifecycle.table("IS_TERMINAL", state.device)[state.codes.long()]
         needed = set(state["checkpoint_id"][alive].tolist())
         self._snapshots = {n: s for n, s in self._snapshots.items() if n in needed}
 
@@ -138,7 +139,7 @@ class Effects:
         number, left = min(numbers), gardener.clock.step
         target = int(state.codes[rows[0]])
         rewind.restore(self._snapshots[number], gardener.model, gardener.optimizer, self.stateful)
-        cohort = (state["checkpoint_id"] == number).nonzero().squeeze(1)
+        cohort = rows_of(state["checkpoint_id"] == number)
         ended = torch.tensor(sorted({*rows.tolist(), *cohort.tolist()}))
         for site in {gardener.garden.address(row).site for row in ended.tolist()}:
             self.rewinds[site] += 1

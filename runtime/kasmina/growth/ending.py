@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kasmina.growth.controller import Command
+from kasmina.growth.planes import rows_of
 from kasmina.growth.trial import CANCEL
 from kasmina.lifecycle import Lifecycle
 
@@ -79,7 +80,7 @@ class Ending:
             settled = state.epochs[rows].cpu() >= self._ticks[state.codes[rows].long().cpu()]
             settled |= state["blueprint_slot"][rows].cpu() < 0  # it waits for room, no judgement
             if bool(settled.any()):
-                self._stop(rows[settled.to(rows.device)])
+                self._stop(rows[settled])
             else:
                 self._gardener.tick_again()
         self._stop(self._under_way())  # a lifecycle that turns in circles
@@ -106,7 +107,7 @@ class Ending:
         """Rows that are neither in the initial state nor in a terminal one."""
         state = self._gardener.garden.state
         ended = state.lifecycle.table("IS_TERMINAL", state.device)[state.codes.long()]
-        return (~ended & (state.codes != int(state.lifecycle.initial))).nonzero().squeeze(1)
+        return rows_of(~ended & (state.codes != int(state.lifecycle.initial)))
 
     def _stop(self, rows: Tensor) -> None:
         lifecycle = self._gardener.garden.state.lifecycle

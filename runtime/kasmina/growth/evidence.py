@@ -187,8 +187,8 @@ class HeldOut:
         self._sums = state["sums"].clone()
         device = self._garden.state.device
         self._last = {
-            key: tuple(each.to(device, copy=True) for each in held)
-            for key, held in state["last"].items()
+            key: (held.cpu().clone(), *(each.to(device, copy=True) for each in measured))
+            for key, (held, *measured) in state["last"].items()
         }
 
 

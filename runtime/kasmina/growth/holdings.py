@@ -19,7 +19,7 @@ from kasmina.growth.aside import AsideTrainer
 from kasmina.growth.controller import Command
 from kasmina.growth.journal import Journal
 from kasmina.growth.optimizer import StaleOptimizer, check_holds
-from kasmina.growth.planes import bed_key, beds, mask_in
+from kasmina.growth.planes import bed_key, beds, mask_in, rows_of
 from kasmina.growth.rewind import Stateful
 from kasmina.growth.rows import RowGuard
 from kasmina.lifecycle import StepResult
@@ -173,7 +173,7 @@ class Holdings:
         state = self._garden.state
         wanting = mask_in(state, "blueprint", "required") & (state["blueprint_slot"] < 0)
         refused = []
-        for row in wanting.nonzero().squeeze(1).tolist():
+        for row in rows_of(wanting).tolist():
             try:
                 self._garden.allocate(row)
             except PoolFull:
@@ -188,7 +188,7 @@ class Holdings:
         holding = state["blueprint_slot"] >= 0
         gone = mask_in(state, "blueprint", "leaving") & (state["alpha"] <= 0)
         gone |= mask_in(state, "blueprint", "forbidden")
-        for bed in beds(self._garden, (gone & holding).nonzero().squeeze(1)):
+        for bed in beds(self._garden, rows_of(gone & holding)):
             for row, slot in zip(bed.rows.tolist(), bed.slots.tolist(), strict=True):
                 self._garden.release(row)
                 self._guards[bed.key].forget(slot)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kasmina.growth.evidence import HeldOut, Judgement, paired
 from kasmina.growth.flops import FlopMeter
-from kasmina.growth.planes import rows_in
+from kasmina.growth.planes import rows_in, rows_of
 from kasmina.growth.rent import rents
 from kasmina.growth.twin import Twin
 
@@ -169,7 +169,7 @@ class Judge:
         small = gardener.parameters() <= gardener.config.twin_parameters
         if self._twin is None or snapshot is None or parts is None or not small:
             return None
-        cohort = (gardener.garden.state["checkpoint_id"] == number).nonzero().squeeze(1)
+        cohort = rows_of(gardener.garden.state["checkpoint_id"] == number)
         without = self._twin(snapshot, cohort, gardener.clock.step - snapshot.step)
         return None if without is None else paired(without, parts, "paired_control")
 

@@ -33,7 +33,15 @@ def _states_with(
 
 def rows_in(state: StateTensor, attribute: str, *values: str) -> Tensor:
     """int64 rows of the seeds whose state has one of `values` for `attribute`."""
-    return mask_in(state, attribute, *values).nonzero().squeeze(1)
+    return rows_of(mask_in(state, attribute, *values))
+
+
+def rows_of(mask: Tensor) -> Tensor:
+    """int64 rows where a bool `[N]` holds; on the CPU, as all row numbers are.
+
+    What is remembered of seeds lies there, and a GPU's tensors take them as indices, too.
+    """
+    return mask.nonzero().squeeze(1).cpu()
 
 
 def planes_in_use(state: StateTensor) -> frozenset[str]:
@@ -49,8 +57,8 @@ class Bed(NamedTuple):
 
     site: SiteLayer
     pool: BlueprintPool
-    rows: Tensor  # int64 [S], rows of the state tensor
-    slots: Tensor  # int64 [S], rows of the pool
+    rows: Tensor  # int64 [S], rows of the state tensor, on the CPU
+    slots: Tensor  # int64 [S], rows of the pool, on its device
 
     @property
     def key(self) -> str:
@@ -59,8 +67,8 @@ class Bed(NamedTuple):
 
     @property
     def chunks(self) -> Tensor:
-        """int64 [S], places of the seeds in their site."""
-        return self.rows - self.site.first_row
+        """int64 [S], places of the seeds in their site, on the pool's device."""
+        return (self.rows - self.site.first_row).to(self.slots.device)
 
 
 def bed_key(site: SiteLayer, pool: BlueprintPool) -> str:
@@ -70,16 +78,17 @@ def bed_key(site: SiteLayer, pool: BlueprintPool) -> str:
 
 def beds(garden: Garden, rows: Tensor) -> Iterator[Bed]:
     """`rows` that hold a blueprint, by site and kind."""
-    state = garden.state
-    rows = rows[state["blueprint_slot"][rows] >= 0]
+    state, rows = garden.state, rows.cpu()
+    slots, numbers = (state[name].cpu() for name in ("blueprint_slot", "blueprint_id"))
+    rows = rows[slots[rows] >= 0]
     for site in garden.sites.values():
         here = rows[(rows >= site.first_row) & (rows < site.first_row + site.n_seeds)]
-        kinds = state["blueprint_id"][here]
+        kinds = numbers[here]
         for number in sorted(set(kinds.tolist())):
             of_kind = here[kinds == number]
             yield Bed(
                 site,
                 site.pool(number),
                 of_kind,
-                state["blueprint_slot"][of_kind].long(),
+                slots[of_kind].long().to(state.device),
             )

@@ -16,7 +16,7 @@ from kasmina.grafting import Ramp, StrategySelector, move, reads
 from kasmina.growth.choosing import Choices
 from kasmina.growth.journal import Journal
 from kasmina.growth.ledger import Ledger
-from kasmina.growth.planes import mask_in, rows_in
+from kasmina.growth.planes import mask_in, rows_in, rows_of
 from kasmina.sites import Garden
 
 
@@ -107,7 +107,7 @@ class Ramps:
             rows: of the state tensor.
             left: optimizer steps that the run still has; a ramp down ends within them, if any.
         """
-        leaving = rows[mask_in(self._garden.state, "plane", "withdraw")[rows]]
+        leaving = rows[mask_in(self._garden.state, "plane", "withdraw")[rows].cpu()]
         if len(leaving):
             self._aim(leaving, 0.0, int(left) if 1 <= left < self._length else self._length)
 
@@ -129,8 +129,8 @@ class Ramps:
         """
         state = self._garden.state
         blending, leaving = rows_in(state, "plane", "blend"), rows_in(state, "plane", "withdraw")
-        blending = blending[~self._paused[blending.cpu()].to(blending.device)]
-        leaving = leaving[state["alpha"][leaving] > 0]
+        blending = blending[~self._paused[blending]]
+        leaving = leaving[(state["alpha"][leaving] > 0).cpu()]
         found = []  # all of them before the first is written: a strategy may fail
         if gradient is not None and len(blending):
             found.append((blending, *self._next(blending, self._measured(blending))))
@@ -142,7 +142,7 @@ class Ramps:
                 state["alpha"][rows], state["ramp_steps"][rows] = alpha, steps
             if rows is blending and gradient is not None:
                 step = alpha - before
-                went = step.nonzero().squeeze(1)  # who waits, or has arrived, gathers no evidence
+                went = rows_of(step)  # who waits, or has arrived, gathers no evidence
                 moved = blending[went]
                 self._ledger.integral.add(moved, gradient[moved], step[went])
 
@@ -150,7 +150,7 @@ class Ramps:
         """Optimizer steps until every seed that withdraws has left."""
         state = self._garden.state
         leaving = rows_in(state, "plane", "withdraw")
-        leaving = leaving[state["alpha"][leaving] > 0].cpu()
+        leaving = leaving[(state["alpha"][leaving] > 0).cpu()]
         left = self._lengths[leaving] - state["ramp_steps"].cpu()[leaving]
         return int(left.max()) if len(left) else 0
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from kasmina.growth.planes import beds
+from kasmina.growth.planes import beds, rows_of
 from kasmina.sites import Garden
 
 
@@ -30,6 +30,6 @@ def rents(garden: Garden, rate: float) -> Tensor:
             nothing pays: there is no share.
     """
     found, host = torch.zeros(len(garden.state)), garden.host_parameters() or math.inf
-    for bed in beds(garden, (garden.state["blueprint_slot"] >= 0).nonzero().squeeze(1)):
+    for bed in beds(garden, rows_of(garden.state["blueprint_slot"] >= 0)):
         found[bed.rows.cpu()] = rate * bed.pool.kind.cost().parameters / host
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kasmina.growth.controller import Command
 from kasmina.growth.divergence import Detector, NonFiniteLoss, Triggers
-from kasmina.growth.planes import mask_in
+from kasmina.growth.planes import mask_in, rows_of
 
 if TYPE_CHECKING:
     from kasmina.growth.gardener import Gardener
@@ -45,7 +45,7 @@ class Trial:
         """Rows that have a snapshot to return to and have not ended."""
         state = self._gardener.garden.state
         ended = state.lifecycle.table("IS_TERMINAL", state.device)[state.codes.long()]
-        return ((state["checkpoint_id"] >= 0) & ~ended).nonzero().squeeze(1)
+        return rows_of((state["checkpoint_id"] >= 0) & ~ended)
 
     def saved(self) -> Tensor:
         """Bool `[N]`: seeds on trial whose cohort's snapshot is still there to return to."""
@@ -100,7 +100,7 @@ class Trial:
         if not garden.any_nonfinite():
             return
         touching = mask_in(garden.state, "plane", *TOUCHING)
-        rows = (touching & (garden.nonfinite() > 0)).nonzero().squeeze(1)
+        rows = rows_of(touching & (garden.nonfinite() > 0))
         reason, cohort = "the blueprint put out a NaN or an infinity", self.rows()
         alone = torch.isin(rows, cohort)
         if self.detector.failing(rows, cohort):
