@@ -46,6 +46,7 @@ from kasmina.growth.validation import Validate, Validation
 from kasmina.lifecycle import ContextTable, LimitTable, StepResult, is_at_rest
 from kasmina.observe.log import EventLog
 from kasmina.sites import Garden
+from kasmina.sites.morphing import refuse_default_device
 
 
 class Gardener:
@@ -93,6 +94,7 @@ class Gardener:
     ) -> None:
         self.garden = Garden.of(model)
         refuse_second(self.garden)
+        refuse_default_device()
         self.model, self.optimizer = model, optimizer
         self.config = config = config or GardenerConfig()
         self.controller = controller or Idle()

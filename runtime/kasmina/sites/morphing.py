@@ -71,8 +71,22 @@ def morph(
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise SiteError(f"seed={seed!r}; legal: a whole number")
     refuse_unfit(model)
+    refuse_default_device()
     with torch.inference_mode(False):  # whose tensors could never be trained
         return _morphed(model, sites, lifecycle or Lifecycle.default(), run, seed, example)
+
+
+def refuse_default_device() -> None:
+    """Raise `SiteError` where tensors without a device of their own are made on another one than the CPU.
+
+    What is remembered of seeds would lie there, where the host's hot path would wait for it.
+    """
+    device = torch.get_default_device()
+    if device.type != "cpu":
+        raise SiteError(
+            f"torch's default device is {device}, where what is remembered of seeds must not lie; call "
+            "torch.set_default_device('cpu') and move model and data there by .to(device)"
+        )
 
 
 def _morphed(

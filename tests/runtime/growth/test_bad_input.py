@@ -453,6 +453,23 @@ def test_a_step_without_a_backward_pass() -> None:
     assert bed.gardener.step(loss.detach().reshape(1))
 
 
+def test_another_default_device() -> None:
+    """Tensors that nobody has given a device belong on the CPU; both doors say so."""
+    bed = Bed()
+    bed.gardener.close()
+    doors = (
+        lambda: morph(nn.Linear(2, 2, device="cpu"), [Site("")]),
+        lambda: Gardener(bed.model, bed.optimizer, validate=lambda: torch.tensor(0.0)),
+    )
+    for door in doors:
+        with torch.device("meta"), pytest.raises(SiteError) as error:
+            door()
+        assert str(error.value) == (
+            "torch's default device is meta, where what is remembered of seeds must not lie; call "
+            "torch.set_default_device('cpu') and move model and data there by .to(device)"
+        )
+
+
 def test_two_gardeners_of_one_model() -> None:
     """The second is refused while the first one works, and takes over once it was closed."""
     bed = Bed()
