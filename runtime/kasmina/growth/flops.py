@@ -31,7 +31,7 @@ class FlopMeter:
         if key in self._known:
             yield
         else:
-            with _uncompiled(), FlopCounterMode(display=False) as counter:
+            with uncompiled(), FlopCounterMode(display=False) as counter:
                 yield
             self._known[key] = int(counter.get_total_flops())
         self.total += factor * self._known[key]
@@ -51,8 +51,8 @@ def _plain(key: Hashable) -> Hashable:
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Inside a compiled model runs as it is written: no counter sees into a graph."""
+def uncompiled() -> Iterator[None]:
+    """Inside a compiled model runs as it is written: neither counters nor hooks see into a graph."""
     with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Using `torch.compile")  # with the counter's own hooks
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # with hooks
         yield

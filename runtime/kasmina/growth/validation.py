@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from kasmina.errors import KasminaError
 from kasmina.growth.divergence import NonFiniteLoss
+from kasmina.growth.flops import uncompiled
 from kasmina.sites import Garden, Passage, Recorder
 from kasmina.sites.passage import finished
 
@@ -85,7 +86,8 @@ class Validator:
         starts = [host.get_submodule(site.span[0]) for site in garden.sites.values()]
         hooks = [m.register_forward_pre_hook(note, with_kwargs=True) for m in starts]
         try:
-            found = self.measure()
+            with uncompiled():
+                found = self.measure()
         finally:
             for hook in hooks:
                 hook.remove()
