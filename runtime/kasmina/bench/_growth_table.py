@@ -23,7 +23,12 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return self.told()
+
+    def told(self, form: str = ".2f") -> str:
+        """The mean, and the ends where there is more than one value."""
+        ends = f" ({self.low:{form}} to {self.high:{form}})" if self.n > 1 else ""
+        return f"{self.mean:{form}}{ends}"
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -80,6 +85,11 @@ class Results:
         return interval([scale * (getattr(one[s], what) - getattr(two[s], what)) for s in seeds])
 
 
+def grew_nothing(outcome: Outcome) -> bool:
+    """Whether it is of a run that may grow, and no seed of it was kept."""
+    return bool(outcome.facts) and not outcome.facts["ended"].get("FOSSILIZED", 0)
+
+
 def table(results: Results, base: str) -> str:
     """Markdown: every arm of every task, and what `base` is better by at the same seeds."""
     names = ("task", "arm", "seeds", "test %", "loss", "parameters", "GFLOP", "wall s")
@@ -90,16 +100,17 @@ def table(results: Results, base: str) -> str:
             found = list(results.of(task, arm).values())
             test = interval([100 * each.test for each in found])
             gap = None if arm == base else results.paired(task, base, arm)
+            bare = sum(map(grew_nothing, found))
             cells = [
                 task,
-                arm,
+                f"{arm}, of which {bare} grew nothing" if bare else arm,
                 f"{test.n}",
                 str(test),
                 f"{fmean(each.loss for each in found):.3f}",
                 f"{fmean(each.parameters for each in found):.0f}",
                 f"{fmean(each.flops for each in found) / 1e9:.1f}",
                 f"{fmean(each.wall_s for each in found):.1f}",
-                "" if gap is None else f"{gap.mean:+.2f} ({gap.low:+.2f} to {gap.high:+.2f})",
+                "" if gap is None else gap.told("+.2f"),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -58,13 +58,15 @@ def test_intervals_are_students_and_differences_are_paired() -> None:
 
 def test_the_table_and_the_picture_hold_every_arm() -> None:
     """One row an arm; the picture is SVG with a curve for each."""
-    results = Results([outcome(GROWN, 1, 0.9), outcome("other", 1, 0.8)])
+    bare = {"ended": {"CULLED": 2}}
+    results = Results([outcome(GROWN, 1, 0.9), replace(outcome("other", 1, 0.8), facts=bare)])
     lines = table(results, GROWN).splitlines()
     assert len(lines) == 4
-    assert lines[3].startswith(
-        "| digits | other | 1 | 80.00 (nan to nan) | 0.200 | 100 | 3.0 | 1.5"
+    assert lines[3] == (
+        "| digits | other, of which 1 grew nothing | 1 | 80.00 | 0.200 | 100 | 3.0 | 1.5 | +10.00 |"
     )
-    assert "+10.00" in lines[3]
+    two = [outcome(arm, seed, 0.9) for arm in (GROWN, "other") for seed in (1, 2)]
+    assert "| 90.00 (90.00 to 90.00) |" in table(Results(two), GROWN)
     drawn = ElementTree.fromstring(picture(results, {GROWN: GROWN, "other": "other"}))
     assert len(drawn.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
 
@@ -103,6 +105,17 @@ def test_growing_has_paid_where_it_is_better_or_cheaper(
     rows = {row.name: row for row in growth.rows(Results(found))}
     row = rows["digits: surely better at equal FLOPs, or as good with 35% fewer"]
     assert row.met is earned
+
+
+def test_what_grew_nothing_saves_nothing() -> None:
+    """Its FLOPs are told beside those of its architecture, and are no share of them."""
+    found = [replace(outcome(GROWN, 1, 0.9), facts={**outcome("", 1, 0).facts, "ended": {}})]
+    found += [outcome(arm, 1, 0.8) for arm in (arms.SAME_FLOPS, arms.SAME_STEPS)]
+    rows = {row.name: row for row in growth.rows(Results(found))}
+    assert not [name for name in rows if "FLOPs saved" in name]
+    earned = rows["digits: surely better at equal FLOPs, or as good with 35% fewer"]
+    assert earned.met is False
+    assert set(earned.baselines) == {"better by", "as good by"}
 
 
 def test_the_table_of_targets_says_what_was_met() -> None:
@@ -163,7 +176,7 @@ def test_what_was_measured_is_not_measured_again(
         assert bench("growth", quick=True, out=tmp_path) == 0
     assert asked == [growth.QUICK[0]]
     assert json.loads((tmp_path / "growth.json").read_text())[0]["test"] == 0.9
-    assert (tmp_path / "growth.md").exists()
+    assert "nan" not in (tmp_path / "growth.md").read_text()
     assert (tmp_path / "growth.svg").exists()
 
 
