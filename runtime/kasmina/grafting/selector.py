@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kasmina.grafting.registry import StrategyError, known_strategies, strategy_by_name
@@ -40,6 +40,7 @@ class _Arm:
     rewards: int = 0
     total: float = 0.0
     waiting: int = 0  # choices whose reward has not come back
+    most: int = 0  # of them at once
 
     @property
     def mean(self) -> float:
@@ -79,7 +80,9 @@ class StrategySelector:
         """
         indices = self._indices()
         name = max(self._arms, key=lambda n: (indices[n], -self._arms[n].waiting))
-        self._arms[name].waiting += 1
+        arm = self._arms[name]
+        arm.waiting += 1
+        arm.most = max(arm.most, arm.waiting)
         return Choice(name, indices)
 
     def learn(self, name: str, reward: float) -> None:
@@ -102,6 +105,18 @@ class StrategySelector:
         """A choice of `name` came to nothing that could be judged, so it counts nowhere."""
         self._ended(name)
 
+    def regret(self) -> float:
+        """The bound above for the choices so far, at the mean rewards that are known.
+
+        No more than if each choice had lost the largest gap; 0 before the first reward.
+        """
+        tried = {name: arm.mean for name, arm in self._arms.items() if arm.rewards}
+        gaps = {name: max(tried.values()) - mean for name, mean in tried.items()}
+        choices = sum(arm.rewards + arm.waiting for arm in self._arms.values())
+        waiting = max(arm.most for arm in self._arms.values())
+        most = choices * max(gaps.values(), default=0.0)
+        return min(self.regret_bound(gaps, choices, waiting), most)
+
     def regret_bound(self, gaps: Mapping[str, float], choices: int, waiting: int = 1) -> float:
         """The bound above.
 
@@ -115,10 +130,7 @@ class StrategySelector:
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learned."""
-        return {
-            name: {"rewards": arm.rewards, "total": arm.total, "waiting": arm.waiting}
-            for name, arm in self._arms.items()
-        }
+        return {name: asdict(arm) for name, arm in self._arms.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave; a strategy that it does not know was never tried."""

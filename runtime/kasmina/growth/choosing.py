@@ -76,7 +76,8 @@ class Choices:
     def _learn(self, row: int, reward: float) -> None:
         name = self._waiting.pop(row).strategy
         self.selector.learn(name, reward)
-        self._journal.write("learned", of=row, strategy=name, reward=reward)
+        regret = self.selector.regret()
+        self._journal.write("learned", of=row, strategy=name, reward=reward, regret=regret)
 
     def _forget(self, row: int) -> None:
         chosen = self._waiting.pop(row, None)

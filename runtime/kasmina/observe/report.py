@@ -29,6 +29,7 @@ from kasmina.observe.tables import (
     decisions,
     evidence,
     settings,
+    strategies,
     transition,
 )
 from kasmina.observe.words import counted, giga, some
@@ -96,6 +97,7 @@ def render(story: Story, walls: dict[str, float] | None = None) -> str:
         decisions=decided[:MOST_ROWS],
         decisions_hidden=max(0, len(decided) - MOST_ROWS),
         evidence=evidence(story),
+        strategies=strategies(story),
         transitions=[transition(record) for record in story.transitions[:MOST_ROWS]],
         transitions_total=len(story.transitions),
         settings=settings(story),

@@ -73,6 +73,7 @@ class Story:
     marks: list[Mark] = field(default_factory=list)
     decisions: list[Record] = field(default_factory=list)
     evidence: list[Record] = field(default_factory=list)
+    strategies: list[Record] = field(default_factory=list)  # chosen, and what was learned
     transitions: list[Record] = field(default_factory=list)
     refusals: list[Record] = field(default_factory=list)
     rewinds: list[Record] = field(default_factory=list)
@@ -221,6 +222,12 @@ class _Teller:
 
     def _evidence(self, record: Record) -> None:
         self.story.evidence.append(record)
+
+    def _strategy(self, record: Record) -> None:
+        self.story.strategies.append(record)
+
+    def _learned(self, record: Record) -> None:
+        self.story.strategies.append(record)
 
     def _refused(self, record: Record) -> None:
         self.story.refusals.append(record)

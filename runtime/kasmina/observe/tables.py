@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from kasmina.observe.panels import percent
 from kasmina.observe.record import Record
 from kasmina.observe.story import Story
-from kasmina.observe.words import giga, seed_name, some, value_text, words
+from kasmina.observe.words import counted, giga, seed_name, some, value_text, words
 
 MOST_ROWS = 400
 
@@ -98,6 +99,22 @@ def evidence(story: Story) -> list[View]:
     finite = [value for value in (*bounds, *values, 0.0) if math.isfinite(value)]
     low, high = min(finite), max(finite)
     return [_graft(story, record, low, high) for record in story.evidence[:MOST_ROWS]]
+
+
+def strategies(story: Story) -> str:
+    """Which strategies were chosen for the grafts, and what that may have cost; "" for none."""
+    chosen = Counter(r["strategy"] for r in story.strategies if r.kind == "strategy")
+    learned = [r for r in story.strategies if r.kind == "learned"]
+    if not chosen:
+        return ""
+    told = f"The strategies of {counted(chosen.total(), 'graft')} were chosen by Delayed-UCB1: "
+    told += ", ".join(f"{name} {number}" for name, number in chosen.most_common()) + "."
+    if learned and "regret" in learned[-1].fields:
+        told += (
+            f" Rewards of {len(learned)} are known; at their means the choices have cost at most "
+            f"{float(learned[-1]['regret']):.3g} of them (expected regret)."
+        )
+    return told
 
 
 def _graft(story: Story, record: Record, low: float, high: float) -> View:

@@ -53,6 +53,24 @@ def test_the_bound_by_hand() -> None:
     assert bound == pytest.approx(8 * 4.6051702 / 0.5 + 6.5 * 0.5)
 
 
+def test_the_bound_of_what_was_chosen() -> None:
+    """At the means so far; few choices cannot lose more than the largest gap each."""
+    selector = StrategySelector(ARMS[:2])
+    assert selector.regret() == 0.0
+    for name, reward in (("linear", 0.25), ("cosine", 0.75)):
+        assert selector.choose().strategy == name
+        selector.learn(name, reward)
+    assert selector.regret() == 2 * 0.5
+    state = {
+        name: {"rewards": 500, "total": 500 * mean, "waiting": 0, "most": 2}
+        for name, mean in (("linear", 0.25), ("cosine", 0.75))
+    }
+    selector.load_state_dict(state)
+    assert selector.state_dict() == state
+    gaps = {"linear": 0.5, "cosine": 0.0}
+    assert selector.regret() == selector.regret_bound(gaps, 1000, 2) < 1000 * 0.5
+
+
 def test_a_wave_spreads_over_what_was_never_tried() -> None:
     """Before the first reward the strategies take turns, and the reasons say so."""
     selector = StrategySelector(ARMS)
@@ -66,7 +84,8 @@ def test_forgotten_choices_teach_nothing() -> None:
     selector = StrategySelector(ARMS[:2])
     assert selector.choose().strategy == "linear"
     selector.forget("linear")
-    assert selector.state_dict()["linear"] == {"rewards": 0, "total": 0.0, "waiting": 0}
+    forgotten = {"rewards": 0, "total": 0.0, "waiting": 0, "most": 1}
+    assert selector.state_dict()["linear"] == forgotten
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=60))

@@ -24,6 +24,8 @@ from kasmina.growth.choosing import Choices
 from kasmina.growth.ramp import Drift
 from kasmina.lifecycle import Lifecycle
 from kasmina.observe.log import EventLog, read_log
+from kasmina.observe.story import tell
+from kasmina.observe.tables import strategies
 from tests.runtime.growth.gardens import Bed, assert_same, germinate
 
 
@@ -297,6 +299,13 @@ def test_a_run_learns_which_strategy_works(tmp_path: Path) -> None:
     learned = [r for r in records if r.kind == "learned"]
     assert [r["strategy"] for r in chosen] == list(names[:3])
     assert sorted(r["strategy"] for r in learned) == sorted(names[:3])
+    assert [r["regret"] >= 0 for r in learned] == [True] * 3
+    told = strategies(tell(records))
+    assert told.startswith(
+        "The strategies of 3 grafts were chosen by Delayed-UCB1: linear 1, cosine 1, drift_controlled "
+        "1. Rewards of 3 are known; at their means the choices have cost at most "
+    )
+    assert told.endswith(" of them (expected regret).")
     selector = bed.gardener.ramps.choices.selector.state_dict()
     assert all(selector[n]["rewards"] == 1 and not selector[n]["waiting"] for n in names[:3])
     kept = [r for r in learned if r.address is not None and bed.states[r.address.slot] != "CULLED"]
@@ -314,7 +323,7 @@ def test_a_rewind_is_the_worst_reward_and_is_not_forgotten() -> None:
     assert bed.states[0] == "ROLLED_BACK"
     bed.gardener.tick()
     learned = bed.gardener.ramps.choices.selector.state_dict()[name]
-    assert learned == {"rewards": 1, "total": 0.0, "waiting": 0}
+    assert learned == {"rewards": 1, "total": 0.0, "waiting": 0, "most": 1}
 
 
 def test_choices_come_back_as_they_were_saved() -> None:
