@@ -40,15 +40,6 @@ class Census(nn.Module):
         """Parameters of the model without any seed."""
         return self._host_parameters
 
-    def parameters_added(self) -> dict[str, int]:
-        """Parameters in blueprints by the plane of their seeds; free rows of pools count nowhere."""
-        plane = self.state.lifecycle.attribute("plane")
-        codes = self.state.lifecycle.plane_of(self.state.codes).tolist()
-        counts = {value.name: 0 for value in plane}
-        for row in (self.state["blueprint_slot"] >= 0).nonzero().flatten().tolist():
-            counts[plane(codes[row]).name] += self._cost(row)
-        return counts
-
     def parameters_kept(self, *, promised: bool = False) -> int:
         """Parameters of the network that `fold` would give now.
 

@@ -130,20 +130,6 @@ class Observed(nn.Module):
         """The last training pass, where the site has shadow seeds and it was backpropagated."""
         return self._capture.passage()
 
-    @property
-    def captured_input(self) -> Tensor | None:
-        """What the seeds would have read in the last training pass."""
-        return self._capture.input
-
-    @property
-    def captured_gradient(self) -> Tensor | None:
-        """dL/doutput of the last training pass, once it was backpropagated."""
-        return self._capture.gradient
-
-    def clear_capture(self) -> None:
-        """Let go of the captured pass."""
-        self._capture.clear()
-
     def watch(self, recorder: Recording) -> None:
         """Hand every pass that a backward pass may follow to `recorder`."""
         self._recorder = recorder

@@ -215,7 +215,7 @@ def test_training_aside_sees_a_checkpointed_host(compiled: bool) -> None:
     backward(expected.square().sum())
     passages = [site.captured for site in Garden.of(model).sites.values()]
     for site in Garden.of(model).sites.values():
-        site.clear_capture()
+        site._capture.clear()
     backward(run(x))
     for site, passage in zip(Garden.of(model).sites.values(), passages, strict=True):
         found = site.captured
@@ -239,7 +239,7 @@ def test_a_compiled_pass_is_recorded_sampled_and_captured() -> None:
         recorder.start()
         ((passage,),) = finished([recorder], (run(x) * weight).sum())
         recorder.stop()
-        site.clear_capture()
+        site._capture.clear()
         assert captured is not None
         seen.append([*captured, *passage, telemetry.total, telemetry.squares, telemetry.maximum])
     for ours, theirs in zip(*seen, strict=True):

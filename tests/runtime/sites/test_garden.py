@@ -156,13 +156,6 @@ def test_parameters_are_counted_by_what_stays() -> None:
     assert garden.parameters_kept() == host + costs[0] + costs[3]
     promised = host + costs[0] + costs[1] + costs[2] + costs[3]
     assert garden.parameters_kept(promised=True) == promised
-    assert garden.parameters_added() == {
-        "identity": 0,
-        "shadow": costs[2],
-        "blend": 0,
-        "full": costs[0],
-        "withdraw": costs[3] + costs[4],
-    }
     first, second, _leaving = garden.architecture()  # mixed in, at whatever alpha
     assert first == {
         "site": "first..second",

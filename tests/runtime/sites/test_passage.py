@@ -31,15 +31,14 @@ def test_a_training_pass_is_captured() -> None:
     x = torch.randn(3, 4)
     y = model(x)
     assert site.captured is None
-    assert torch.equal(_not_none(site.captured_input), x)
+    assert torch.equal(_not_none(site._capture.input), x)
     weight = torch.randn(3, 6)
     backward((y * weight).sum())
     passage = site.captured
     assert passage is not None
     assert torch.equal(passage.input, x) and torch.equal(passage.output, y)
     assert torch.equal(passage.gradient, weight)
-    assert torch.equal(_not_none(site.captured_gradient), weight)
-    site.clear_capture()
+    site._capture.clear()
     assert site.captured is None
 
 
@@ -52,7 +51,7 @@ def test_inline_seeds_capture_the_hosts_output() -> None:
     """That is what they read."""
     model, site = site_with_shadow(placement="inline")
     y = model(torch.randn(3, 4))
-    assert torch.equal(_not_none(site.captured_input), y)
+    assert torch.equal(_not_none(site._capture.input), y)
 
 
 def test_writing_in_place_afterwards_changes_no_capture() -> None:
@@ -74,11 +73,11 @@ def test_nothing_is_captured_without_gradients_or_seeds_that_learn() -> None:
     recorder.start()
     backward(model(torch.randn(3, 4)).sum())
     recorder.stop()
-    assert site.captured_input is None
+    assert site._capture.input is None
     model(torch.randn(3, 4))
-    assert site.captured_input is not None
+    assert site._capture.input is not None
     put(Garden.of(model), 0, "DORMANT")
-    assert site.captured_input is None
+    assert site._capture.input is None
 
 
 def test_a_host_may_be_tuned_in_evaluation_mode() -> None:
@@ -99,7 +98,7 @@ def test_a_checkpointed_pass_is_captured(reentrant: bool) -> None:
     backward(model(x).square().sum())
     expected = site.captured
     for _ in range(2):
-        site.clear_capture()
+        site._capture.clear()
         backward(checkpoint(model, x, use_reentrant=reentrant).square().sum())
         assert site.captured is not None and expected is not None
         for ours, theirs in zip(site.captured, expected, strict=True):
