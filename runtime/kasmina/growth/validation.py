@@ -9,6 +9,7 @@ through the graph that the host builds anyway, so parameters get no gradient and
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from kasmina.errors import KasminaError
 from kasmina.growth.divergence import NonFiniteLoss
 from kasmina.growth.flops import uncompiled
-from kasmina.sites import Garden, Passage, Recorder
+from kasmina.sites import Garden, Passage, Recorder, SiteError
 from kasmina.sites.passage import finished
 
 Validate = Callable[[], Tensor | tuple[Tensor, float] | tuple[Tensor, float, Tensor | None]]
@@ -67,7 +68,8 @@ class Validator:
 
     def __init__(self, model: nn.Module, validate: Validate) -> None:
         self._model = model
-        self._validate = validate
+        self._validate: Validate = validate
+        self._counted = False  # how often each site runs in a pass
 
     def measure(self) -> Validation:
         """Loss and metric, without a graph."""
@@ -118,7 +120,12 @@ class Validator:
         return Validation(float(loss.detach()), metric, passages, parts)
 
     def _call(self) -> tuple[Tensor, float, Tensor | None]:
-        result = self._validate()
+        if self._counted:
+            result = self._validate()
+        else:
+            with _once_each(self._model):
+                result = self._validate()
+            self._counted = True
         given = result if isinstance(result, tuple) else (result, float("nan"))
         loss, metric, parts = given if len(given) == 3 else (*given, None)
         if isinstance(loss, Tensor) and loss.dim() == 1:
@@ -135,6 +142,47 @@ class Validator:
                 f"got {type(parts).__name__}{tuple(parts.shape) if isinstance(parts, Tensor) else ''}"
             )
         return loss, float(metric), None if parts is None else parts.detach()
+
+
+@contextmanager
+def _once_each(model: nn.Module) -> Iterator[None]:
+    """Raise `SiteError` where a module of a site has run more than once in a pass of the host."""
+    garden, seen = Garden.of(model), list[str | bool]()
+    host = garden.host(model)
+    ends = dict.fromkeys(name for site in garden.sites.values() for name in site.span if name)
+    begins = {name: host.get_submodule(name) for name in ends}
+    hooks = [host.register_forward_pre_hook(partial(_pass_by, seen, True))]
+    hooks += [m.register_forward_pre_hook(partial(_pass_by, seen, n)) for n, m in begins.items()]
+    hooks += [host.register_forward_hook(partial(_pass_by, seen, False))]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    times = _times(seen)
+    for site in garden.sites.values():
+        for name in site.span:
+            if times[name] > 1:
+                raise SiteError(
+                    f"site {site.path!r}: module {name!r} ran {times[name]} times in one pass of the "
+                    "model; a site needs exactly one. Place it at a module around the repetition"
+                )
+
+
+def _pass_by(seen: list[str | bool], what: str | bool, *_: Any) -> None:
+    """A hook: the host begins (True) or ends (False), or a module of this name runs."""
+    seen.append(what)
+
+
+def _times(seen: Iterable[str | bool]) -> Counter[str]:
+    """How often each module ran in one pass of the host, at most."""
+    most, now, inside = Counter[str](), Counter[str](), False
+    for each in seen:
+        if isinstance(each, bool):
+            most, now, inside = most | now, Counter(), each
+        elif inside:
+            now[each] += 1
+    return most
 
 
 def _with_graph(loss: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def morph(
         seed: of the run, for the blueprints' initial values.
         example: one batch for `model`, a tensor, a tuple of arguments or a mapping of keywords.
             It is run once, in evaluation mode and without a trace, where modules do not tell
-            their features themselves; it also finds modules that run twice in a pass.
+            their features themselves; it also finds modules that run twice in a pass, which
+            without it a Gardener's first measurement refuses.
 
     Returns:
         `model`.

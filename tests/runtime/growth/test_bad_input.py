@@ -203,6 +203,33 @@ def test_sites_on_tied_parameters() -> None:
     assert sum(p.numel() for p in plain.parameters()) == life.gardener.parameters()
 
 
+@pytest.mark.parametrize("sites", [1, 2])
+def test_a_module_that_runs_twice_in_a_pass(sites: int) -> None:
+    """Without an example the first measurement tells; two passes, or parts alone, are no repetition."""
+
+    class Twice(Tied):
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(torch.relu(self.up(torch.relu(self.up(x)))))
+            return found
+
+    morph(model := Twice(), [Site("up", seeds=2), Site("head", seeds=1)][:sites], run="test")
+    life = Life(model)
+    life.batch()
+    with pytest.raises(SiteError) as error:
+        life.gardener.tick()
+    assert str(error.value) == (
+        "site 'up': module 'up' ran 2 times in one pass of the model; a site needs exactly one. Place "
+        "it at a module around the repetition"
+    )
+    morph(model := Tied(), [Site("up", seeds=2), Site("head", seeds=1)][:sites], run="test")
+    life = Life(
+        model, judge=lambda out, y: cross_entropy(out + model.head(model.up(life.x[192:])), y)
+    )
+    life.batch()
+    for _ in range(2):
+        assert math.isfinite(life.gardener.tick().loss)
+
+
 def test_lazy_parameters_are_refused() -> None:
     """They have no shape yet; the message says what to do."""
     with pytest.raises(SiteError) as error:
