@@ -221,10 +221,8 @@ def test_a_module_that_runs_twice_in_a_pass(sites: int) -> None:
         "site 'up': module 'up' ran 2 times in one pass of the model; a site needs exactly one. Place "
         "it at a module around the repetition"
     )
-    morph(model := Tied(), [Site("up", seeds=2), Site("head", seeds=1)][:sites], run="test")
-    life = Life(
-        model, judge=lambda out, y: cross_entropy(out + model.head(model.up(life.x[192:])), y)
-    )
+    once = morph(Tied(), [Site("up", seeds=2), Site("head", seeds=1)][:sites], run="test")
+    life = Life(once, judge=lambda out, y: cross_entropy(out + once.head(once.up(life.x[192:])), y))
     life.batch()
     for _ in range(2):
         assert math.isfinite(life.gardener.tick().loss)
