@@ -188,17 +188,21 @@ class Gardener:
         if "shadow" in self.planes:
             self.aside.step()
         if gradient is not None or "withdraw" in self.planes:
-            self.ramps.move(gradient)
-            if "withdraw" in self.planes:
-                self.holdings.release()
-                self._advancing.refresh()
-            else:
-                self.garden.refresh()  # alpha alone has changed
-            if "blend" in self.planes and self.clock.step % self.config.held_out_every == 0:
-                self.judge.measure()
+            self._ramp(gradient)
         if not self.planes.isdisjoint(TOUCHING):
             self.trial.stop_broken()
         return self.clock.step > step
+
+    def _ramp(self, gradient: Tensor | None) -> None:
+        """Move every ramp by one step, and measure on validation data where that is due."""
+        self.ramps.move(gradient)
+        if "withdraw" in self.planes:
+            self.holdings.release()
+            self._advancing.refresh()
+        else:
+            self.garden.refresh()  # alpha alone has changed
+        if "blend" in self.planes and self.clock.step % self.config.held_out_every == 0:
+            self.judge.measure()
 
     def tick(self) -> Validation:
         """Call at an epoch's end; returns the epoch's validation.

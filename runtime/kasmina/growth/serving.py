@@ -88,19 +88,7 @@ class Serving:
         self._losses = Losses(self.alarms, self._commands, self._health)
         self._unread = Unread(self._health, run)
         self.metrics = None if config.metrics is None else self._metrics(config.metrics)
-        self.handler = CommandHandler(
-            self._commands,
-            self._streams.commands,
-            self._streams.replies,
-            self._stamp,
-            run=run,
-            check=lambda command: None,
-            verify=verify,
-            config=CommandConfig(wait_s=2.0),
-            limiter=RateLimiter(config.commands_a_second, config.commands_a_second),
-            give_up=self._unread.put,
-            observe=_unheard if self.metrics is None else self.metrics.observe,
-        )
+        self.handler = self._handler(verify)
         self.telemetry = TelemetryPublisher(
             self._health,
             self._streams.health,
@@ -138,6 +126,22 @@ class Serving:
         self._wake = asyncio.Event()
         self._stopping = False
         self._end: float | None = None  # when all of it must be over, by the loop's clock
+
+    def _handler(self, verify: Verifier | None) -> CommandHandler:
+        a_second = self.config.commands_a_second
+        return CommandHandler(
+            self._commands,
+            self._streams.commands,
+            self._streams.replies,
+            self._stamp,
+            run=self.run,
+            check=lambda command: None,
+            verify=verify,
+            config=CommandConfig(wait_s=2.0),
+            limiter=RateLimiter(a_second, a_second),
+            give_up=self._unread.put,
+            observe=_unheard if self.metrics is None else self.metrics.observe,
+        )
 
     def _metrics(self, port: int) -> Metrics:
         from kasmina.growth.metrics import Metrics  # brings an HTTP server, which few runs need

@@ -47,45 +47,65 @@ class Run:
         self.steps = self.epochs * self.data.train.batches_per_epoch
         self.model = task.build_model(config.seed, config.width)
         self.params_start = count(self.model)
-        budget = config.budget if config.budget is not None else task.default_budget
-        _check_budget(budget, self.params_start, "" if config.budget else "task's default ")
-        morph(
-            self.model,
-            sites=task.sites(),
-            lifecycle=config.lifecycle,
-            run=f"{task.name}-{config.seed}",
-            seed=config.seed,
-            example=self.example,
-        )
+        budget = self._budget()
+        self._morph()
         self.optimizer, self.scheduler = task.optimizer(self.model.parameters(), self.steps)
         self.meter = FlopMeter()
         self.stateful: dict[str, Stateful] = {
             "data": self.data.train,
             "scheduler": self.scheduler,
         }
-        self.gardener: Gardener = Gardener(
+        gardening = {"budget": budget, "epochs": self.epochs, **gardening}
+        self.gardener = self._gardener(controller, GardenerConfig(**gardening), log)
+        self.keeper = None if saving is None else self._keeper(saving, log)
+        self._begin(saving)
+        self.model.train()
+
+    def _budget(self) -> int | None:
+        given, default = self.config.budget, self.task.default_budget
+        budget = given if given is not None else default
+        _check_budget(budget, self.params_start, "" if given else "task's default ")
+        return budget
+
+    def _morph(self) -> None:
+        morph(
+            self.model,
+            sites=self.task.sites(),
+            lifecycle=self.config.lifecycle,
+            run=f"{self.task.name}-{self.config.seed}",
+            seed=self.config.seed,
+            example=self.example,
+        )
+
+    def _gardener(
+        self, controller: Controller, config: GardenerConfig, log: EventLog | None
+    ) -> Gardener:
+        return Gardener(
             self.model,
             self.optimizer,
-            validate=lambda: validation_loss(
-                task, self.model, self.data, parts=self.gardener.judging
-            ),
+            validate=self._validate,
             controller=controller,
-            config=GardenerConfig(budget=budget, epochs=self.epochs, **gardening),
-            limits=config.limits,
+            config=config,
+            limits=self.config.limits,
             log=log,
             stateful=self.stateful,
             meter=self.meter,
             twin=Replayed(partial(ControlRun, self), self.model),
         )
-        self.keeper = None if saving is None else self._keeper(saving, log)
+
+    def _validate(self) -> tuple[Tensor, float, Tensor | None]:
+        return validation_loss(self.task, self.model, self.data, parts=self.gardener.judging)
+
+    def _begin(self, saving: Saving | None) -> None:
+        """Go on from a checkpoint, or tell how the run starts; a bus serves either."""
         found = None if saving is None else saving.found
         if self.keeper is not None and found is not None:
             self.keeper.resume(found)
-        if outside is not None:
-            outside.start(self.gardener, self.keeper, fresh=saving is None or not saving.resumes)
+        if self.outside is not None:
+            fresh = saving is None or not saving.resumes
+            self.outside.start(self.gardener, self.keeper, fresh=fresh)
         if found is None:
             self._start()
-        self.model.train()
 
     def train(self, stop: Stop) -> str:
         """Train to the end, or until `stop`; a rewind sets the clock back, so this may repeat."""

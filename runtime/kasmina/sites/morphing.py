@@ -57,6 +57,15 @@ def morph(
     Raises:
         SiteError: a site cannot be where it was asked to be; the model is as it was.
     """
+    _refuse_arguments(model, sites, run, seed)
+    refuse_unfit(model)
+    refuse_default_device()
+    with torch.inference_mode(False):  # whose tensors could never be trained
+        return _morphed(model, sites, lifecycle or Lifecycle.default(), run, seed, example)
+
+
+def _refuse_arguments(model: nn.Module, sites: Sequence[Site], run: str, seed: int) -> None:
+    """Raise `SiteError` where `morph` was given what no annotation allows."""
     if isinstance(sites, Site) or not all(isinstance(site, Site) for site in sites):
         raise SiteError(
             f"sites must be a sequence of kasmina.Site, like [Site('blocks.*')]; got {sites!r}"
@@ -71,10 +80,6 @@ def morph(
         raise SiteError(f"run={run!r}; legal: a name without a slash")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise SiteError(f"seed={seed!r}; legal: a whole number")
-    refuse_unfit(model)
-    refuse_default_device()
-    with torch.inference_mode(False):  # whose tensors could never be trained
-        return _morphed(model, sites, lifecycle or Lifecycle.default(), run, seed, example)
 
 
 def refuse_default_device() -> None:
