@@ -19,7 +19,7 @@ from kasmina.growth.ledger import Ledger
 from kasmina.growth.row_adam import Progress, RowAdam
 from kasmina.growth.scaling import line_search
 from kasmina.growth.validation import Validator
-from kasmina.sites import Passage, Site
+from kasmina.sites import Passage, Site, morph
 from tests.runtime.growth.gardens import Bed, germinate
 
 
@@ -268,14 +268,15 @@ def test_the_line_search_takes_the_best_factor_and_leaves_alpha_alone() -> None:
 )
 def test_what_validate_must_return(result: object, what: str) -> None:
     """Anything but a 0-d loss, or (loss, metric), is refused with what came."""
-    validator = Validator(nn.Linear(1, 1), lambda: result)  # type: ignore[arg-type,return-value]
+    model = morph(nn.Linear(1, 1), [Site("")])
+    validator = Validator(model, lambda: result)  # type: ignore[arg-type,return-value]
     with pytest.raises(KasminaError, match=what):
         validator.measure()
 
 
 def test_a_loss_without_a_graph_is_told_apart() -> None:
     """Where gradients are wanted, `validate` must not cut them off."""
-    validator = Validator(nn.Linear(1, 1), lambda: torch.tensor(1.0))
+    validator = Validator(morph(nn.Linear(1, 1), [Site("")]), lambda: torch.tensor(1.0))
     with pytest.raises(KasminaError, match=r"drop torch\.no_grad\(\) and \.item\(\)"):
         validator.record({})
 
