@@ -49,6 +49,7 @@ EMITTERS = {
     "triton": (kernel_view, "triton_condition", "limit_mark", "field_level", "~"),
 }
 WIDER = {"python": "", "torch": ".double()", "triton": ".to(tl.float64)"}
+MARK = {"python": "0.7", "torch": "0.7", "triton": "tl.full((), 0.7, tl.float64)"}  # in double
 
 
 def corruptions(emitter: str) -> dict[str, Callable[[str], str]]:
@@ -62,7 +63,9 @@ def corruptions(emitter: str) -> dict[str, Callable[[str], str]]:
         "at most becomes below": lambda text: text.replace(
             f"{level} <= {mark}", f"{level} < {mark}"
         ),
-        "a limit in double": lambda text: text.replace(f"{level} >= {mark}", f"{wide} >= 0.7"),
+        "a limit in double": lambda text: text.replace(
+            f"{level} >= {mark}", f"{wide} >= {MARK[emitter]}"
+        ),
         "NaN passes": lambda text: text.replace(
             f"{level} <= {mark}", f"({negation}({level} > {mark}))"
         ),
