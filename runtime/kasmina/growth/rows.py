@@ -19,8 +19,7 @@ Sources: Kingma & Ba 2015, algorithm 1 (bias correction); Loshchilov & Hutter 20
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,13 +30,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from kasmina.errors import KasminaError
-from kasmina.growth.optimizer import first_state, initial, is_moment
+from kasmina.growth.optimizer import is_moment
+from kasmina.growth.row_state import RowState, Values, copied
 
 Rows = Callable[[], Tensor]  # bool [capacity]; the same tensor while nothing has changed
-ADAMS = (torch.optim.Adam, torch.optim.AdamW)
-# Their step does not depend on how many there were before it.
-AGELESS = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adadelta)
 
 
 class Apart(NamedTuple):
@@ -56,14 +52,6 @@ class Split(NamedTuple):
     training: NDArray[np.bool_]  # [capacity]
     held: NDArray[np.int64]  # rows that stay as they are
     whole: Apart  # where none is late and none is held
-
-
-class Values(NamedTuple):
-    """Rows of one parameter with the optimizer's state of them."""
-
-    values: Tensor
-    moments: Mapping[str, Tensor]
-    numbers: Mapping[str, Any] = {}
 
 
 class Before(NamedTuple):
@@ -98,7 +86,7 @@ class RowGuard:
         used: Rows | None = None,
         plan: Callable[[], object] | None = None,
     ) -> None:
-        self._optimizer = optimizer
+        self._optimizer, self._state = optimizer, RowState(optimizer)
         self._parameters = parameters
         zero_stays = type(optimizer).__module__.startswith("torch.optim.")
         self._used = used if zero_stays else None
@@ -137,14 +125,14 @@ class RowGuard:
         return {
             "age": torch.tensor(self._age),
             "steps": self._steps,
-            "numbers": {row: _copied(numbers) for row, numbers in self._numbers.items()},
+            "numbers": {row: copied(numbers) for row, numbers in self._numbers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave, after the optimizer's own; pads to the capacity now."""
         self._settle()
         self._age, self._steps = state["age"].numpy().copy(), state["steps"]
-        self._numbers = {row: _copied(numbers) for row, numbers in state["numbers"].items()}
+        self._numbers = {row: copied(numbers) for row, numbers in state["numbers"].items()}
         for parameter in self._parameters:
             self.grow(parameter, len(state["age"]), len(parameter))()
         self._attend()
@@ -155,18 +143,18 @@ class RowGuard:
         self._age[row] = 0
         self._numbers.pop(row, None)
         for parameter in self._parameters:
-            for name, moment in self._moments(parameter).items():
-                moment[row] = initial(self._group(parameter), name)
+            for name, moment in self._state.moments(parameter).items():
+                moment[row] = self._state.start(parameter, name)
         self._attend()
 
     def grow(self, parameter: nn.Parameter, old_capacity: int, capacity: int) -> Callable[[], None]:
         """Pad the moments of a parameter that gets more rows; in their place once that is called."""
-        state = self._optimizer.state.get(parameter, {})
+        state = self._state.of(parameter)
         padded = {}
         if capacity != old_capacity:
             for name, value in state.items():
                 if is_moment(value, parameter, old_capacity):
-                    start = initial(self._group(parameter), name)
+                    start = self._state.start(parameter, name)
                     padded[name] = value.new_full((capacity, *value.shape[1:]), start)
                     padded[name][:old_capacity] = value
 
@@ -178,19 +166,6 @@ class RowGuard:
                 self._age = np.concatenate([self._age, np.zeros_like(self._age, shape=missing)])
 
         return take_over
-
-    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Of the optimizer's state what belongs to the parameter element by element."""
-        state: Mapping[str, Any] = self._optimizer.state.get(parameter, {})
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape:
-                raise KasminaError(
-                    f"{type(self._optimizer).__name__} keeps '{name}' of shape "
-                    f"{tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}, in "
-                    "which the seeds of a pool cannot be told apart; use an optimizer whose state "
-                    "has the parameter's shape, such as AdamW"
-                )
-        return {name: value for name, value in state.items() if is_moment(value, parameter)}
 
     def _remember(self) -> None:
         """Keep of each parameter the rows for which the step to come is not the right one."""
@@ -212,7 +187,7 @@ class RowGuard:
             self._apart = split.whole
             self._even = self._plan_now()
             return
-        if self._is_ageless(stepped[0]):
+        if self._state.is_ageless(stepped[0]):
             late = np.zeros_like(late)
         held, late_rows = split.held, np.flatnonzero(late)
         device = stepped[0].device
@@ -224,7 +199,7 @@ class RowGuard:
         )
         if not len(held) and not len(late_rows):
             return
-        own = not isinstance(self._optimizer, ADAMS)  # whose late rows keep the stack's moments
+        own = not self._state.is_adam  # whose late rows keep the stack's moments
         for parameter in stepped:
             self._keep_numbers(parameter, held)
             stay = self._kept(parameter, rows.held) if len(held) else None
@@ -262,7 +237,7 @@ class RowGuard:
 
     def _kept(self, parameter: nn.Parameter, rows: Tensor | slice, moments: bool = True) -> Values:
         """Copies of some rows and of their moments."""
-        found = self._moments(parameter) if moments else {}
+        found = self._state.moments(parameter) if moments else {}
         values = (parameter.detach(), *found.values())
         first, *rest = (v[rows].clone() if isinstance(rows, slice) else v[rows] for v in values)
         return Values(first, dict(zip(found, rest, strict=True)))
@@ -283,12 +258,12 @@ class RowGuard:
     @torch.no_grad()
     def _restore(self) -> None:
         """Put back the rows that stay, and give those of their own age their own step."""
-        if isinstance(self._optimizer, ADAMS):
+        if self._state.is_adam:
             share = self._own_share(self._before[0])
         for before in self._before:
             if before.held is not None:
                 self._put_back(before, before.held)
-            if before.late is not None and isinstance(self._optimizer, ADAMS):
+            if before.late is not None and self._state.is_adam:
                 self._correct(before, before.late, share)
             elif before.late is not None:
                 self._step_again(before, before.late)
@@ -296,37 +271,40 @@ class RowGuard:
     def _put_back(self, before: Before, kept: Values) -> None:
         parameter, held = before.parameter, before.rows.held
         parameter[held] = kept.values
-        for name, moment in self._moments(parameter).items():
-            start = initial(self._group(parameter), name)
+        for name, moment in self._state.moments(parameter).items():
+            start = self._state.start(parameter, name)
             moment[held] = kept.moments.get(name, torch.tensor(start).to(moment))
 
     def _own_share(self, before: Before) -> Tensor:
         """What each late row takes of the stack's step, `[late]`."""
-        group, steps = self._group(before.parameter), self._stack_steps(before.parameter)
-        share = _own_bias(self._age[before.rows.late.cpu().numpy()], steps, *group["betas"])
+        betas = self._state.group(before.parameter)["betas"]
+        steps = self._stack_steps(before.parameter)
+        share = _own_bias(self._age[before.rows.late.cpu().numpy()], steps, *betas)
         return torch.from_numpy(share).to(before.parameter)
 
     def _correct(self, before: Before, kept: Values, share: Tensor) -> None:
         """Adam's step of the late rows by their own bias correction; the moments are right."""
         parameter, late = before.parameter, before.rows.late_at
-        group, start = self._group(parameter), kept.values
-        if self._decays(group):  # in the step as well, and no part of the update
-            start = start * (1 - group["lr"] * group["weight_decay"])
+        decayed = kept.values * self._state.decay(parameter)  # in the step too, and no update
         column = share.view(-1, *[1] * (parameter.dim() - 1))
-        parameter[late] = torch.lerp(start, parameter[late], column)
+        parameter[late] = torch.lerp(decayed, parameter[late], column)
 
     def _step_again(self, before: Before, kept: Values) -> None:
         """Step late rows by an optimizer of their own, all of an age together."""
         for rows in self._of_one_age(before.rows.late):
-            again = self._stepped(before, kept, rows)
             late = before.rows.late[rows]
+            assert before.parameter.grad is not None  # else there was no step
+            gradient = before.parameter.grad[late].clone()
+            own = Values(kept.values[rows], {n: v[rows] for n, v in kept.moments.items()})
+            numbers = self._numbers.get(int(late[0]))
+            again = self._state.stepped(before.parameter, gradient, own, numbers)
             before.parameter[late] = again.values
-            moments = self._moments(before.parameter)
+            moments = self._state.moments(before.parameter)
             for name, moment in again.moments.items():
                 moments[name][late] = moment
             if before is self._before[-1]:
                 for row in late.tolist():
-                    self._numbers[row] = _copied(again.numbers)
+                    self._numbers[row] = copied(again.numbers)
 
     def _of_one_age(self, late: Tensor) -> Iterator[Tensor]:
         """Places in `late` of rows that have been stepped alike."""
@@ -338,58 +316,18 @@ class RowGuard:
             alike[fresh, told].append(place)
         yield from (torch.tensor(places) for places in alike.values())
 
-    def _stepped(self, before: Before, kept: Values, rows: Tensor) -> Values:
-        """The late `rows` and their state after the step that their own optimizer makes."""
-        parameter = before.parameter
-        assert parameter.grad is not None  # else there was no step
-        late = before.rows.late[rows]
-        own = nn.Parameter(kept.values[rows])
-        own.grad = parameter.grad[late].clone()
-        group = self._group(parameter)
-        single = copy.copy(self._optimizer)
-        single.param_groups = [{**group, "params": [own]}]
-        single.state = defaultdict(dict)
-        single._optimizer_step_pre_hooks = OrderedDict()
-        single._optimizer_step_post_hooks = OrderedDict()
-        numbers = self._numbers.get(int(late[0]))
-        if numbers is not None:
-            moments = {name: value[rows] for name, value in kept.moments.items()}
-            single.state[own] = {**moments, **_copied(numbers)}
-        else:
-            single.state[own] = first_state(single, group, own)
-        type(single).step(single)  # a scheduler counts calls of the attribute
-        state = single.state[own]
-        moments = {name: value for name, value in state.items() if is_moment(value, own)}
-        rest = {name: value for name, value in state.items() if name not in moments}
-        return Values(own.detach(), moments, rest)
-
     def _keep_numbers(self, parameter: nn.Parameter, held: NDArray[np.int64]) -> None:
         """A row that is held up leaves the stack with the numbers that the stack has now."""
-        if isinstance(self._optimizer, ADAMS) or self._is_ageless(parameter):
+        if self._state.is_adam or self._state.is_ageless(parameter):
             return  # they need none
-        state = self._optimizer.state.get(parameter, {})
         for row in held.tolist():
             age = int(self._age[row])
             if 0 < age == self._steps and row not in self._numbers:
-                own = {n: value for n, value in state.items() if not is_moment(value, parameter)}
-                self._numbers[row] = _copied(own)
-
-    def _group(self, parameter: nn.Parameter) -> Mapping[str, Any]:
-        groups = self._optimizer.param_groups
-        return next(g for g in groups if any(held is parameter for held in g["params"]))
+                self._numbers[row] = self._state.numbers(parameter)
 
     def _stack_steps(self, parameter: nn.Parameter) -> int:
         """The stack's age; an optimizer that counts knows it best."""
-        state = self._optimizer.state.get(parameter, {})
-        return int(state["step"]) if "step" in state else self._steps
-
-    def _is_ageless(self, parameter: nn.Parameter) -> bool:
-        damped = self._group(parameter).get("dampening", 0)  # all but the first step
-        return isinstance(self._optimizer, AGELESS) and not damped
-
-    def _decays(self, group: Mapping[str, Any]) -> bool:
-        decoupled = isinstance(self._optimizer, torch.optim.AdamW)
-        return bool(group.get("decoupled_weight_decay", decoupled) and group["weight_decay"])
+        return int(self._state.of(parameter).get("step", self._steps))
 
 
 def _same(found: Sequence[tuple[Tensor, int]], seen: Sequence[tuple[Tensor, int]]) -> bool:
@@ -405,10 +343,6 @@ def _place(rows: NDArray[np.int64], device: torch.device) -> Tensor | slice:
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return torch.from_numpy(rows).to(device)
-
-
-def _copied(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: v.clone() if isinstance(v, Tensor) else v for n, v in numbers.items()}
 
 
 def _own_bias(
