@@ -149,7 +149,8 @@ def _run(
     from kasmina.control import TamiyoController
     from kasmina.control.remote import BusController
     from kasmina.growth import grow
-    from kasmina.growth.saving import ResumeRefused, Saving
+    from kasmina.growth.found import ResumeRefused
+    from kasmina.growth.saving import Saving
     from kasmina.observe.live import follow
     from kasmina.observe.log import EventLog, Position
     from kasmina.observe.report import write_report

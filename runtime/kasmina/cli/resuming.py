@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kasmina.checkpoint import CheckpointManager
-    from kasmina.growth.saving import Found
+    from kasmina.growth.found import Found
 
 OPTIONS = {  # of a run, in its marker: how each is typed
     "task": "--task",
@@ -99,7 +99,7 @@ def _is_finished(folder: RunFolder, options: Mapping[str, Any]) -> bool:
 
 def find(manager: CheckpointManager, folder: RunFolder, console: Console) -> Found | None:
     """Find what to go on from, and tell it; None where nothing was saved yet."""
-    from kasmina.growth.saving import newest
+    from kasmina.growth.found import newest
 
     found = newest(manager, folder.log)
     if found is None:

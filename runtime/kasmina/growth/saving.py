@@ -7,29 +7,23 @@ random streams, the same three that a rewind brings back. A checkpoint is taken 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from kasmina.checkpoint import (
-    BadContents,
-    CheckpointManager,
-    Contents,
-    Damaged,
-    NothingIntact,
-)
+from kasmina.checkpoint import BadContents, CheckpointManager, Contents
 from kasmina.checkpoint.manifest import Priority
 from kasmina.errors import KasminaError
 from kasmina.growth import rewind
+from kasmina.growth.found import Found, ResumeRefused, Standing, differences, this_machine
 from kasmina.growth.gardener import Gardener
 from kasmina.growth.rewind import Snapshot
 from kasmina.lifecycle import Lifecycle
-from kasmina.observe.log import EventLog, LogError, Position, Record, read_until
+from kasmina.observe.log import EventLog, Position
 from kasmina.sites import Garden, Site, morph
 from kasmina.sites.example import Example
 
@@ -39,54 +33,6 @@ if TYPE_CHECKING:
 MOST_S = 300.0  # seconds of training that a kill may cost, however long an epoch is
 OUTSIDE = "outside"  # the part that only a run on a bus has
 ROWS = "kasmina.state."  # in a model's state dict; a checkpoint keeps the rows apart
-
-
-class ResumeRefused(KasminaError):
-    """The run cannot go on from the checkpoint, intact as it is."""
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run stands: the metadata of its checkpoints."""
-
-    epoch: int
-    step: int
-    log: Position
-    seconds: float  # of training
-    machine: dict[str, Any]
-    tag: str | None = None  # what it was called by whoever asked for it
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A checkpoint that a run can go on from.
-
-    Attributes:
-        id: which one.
-        contents: what it holds.
-        standing: where the run stood.
-        events: those that the log had then.
-        skipped: what was wrong with newer ones.
-    """
-
-    id: str
-    contents: Contents
-    standing: Standing
-    events: list[Record]
-    skipped: tuple[str, ...]
-
-    @property
-    def position(self) -> Position:
-        """Where the log goes on."""
-        return self.standing.log
-
-    @property
-    def place(self) -> str:
-        """Where the run goes on, for people."""
-        return f"epoch {self.standing.epoch}, step {self.standing.step}"
-
-    def machine(self) -> str:
-        """In what this machine differs, so that the last bits may; "" for nothing."""
-        return "; ".join(_differences(self.standing.machine, _machine()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,52 +50,6 @@ class Saving:
     every: int
     found: Found | None = None
     resumes: bool = False
-
-
-def newest(manager: CheckpointManager, log: Path) -> Found | None:
-    """The newest checkpoint that is intact and whose events are in the log; None without any.
-
-    Raises:
-        NothingIntact: there are some, and all are damaged.
-        ResumeRefused: some are intact, but of something else, or the log is not there.
-        NewerFormat: the newest takes a newer kasmina to read it.
-    """
-    skipped: list[KasminaError] = []
-    for entry in manager.list():
-        try:
-            contents = manager.restore(str(entry.id)).contents()
-            standing = _standing(entry.path, contents)
-            events = _events(entry.path, standing, log)
-        except (Damaged, ResumeRefused) as error:
-            skipped.append(error)
-        else:
-            told = tuple(map(str, skipped))
-            return Found(str(entry.id), contents, standing, events, told)
-    damaged = [error for error in skipped if isinstance(error, Damaged)]
-    if len(damaged) < len(skipped):
-        lines = "\n".join(f"- {error}" for error in skipped)
-        raise ResumeRefused(
-            f"{manager.directory}: no run can go on from its {len(skipped)} checkpoints:\n{lines}\n"
-            "Nothing was changed; restore the run's directory from a backup"
-        )
-    if damaged:
-        raise NothingIntact(manager.directory, damaged)
-    return None
-
-
-def _standing(path: Path, contents: Contents) -> Standing:
-    try:
-        return msgspec.convert(contents.metadata, Standing)
-    except msgspec.ValidationError as error:
-        raise ResumeRefused(f"{path}: is intact, but no checkpoint of kasmina grow") from error
-
-
-def _events(path: Path, standing: Standing, log: Path) -> list[Record]:
-    """The log's events up to the checkpoint."""
-    try:
-        return read_until(log, standing.log)
-    except LogError as error:
-        raise ResumeRefused(f"{path}: is intact, but its log is not there: {error}") from error
 
 
 class Keeper:
@@ -248,11 +148,11 @@ class Keeper:
             ResumeRefused: it is of another run; nothing was changed.
         """
         contents = found.contents
-        differences = list(_differences(contents.architecture, self._identity))
-        if differences or contents.state is None:
+        others = list(differences(contents.architecture, self._identity))
+        if others or contents.state is None:
             raise ResumeRefused(
                 f"checkpoint {found.id} is of another run than this one would be, so nothing was "
-                "resumed:\n" + "\n".join(f"- {line}" for line in differences)
+                "resumed:\n" + "\n".join(f"- {line}" for line in others)
             )
         parts = {**contents.parts, "model": _whole(contents)}
         model, optimizer = self._gardener.model, self._gardener.optimizer
@@ -284,7 +184,7 @@ class Keeper:
             step=clock.step,
             log=Position(0, 0) if self._log is None else self._log.sync(),
             seconds=self.seconds(),
-            machine=_machine(),
+            machine=this_machine(),
             tag=tag,
         )
         if self._outside is not None:
@@ -384,18 +284,3 @@ class _Buffers:
                 self._model.get_submodule(owner).register_buffer(
                     own, value.to(device), persistent=False
                 )
-
-
-def _machine() -> dict[str, Any]:
-    """What may change the last bits of a sum."""
-    return {"torch": str(torch.__version__), "torch threads": torch.get_num_threads()}
-
-
-def _differences(saved: Any, here: Any, place: str = "") -> Iterator[str]:
-    """In what two trees of plain values differ, one line each."""
-    if isinstance(saved, dict) and isinstance(here, dict):
-        for name in dict.fromkeys([*saved, *here]):
-            inside = f"{place}.{name}" if place else str(name)
-            yield from _differences(saved.get(name), here.get(name), inside)
-    elif saved != here:
-        yield f"{place}: {saved!r} was saved, here it is {here!r}"

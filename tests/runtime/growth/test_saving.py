@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kasmina.checkpoint import CheckpointManager, Contents
 from kasmina.growth import Command, FlopMeter, saving
-from kasmina.growth.saving import Keeper, ResumeRefused, Saving, newest, regrow
+from kasmina.growth.found import ResumeRefused, newest
+from kasmina.growth.saving import Keeper, Saving, regrow
 from kasmina.observe.log import EventLog
 from kasmina.sites import Garden, Site
 from tests.runtime.growth.gardens import Bed, assert_same, germinate, host
