@@ -14,6 +14,7 @@ from rich.table import Table
 
 from kasmina.bench import Benchmark, Row, known, load, report
 from kasmina.errors import UsageError
+from kasmina.observe.folder import write_atomically
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -34,8 +35,9 @@ def bench(
         json: print one JSON object instead of a table.
         quick: a small part of it, in seconds, where the benchmark has one.
         jobs: processes to spread the work over, where the benchmark can.
-        out: folder for tables and pictures, where the benchmark has some; what it holds already of
-            a run that was ended is not measured again.
+        out: folder for what --json prints, as NAME-figures.json, and for tables and pictures, where
+            the benchmark has some; what it holds already of a run that was ended is not measured
+            again, where the benchmark can.
 
     Returns:
         0, or 1 where a target was missed.
@@ -47,13 +49,26 @@ def bench(
         return 0
     subject = load(name)
     Console(stderr=True).print(f"{subject.name}: {subject.meaning}", style="dim")
-    given = {"quick": quick or None, "jobs": jobs, "out": out}
-    rows = subject.run(**_options(subject, given))
+    options = _options(subject, {"quick": quick or None, "jobs": jobs})
+    if out is not None:
+        _make(out)
+        options |= {"out": out} if "out" in inspect.signature(subject.run).parameters else {}
+    rows = subject.run(**options)
+    told = msgspec.json.encode(report(name, rows))
+    if out is not None:
+        write_atomically(out / f"{name}-figures.json", told)
     if json:
-        print(msgspec.json.encode(report(name, rows)).decode())  # noqa: T201  one line, not wrapped
+        print(told.decode())  # noqa: T201  one line, not wrapped
     else:
         console.print(_table(name, rows))
     return int(any(row.met is False for row in rows))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: no folder can be there: {error.strerror}") from error
 
 
 def _options(subject: Benchmark, given: Mapping[str, object]) -> dict[str, object]:
@@ -62,7 +77,7 @@ def _options(subject: Benchmark, given: Mapping[str, object]) -> dict[str, objec
     known = inspect.signature(subject.run).parameters
     for name in options:
         if name not in known:
-            has = ", ".join(f"--{each}" for each in known) or "none"
+            has = ", ".join(f"--{each}" for each in dict.fromkeys([*known, "out"]))
             raise UsageError(f"benchmark {subject.name!r} has no --{name}; its options: {has}")
     if int(options.get("jobs", 1)) < 1:  # type: ignore[call-overload]  # a number, from the command line
         raise UsageError(f"--jobs is {options['jobs']}; give 1 or more")

@@ -176,14 +176,25 @@ def test_what_was_measured_is_not_measured_again(
         assert bench("growth", quick=True, out=tmp_path) == 0
     assert asked == [growth.QUICK[0]]
     assert json.loads((tmp_path / "growth.json").read_text())[0]["test"] == 0.9
+    figures = json.loads((tmp_path / "growth-figures.json").read_text())
+    assert figures["rows"][0]["value"] == pytest.approx(90)
     assert "nan" not in (tmp_path / "growth.md").read_text()
     assert (tmp_path / "growth.svg").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """For benchmarks that write nothing else there, too."""
+    (tmp_path / "a").touch()
+    for name in ("gate", "growth"):
+        with pytest.raises(UsageError) as error:
+            bench(name, quick=True, out=tmp_path / "a")
+        assert str(error.value) == f"--out {tmp_path}/a: no folder can be there: File exists"
 
 
 def test_options_that_a_benchmark_has_not_are_refused() -> None:
     """With the ones that it has."""
     load("spec")
-    with pytest.raises(UsageError, match=r"benchmark 'spec' has no --jobs; its options: none"):
+    with pytest.raises(UsageError, match=r"benchmark 'spec' has no --jobs; its options: --out$"):
         bench("spec", jobs=2)
     with pytest.raises(UsageError, match=r"--jobs is 0; give 1 or more"):
         bench("growth", jobs=0)
