@@ -67,26 +67,27 @@ class GrownInline(_Around):
     ) -> None:
         super().__init__()
         self.host, self.branches = host, nn.ModuleList(branches)
-        self.chunks, self.width, self.axis = tuple(chunks), width, axis
+        # Underscored, so that the host's own `features`, `width`, ... are found through it.
+        self._chunks, self._width, self._axis = tuple(chunks), width, axis
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the host's."""
         output = self.host(*args, **kwargs)
         y = _first(output)
         pieces, done = [], 0
-        for branch, chunk in zip(self.branches, self.chunks, strict=True):
-            pieces.append(y.narrow(self.axis, done, chunk.start - done))
+        for branch, chunk in zip(self.branches, self._chunks, strict=True):
+            pieces.append(y.narrow(self._axis, done, chunk.start - done))
             pieces.append(self._transformed(branch, chunk, y))
             done = chunk.start + chunk.width
-        pieces.append(y.narrow(self.axis, done, y.shape[self.axis] - done))
-        return _with_first(output, torch.cat(pieces, self.axis))
+        pieces.append(y.narrow(self._axis, done, y.shape[self._axis] - done))
+        return _with_first(output, torch.cat(pieces, self._axis))
 
     def _transformed(self, branch: nn.Module, chunk: Chunk, y: Tensor) -> Tensor:
-        x = y.narrow(self.axis, chunk.start, chunk.width)
+        x = y.narrow(self._axis, chunk.start, chunk.width)
         padded = x
-        if chunk.width < self.width:
-            padded = torch.cat([x, torch.zeros_like(x.narrow(self.axis, 0, 1))], self.axis)
-        made: Tensor = branch(padded).narrow(self.axis, 0, chunk.width)
+        if chunk.width < self._width:
+            padded = torch.cat([x, torch.zeros_like(x.narrow(self._axis, 0, 1))], self._axis)
+        made: Tensor = branch(padded).narrow(self._axis, 0, chunk.width)
         return chunk.keep * x + made if chunk.keep else made
 
 
@@ -101,11 +102,11 @@ class _Beside(_Around):
 
     def __init__(self, branches: Sequence[nn.Module], features: int | None) -> None:
         super().__init__()
-        self.branches, self.features = nn.ModuleList(branches), features
+        self.branches, self._features = nn.ModuleList(branches), features
 
     def _added(self, x: Tensor, output: Any) -> Any:
         y = _first(output)
-        read = x if self.features is None else x.reshape(-1, self.features)
+        read = x if self._features is None else x.reshape(-1, self._features)
         for branch in self.branches:
             y = y + branch(read).reshape(y.shape)
         return _with_first(output, y)

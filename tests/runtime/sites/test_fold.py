@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Literal
 
 import pytest
 import torch
@@ -156,6 +157,21 @@ def test_the_hosts_attributes_stay_readable() -> None:
     assert wrapped.in_features == 3
     with pytest.raises(AttributeError, match="nonsense"):
         _ = wrapped.nonsense
+
+
+@pytest.mark.parametrize("placement", ["parallel", "inline"])
+def test_what_stands_around_the_host_hides_none_of_its_attributes(
+    placement: Literal["parallel", "inline"],
+) -> None:
+    """Whatever they are called; `features` is what many networks call their body."""
+    host = nn.Linear(3, 4)
+    for name in ("features", "chunks", "width", "axis"):
+        setattr(host, name, f"the host's {name}")
+    model = morph(nn.Sequential(host), [Site("0", seeds=1, placement=placement)])
+    put(Garden.of(model), 0, "FOSSILIZED")
+    (wrapped,) = fold(model).children()
+    for name in ("features", "chunks", "width", "axis"):
+        assert getattr(wrapped, name) == f"the host's {name}"
 
 
 def test_the_users_hooks_stay() -> None:
