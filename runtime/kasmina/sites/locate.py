@@ -217,7 +217,7 @@ class _Shaping:
                 raise self._unknown("input")
             layout = tuple(x[1:])
             if site.axes is not None and len(site.axes) == len(layout):
-                self._refuse_other(layout)
+                self._refuse_other(layout, site.axes)
             return SiteShape("parallel", prod(layout), out.number, site.axes or layout)
         return SiteShape("parallel", into.number, out.number, site.axes)
 
@@ -225,13 +225,13 @@ class _Shaping:
         """A site with a declared layout of tokens, whose rows are tokens or whole examples."""
         site = self._spot.site
         assert site.axes is not None
-        tokens, features = site.axes
         inline = site.placement == "inline"
         into = out if inline else self._read(out)
         seen = self._end if inline else self._start
         axes = None if seen is None else seen.y if inline else seen.x
         flattened = self._is_flattened() and not inline
         number = prod(axes[1:]) if flattened and axes is not None else into.number
+        tokens, features = site.axes if len(site.axes) == 2 else (*site.axes, into.number)
         if inline and number != features:
             raise SiteError(
                 f"site {self._spot.path!r}: layout {site.layout} says {tokens} tokens of {features} "
@@ -239,13 +239,13 @@ class _Shaping:
             )
         apart = len(axes) == 3 if flattened and axes is not None else number == features
         if axes is not None and apart:
-            self._refuse_other(tuple(axes[1:]))
-        return SiteShape(site.placement, number, out.number, site.axes, sequence=True)
+            self._refuse_other(tuple(axes[1:]), (tokens, features))
+        return SiteShape(site.placement, number, out.number, (tokens, features), sequence=True)
 
-    def _refuse_other(self, seen: tuple[int, ...]) -> None:
+    def _refuse_other(self, seen: tuple[int, ...], declared: tuple[int, ...] | None) -> None:
         """Refuse a declared layout that the example contradicts."""
         site = self._spot.site
-        if site.axes != seen:
+        if declared != seen:
             raise SiteError(
                 f"site {self._spot.path!r}: layout {site.layout} is declared, but one example of "
                 f"what its seeds read has the shape {seen}; declare that, or no layout"
@@ -276,7 +276,7 @@ class _Shaping:
                 "or (channels, height, width), or channels_first=False"
             )
         if seen is not None:
-            self._refuse_other(seen)
+            self._refuse_other(seen, site.axes)
         elif site.axes is not None and site.axes[0] != features.number:
             raise SiteError(
                 f"site {self._spot.path!r}: layout {site.layout} says {site.axes[0]} channels, but "

@@ -46,7 +46,8 @@ class Site:
         mode: what an inline seed does at full alpha: add to its chunk or replace it.
         layout: shape of one example of what the seeds read: a signal `(channels, length)`, picture
             `(channels, height, width)` or sequence `("sequence", tokens, features)`, flattened or
-            not. Kinds that look at several positions or tokens need it where the features come
+            not; `("sequence", tokens)` where each token is a row of as many features as the module
+            has. Kinds that look at several positions or tokens need it where the features come
             last. Other shapes are then refused, by `morph` and in each pass; without it lengths
             and sizes may vary as far as the host lets them, unless it moves positions (a stride).
         features: features of the site's output, where neither the module nor an example tells.
@@ -158,4 +159,4 @@ def is_layout(layout: object) -> bool:
         return False
     tokens = layout[:1] == (SEQUENCE,)
     axes = [n for n in layout[tokens:] if isinstance(n, int) and not isinstance(n, bool) and n > 0]
-    return len(axes) == len(layout) - tokens and len(axes) in ((2,) if tokens else (2, 3))
+    return len(axes) == len(layout) - tokens and len(axes) in ((1, 2) if tokens else (2, 3))

@@ -187,10 +187,16 @@ class Tokens(nn.Module):
         return found
 
 
+@pytest.mark.parametrize("layout", [("sequence", 5, 4), ("sequence", 5)])
 @pytest.mark.parametrize("example", [None, torch.zeros(2, 5, 4)])
-def test_sequences_are_declared(example: torch.Tensor | None) -> None:
-    """Axis 1 is one of tokens where the layout says so; the rows of a site are tokens then."""
-    model = morph(Tokens(), [Site("map", layout=("sequence", 5, 4), seeds=1)], example=example)
+def test_sequences_are_declared(
+    example: torch.Tensor | None, layout: tuple[str | int, ...]
+) -> None:
+    """Axis 1 is one of tokens where the layout says so; the rows of a site are tokens then.
+
+    Features that are not declared are those of the module.
+    """
+    model = morph(Tokens(), [Site("map", layout=layout, seeds=1)], example=example)
     shape = Garden.of(model).sites["map"].shape
     assert (shape.layout, shape.sequence, shape.tokens, shape.positions) == ((5, 4), True, 5, 5)
     flat = morph(nn.Linear(20, 6), [Site("", layout=("sequence", 5, 4), seeds=1)])
@@ -480,6 +486,16 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
         {"example": torch.zeros(2, 5, 3)},
         (
             "site '0': layout ('sequence', 7, 3) is declared, but one example of what its seeds read "
+            "has the shape (5, 3); declare that, or no layout"
+        ),
+    ),
+    (
+        "tokens alone",
+        lambda: nn.Sequential(nn.Linear(3, 3)),
+        [Site("0", layout=("sequence", 7), seeds=1)],
+        {"example": torch.zeros(2, 5, 3)},
+        (
+            "site '0': layout ('sequence', 7) is declared, but one example of what its seeds read "
             "has the shape (5, 3); declare that, or no layout"
         ),
     ),
