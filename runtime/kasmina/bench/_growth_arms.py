@@ -138,9 +138,9 @@ def _static_arms(
     else:
         each = _flops_per_step(task, task.build_model(seed, width), seed)
         yield FINAL_SAME_FLOPS, lambda: task.build_model(seed, width), round(grown.flops / each)
-    yield SAME_STEPS, lambda: reinitialised(model, seed), grown.steps
-    each = _flops_per_step(task, reinitialised(model, seed), seed)
-    yield SAME_FLOPS, lambda: reinitialised(model, seed), max(round(grown.flops / each), 1)
+    yield SAME_STEPS, lambda: reinitialised(task, model, seed), grown.steps
+    each = _flops_per_step(task, reinitialised(task, model, seed), seed)
+    yield SAME_FLOPS, lambda: reinitialised(task, model, seed), max(round(grown.flops / each), 1)
 
 
 def _flops_per_step(task: Task, model: nn.Module, seed: int) -> float:

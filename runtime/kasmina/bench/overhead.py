@@ -68,7 +68,7 @@ def _round(seed: int, epochs: int) -> Round:
     by_hand_cpu = time.process_time() - begun
     share = hand.meter.total / grown.train_flops
     require(abs(share - 1) < 0.02, f"both arms do the same FLOPs, not {share:.1%} of them")
-    model = reinitialised(grown.model, seed)
+    model = reinitialised(task, grown.model, seed)
     steps = round(grown.train_flops / arms._flops_per_step(task, model, seed))
     static = train_static(task, model, "static", seed, steps)[0]
     return Round(grown.wall_s, by_hand, static.wall_s, grown_cpu, by_hand_cpu)

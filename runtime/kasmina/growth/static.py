@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from torch import nn
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.task import Task, evaluate, seeded
 from kasmina.sites import fold
+from kasmina.sites.plain import PLAIN
 
 Stop = Callable[[], bool]
 
@@ -66,18 +69,36 @@ def static_final(task: Task, seed: int, parameters: int, grown: nn.Module) -> tu
     """
     if task.widths:
         return "static final", task.build_model(seed, nearest_width(task, seed, parameters))
-    return "static grown architecture", reinitialised(grown, seed)
+    return "static grown architecture", reinitialised(task, grown, seed)
 
 
-def reinitialised(grown: nn.Module, seed: int) -> nn.Module:
-    """What `fold` makes of a grown model, with fresh initial values."""
+def reinitialised(task: Task, grown: nn.Module, seed: int) -> nn.Module:
+    """What `fold` makes of a grown model of `task`, with fresh initial values.
+
+    Branches draw theirs; the host has those of the task's network, parameters that no module can
+    draw again among them.
+    """
     fresh = fold(grown)
     with seeded(seed):
         for module in fresh.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+    own = dict(task.build_model(seed).named_parameters())
+    with torch.no_grad():
+        for name, parameter in _host_parameters(fresh):
+            parameter.copy_(own[name])
     return fresh
+
+
+def _host_parameters(folded: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The host's parameters in a folded model, by the names that they have without what was grown."""
+    around = {path for path, module in folded.named_modules() if isinstance(module, PLAIN)}
+    for name, parameter in folded.named_parameters():
+        atoms = name.split(".")
+        added = [".".join(atoms[:n]) in around for n in range(len(atoms))]  # `host`, `branches`
+        if "branches" not in compress(atoms, added):
+            yield ".".join(compress(atoms, map(not_, added))), parameter
 
 
 def nearest_width(task: Task, seed: int, parameters: int) -> int:
