@@ -3,9 +3,9 @@
     PYTHONPATH=spec:generator:generated:runtime OUT=. python -m tools.gpu_all checks --seconds 270
     PYTHONPATH=spec:generator:generated:runtime OUT=. python -m tools.gpu_all table --seconds 270
 
-`checks`: every check of `tools.gpu_sites`, `compute-sanitizer` on a case of each family, and the step.
-They run side by side, each a process of its own within its own seconds, the most valuable first, and
-none measures time. `table`: eager calls, then every benchmark by `tools.gpu_bench`, alone. What is
+`checks`: whole runs of `tools.gpu_grow`, every check of `tools.gpu_sites`, `compute-sanitizer` on a
+case of each family, and the step. They run side by side, each a process of its own within its own
+seconds, the most valuable first, and none measures time. `table`: eager calls, then every benchmark by `tools.gpu_bench`, alone. What is
 known is in $OUT/gpu_checks.json or $OUT/gpu_table.json after each job, whatever happens later.
 
 `--dry` does the same without a GPU, by Triton's interpreter: names, arguments, flow and output are
@@ -28,7 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from tools import gpu_sites
+from tools import gpu_grow, gpu_sites
 
 OUT = Path(os.environ.get("OUT", "."))
 STARTED = time.monotonic()
@@ -68,6 +68,10 @@ def checks(seconds: float, *, few: bool) -> Iterator[Job]:
     """All checks, the most valuable first; one of each sort where `few` are wanted."""
     names = [name for name in gpu_sites.cases() if name != "costs"]
     launches = [name for name in names if name.startswith("launched")]
+    device = "cuda" if gpu_sites.CUDA else "cpu"
+    for name in list(gpu_grow.RUNS)[: 1 if few else None]:
+        command = [sys.executable, "-m", "tools.gpu_grow", "--only", name, "--device", device]
+        yield Job(f"grown, {name}", command, seconds)
     if few:
         names = ["captured inline", "memory", "twice parallel"]
         launches = ["launched inline affine", "launched parallel affine"]
