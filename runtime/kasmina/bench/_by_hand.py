@@ -31,7 +31,7 @@ class Epoch:
     """What one epoch does: the slots that learn aside, ramp or are mixed in, and what its end costs.
 
     `control` is the number of steps for which a control is trained, `goes_on` whether something
-    ramps in the next epoch.
+    ramps in the next epoch, `at_rest` whether no seed is under way.
     """
 
     aside: list[int] = field(default_factory=list)
@@ -41,24 +41,28 @@ class Epoch:
     control: int = 0
     removals: int = 0
     goes_on: bool = False
+    at_rest: bool = True
 
 
 def schedule(records: Sequence[Record], epochs: int) -> list[Epoch]:
     """The epochs of a run, from its events."""
     plan, plane_of = [Epoch() for _ in range(epochs + 1)], _plane_by_state()
     planes: dict[int, str] = {}
+    states, resting = dict[int, str](), _resting()
     at_epoch: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         at_epoch[record.epoch].append(record)
     grafted_at = 0
     for number in range(1, epochs + 1):
         epoch = plan[number]
+        epoch.at_rest = resting.issuperset(states.values())
         for slot, plane in sorted(planes.items()):
             epoch.aside += [slot] * (plane == "shadow")
             epoch.ramps += [slot] * (plane == "blend")
             epoch.mixed += [slot] * (plane in ("blend", "full"))
         for record in at_epoch[number]:
             if record.kind == "transition" and record.address is not None:
+                states[record.address.slot] = str(record["to"])
                 planes[record.address.slot] = plane_of[str(record["to"])]
                 if "graft" in record["effects"]:
                     epoch.begins.append(record.address.slot)
@@ -77,6 +81,16 @@ def _plane_by_state() -> dict[str, str]:
     names = {code: name for name, code in lifecycle.attribute_values("plane").items()}
     codes = lifecycle.plane_of(torch.arange(lifecycle.tables.N_STATES)).tolist()
     return {state.name: names[codes[state]] for state in lifecycle.State}
+
+
+def _resting() -> set[str]:
+    """The states in which a seed is not under way."""
+    lifecycle = Lifecycle.default()
+    return {
+        state.name
+        for state in lifecycle.State
+        if state == lifecycle.initial or lifecycle.tables.IS_TERMINAL[state]
+    }
 
 
 class Grown(nn.Module):
@@ -197,6 +211,8 @@ class ByHand:
             self._held_out()
         if epoch.aside:
             self._judge(epoch.aside)
+        elif epoch.at_rest:
+            evaluate(self.task, self.model, self.validation)
         else:
             evaluate_counted(self, self.validation)
         if epoch.control:

@@ -29,10 +29,10 @@ from kasmina.bench._growth_table import (
 )
 from kasmina.bench._units import measured
 
-Unit = tuple[str, int, int | None, bool]  # subject, seed, epochs, whether Kasmina alone
+Unit = tuple[str, int, int | None]  # subject, seed, epochs
 REPORTING_SEEDS = tuple(range(1000, 1010))
-MORE_SPLITS = tuple(range(1010, 1020))  # of digits, for Kasmina alone
-QUICK: tuple[Unit, ...] = (("digits", 1, 30, False),)  # no reporting seed, no target
+MORE_SPLITS = tuple(range(1010, 1020))  # of digits
+QUICK: tuple[Unit, ...] = (("digits", 1, 30),)  # no reporting seed, no target
 QUOTED = {  # shared figures of others on the same tasks, see docs/growth.md
     "digits": {"GroMo TINY 4->32 (quoted)": 97.3, "GroMo TINY with delta (quoted)": 97.7},
     "mnist1d": {"GroMo TINY 4->64 (quoted)": 59.5},
@@ -66,16 +66,14 @@ def rows(results: Results) -> Iterator[Row]:
 
 def _units() -> list[Unit]:
     slowest_first = ("chars", "mnist1d", "mnist1d-cnn", "mnist1d-7", "digits")
-    every: list[Unit] = [(n, seed, None, False) for n in slowest_first for seed in REPORTING_SEEDS]
-    return [*every, *(("digits", seed, None, True) for seed in MORE_SPLITS)]
+    every: list[Unit] = [(n, seed, None) for n in slowest_first for seed in REPORTING_SEEDS]
+    return [*every, *(("digits", seed, None) for seed in MORE_SPLITS)]
 
 
 def _one(unit: Unit) -> list[Outcome]:
     """All arms of one task and seed."""
-    name, seed, epochs, alone = unit
-    outcomes = arms.arms(SUBJECTS[name], seed, epochs)
-    found = [next(outcomes)] if alone else list(outcomes)
-    return [replace(outcome, task=name) for outcome in found]
+    name, seed, epochs = unit
+    return [replace(outcome, task=name) for outcome in arms.arms(SUBJECTS[name], seed, epochs)]
 
 
 def _write(results: Results, found: list[Row], out: Path) -> None:

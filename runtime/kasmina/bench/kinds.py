@@ -17,12 +17,11 @@ from kasmina.bench._growth_arms import forced, grow_seen
 from kasmina.bench._units import measured
 from kasmina.control import TamiyoController
 from kasmina.growth import Task
-from kasmina.tasks import digits, mnist1d
-from kasmina.tasks.growing import DENSE, SPATIAL
+from kasmina.tasks import chars, digits, mnist1d
 
-KINDS = (*DENSE, *SPATIAL)
 SEEDS = tuple(range(1000, 1010))
 TASKS: dict[str, Callable[[int], Task]] = {
+    "chars": lambda _: chars.task(),  # the slowest first
     "mnist1d": lambda _: mnist1d.task(),
     "mnist1d-permuted": lambda _: mnist1d.task(permuted=True),
     "mnist1d-7": lambda _: mnist1d.task(dataset=7),
@@ -38,11 +37,22 @@ def run(*, quick: bool = False, jobs: int = 1, out: Path | None = None) -> list[
     """How often the kind that wins the contest is one that no other kind beats when it is forced."""
     tasks = ("digits",) if quick else tuple(TASKS)
     seeds, epochs = ((1, 2), 30) if quick else (SEEDS, None)
-    units: list[Unit] = [(t, s, k, epochs) for t in tasks for s in seeds for k in (None, *KINDS)]
+    units: list[Unit] = [
+        (task, seed, kind, epochs)
+        for task in tasks
+        for seed in seeds
+        for kind in (None, *kinds_of(task))
+    ]
     file = None if out is None else out / "kinds.jsonl"
     done = measured(units, _one, tuple[float, str | None], jobs=jobs, file=file)
     rows = list(_rows(done, tasks, seeds))
     return [replace(row, target=None) for row in rows] if quick else rows
+
+
+def kinds_of(task: str) -> tuple[str, ...]:
+    """What may grow there; a kind that a task does not offer is wrong for it."""
+    (site,) = TASKS[task](1).sites()
+    return site.kinds
 
 
 def _one(unit: Unit) -> tuple[float, str | None]:
@@ -67,19 +77,21 @@ Found = Mapping[Unit, tuple[float, str | None]]
 def _rows(found: Found, tasks: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[Row]:
     epochs = next(iter(found))[3]
     chosen: list[bool] = []
-    constant: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    every = list(dict.fromkeys(kind for task in tasks for kind in kinds_of(task)))
+    constant: dict[str, list[bool]] = {kind: [] for kind in every}
     for task in tasks:
-        scores = {k: [100 * found[task, s, k, epochs][0] for s in seeds] for k in KINDS}
+        kinds = kinds_of(task)
+        scores = {k: [100 * found[task, s, k, epochs][0] for s in seeds] for k in kinds}
         right = _right(scores)
         winners = [found[task, seed, None, epochs][1] for seed in seeds]
         means = {f"{kind}, forced": fmean(values) for kind, values in scores.items()}
-        counts = {f"{kind}, chosen": float(winners.count(kind)) for kind in KINDS}
+        counts = {f"{kind}, chosen": float(winners.count(kind)) for kind in kinds}
         share = 100 * fmean(winner in right for winner in winners)
         name = f"{task}: a right kind wins ({', '.join(sorted(right))})"
         yield Row(name, share, "%", baselines={**means, **counts})
-        if len(right) < len(KINDS):
+        if len(right) < len(kinds):
             chosen += [winner in right for winner in winners]
-            for kind in KINDS:
+            for kind in every:
                 constant[kind] += [kind in right] * len(seeds)
     if chosen:
         share = 100 * fmean(chosen)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kasmina.control.timing import FIRST, LAST, STEPS_LEFT, first_wave
 from kasmina.growth.controller import Command, Observation, Proposal
 from kasmina.lifecycle import generator
 
@@ -18,6 +19,7 @@ class RandomController:
         seed: of the draws.
         warm_up: epochs before the first one at least.
         first: share of the planned epochs before it, as Tamiyo's.
+        steps_left: optimizer steps that should be left at the first one, as Tamiyo's.
         last: share of the planned epochs after which nothing germinates.
         chance: of a draw at an epoch in which nothing is under way.
         germinate: the spec's command that asks for a seed.
@@ -30,20 +32,26 @@ class RandomController:
         seed: int,
         *,
         warm_up: int = 2,
-        first: float = 0.35,
-        last: float = 0.5,
+        first: float = FIRST,
+        steps_left: int = STEPS_LEFT,
+        last: float = LAST,
         chance: float = 0.5,
         germinate: str = "request_germination",
     ) -> None:
         self._seed, self._warm_up, self._first, self._last = seed, warm_up, first, last
-        self._chance, self._germinate = chance, germinate
+        self._steps_left, self._chance, self._germinate = steps_left, chance, germinate
 
     def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
         """Decide at an epoch's end; the draw depends on the seed and the epoch alone."""
         late = observation.epochs is not None and (
             observation.epoch > self._last * observation.epochs
         )
-        begins = max(self._warm_up, int(self._first * (observation.epochs or 0)))
+        begins = first_wave(
+            observation,
+            warm_up=self._warm_up,
+            first=self._first,
+            steps_left=self._steps_left,
+        )
         if observation.epoch < begins or late or observation.busy:
             return Proposal((), "not now")
         draw = generator(self._seed, "control", 0, observation.epoch, "random growth")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kasmina.control.timing import FIRST, LAST, STEPS_LEFT, first_wave
 from kasmina.growth.controller import (
     Command,
     KindOffer,
@@ -35,6 +36,8 @@ class TamiyoConfig:
         warm_up: epochs before the first wave at least, so that gradients mean something.
         first: share of the planned epochs before the first wave: until then the small host's steps
             are cheap, and what it can learn by itself needs no seed; in [0, 1).
+        steps_left: optimizer steps that should be left of the run when the first wave begins, 0 or
+            more: what comes later does not catch up, so a short run grows before `first`.
         patience: epochs without a better validation loss or metric that count as a plateau.
         tolerance: fall of the validation loss (relative) or rise of the metric (absolute) that
             counts as better.
@@ -54,12 +57,13 @@ class TamiyoConfig:
     """
 
     warm_up: int = 2
-    first: float = 0.35
+    first: float = FIRST
+    steps_left: int = STEPS_LEFT
     patience: int = 2
     tolerance: float = 0.01
     wave: float = 1.0
     back_off: int = 4
-    last: float = 0.5
+    last: float = LAST
     breadth: float = 4.0
     crowd: int = 3
     failures: int = 3
@@ -79,9 +83,18 @@ class TamiyoController:
         self._since = 0
         self._failures = 0  # waves in a row that have added nothing
         self._before: int | None = None  # parameters before the wave under way
+        self._begins: int | None = None  # epoch of the first wave, once the length of one is known
 
     def propose(self, observation: Observation, mask: NDArray[np.bool_]) -> Proposal:
         """Decide on a wave; see the module's docstring. Arguments as in `Controller`."""
+        if self._begins is None:
+            config = self.config
+            self._begins = first_wave(
+                observation,
+                warm_up=config.warm_up,
+                first=config.first,
+                steps_left=config.steps_left,
+            )
         self._watch(observation.validation_loss, observation.validation_metric)
         self._conclude(observation)
         refusal = self._why_not(observation)
@@ -91,15 +104,12 @@ class TamiyoController:
 
     def wants_scores(self, epoch: int, epochs: int | None) -> bool:
         """See `Controller`: not where no wave can begin, whatever this epoch's validation says."""
-        config, first = self.config, self._first(epochs)
+        config = self.config
+        first = config.warm_up if self._begins is None else self._begins
         late = epochs is not None and epoch > config.last * epochs
         if epoch < first or late or self._failures >= config.failures:
             return False
         return epoch == first or self._since + 1 >= self._patience()
-
-    def _first(self, epochs: int | None) -> int:
-        """The epoch of the first wave."""
-        return max(self.config.warm_up, int(self.config.first * (epochs or 0)))
 
     def _patience(self) -> int:
         return int(self.config.patience * self.config.back_off**self._failures)
@@ -112,6 +122,7 @@ class TamiyoController:
             "since": self._since,
             "failures": self._failures,
             "before": self._before,
+            "begins": self._begins,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -119,6 +130,7 @@ class TamiyoController:
         self._best, self._since = state["best"], state["since"]
         self._best_metric = state["best_metric"]
         self._failures, self._before = state["failures"], state["before"]
+        self._begins = state.get("begins")
 
     def _watch(self, loss: float, metric: float) -> None:
         """Count the epochs in which neither loss nor metric has become clearly better."""
@@ -131,7 +143,7 @@ class TamiyoController:
     def _why_not(self, seen: Observation) -> str:
         """Why nothing germinates now, or an empty string."""
         config = self.config
-        begins = self._first(seen.epochs)
+        begins = self._begins or 0
         if seen.epoch < begins:
             return f"warming up: epoch {seen.epoch} of {begins}"
         if seen.epochs is not None and seen.epoch > config.last * seen.epochs:
@@ -173,7 +185,7 @@ class TamiyoController:
         if not commands:
             return Proposal((), self._empty(seen, left, bool(sites)))
         self._before = seen.parameters
-        first = seen.epoch == self._first(seen.epochs)
+        first = seen.epoch == self._begins
         cause = "the first wave" if first else f"no better validation for {self._since} epochs"
         rest = "" if seen.budget is None else f"; {left - spent:g} of {seen.budget} parameters left"
         return Proposal(tuple(commands), f"{cause}: {_seeds(len(commands))}{rest}")

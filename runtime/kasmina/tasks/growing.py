@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 # One configuration for all tasks, fixed by runs on seeds that are not reported.
 DENSE = ("low_rank", "mlp", "gated")
 SPATIAL = ("conv", "separable", "attention")  # these need a layout
+SEQUENTIAL = ("causal_conv", "attention")  # of tokens, none of which sees those after it
 SIZES: dict[str, dict[str, Any]] = {
     "low_rank": {"hidden": 16},
     "mlp": {"hidden": 36},
     "gated": {"hidden": 20},
     "conv": {"hidden": 12},
     "separable": {"hidden": 16},
+    "causal_conv": {"hidden": 64},
     "attention": {"hidden": 8},
 }
 SEEDS = 24
@@ -28,6 +30,8 @@ def any_kind(pattern: str, layout: tuple[int | str, ...] | None = None) -> Site:
     """A parallel site at `pattern` that may grow every kind; `layout` as in `Site`."""
     from kasmina.sites import Site
 
-    kinds = DENSE if layout is None else DENSE + SPATIAL
+    kinds: tuple[str, ...] = DENSE
+    if layout is not None:
+        kinds += SEQUENTIAL if layout[0] == "sequence" else SPATIAL
     options = {kind: SIZES[kind] for kind in kinds}
     return Site(pattern, seeds=SEEDS, blueprint=kinds, layout=layout, options=options)

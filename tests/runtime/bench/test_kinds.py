@@ -20,7 +20,7 @@ def test_choices_and_constant_choices_are_counted_alike() -> None:
     """A task where every kind is right tells nothing and is left out."""
     found: dict[kinds.Unit, tuple[float, str | None]] = {}
     for seed in (1, 2):
-        for kind in kinds.KINDS:
+        for kind in kinds.kinds_of("digits"):
             share = 0.9 if kind == "conv" else 0.5
             found["mnist1d", seed, kind, None] = (share + 0.001 * seed, kind)
             found["digits", seed, kind, None] = (0.9, kind)
@@ -33,9 +33,25 @@ def test_choices_and_constant_choices_are_counted_alike() -> None:
     assert rows["the best constant choice"].met is False
 
 
+def test_a_kind_that_a_task_does_not_offer_is_wrong_for_it() -> None:
+    """Else the constant choice of it would look as good as where it can be made."""
+    assert "conv" not in kinds.kinds_of("chars")
+    found: dict[kinds.Unit, tuple[float, str | None]] = {}
+    for task, best in (("digits", "conv"), ("chars", "causal_conv")):
+        for seed in (1, 2):
+            for kind in kinds.kinds_of(task):
+                found[task, seed, kind, None] = (0.9 if kind == best else 0.5, kind)
+            found[task, seed, None, None] = (0.9, best)
+    rows = {row.name: row for row in kinds._rows(found, ("digits", "chars"), (1, 2))}
+    assert rows["a right kind wins"].value == 100.0
+    assert rows["a right kind wins"].baselines["always conv"] == 50.0
+    assert rows["a right kind wins"].baselines["always causal_conv"] == 50.0
+    assert rows["the best constant choice"].met is True
+
+
 def test_a_free_run_tells_who_won() -> None:
     """A real run of each sort."""
     metric, won = kinds._one(("digits", 1, None, 22))
-    assert won in kinds.KINDS
+    assert won in kinds.kinds_of("digits")
     assert 0 < metric <= 1
     assert kinds._one(("digits", 1, "mlp", 4))[1] is None

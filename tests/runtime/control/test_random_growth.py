@@ -29,7 +29,7 @@ def test_it_waits_where_tamiyo_waits() -> None:
     """Before the warm-up, after the last epoch, while a seed is under way, without budget."""
     for more in (
         {"epoch": 1},
-        {"epoch": 60},
+        {"epoch": 80},
         {"epoch": 5, "busy": 1},
         {"epoch": 5, "budget": 1050},
     ):

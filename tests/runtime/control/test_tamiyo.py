@@ -236,11 +236,24 @@ def test_a_kind_that_is_far_dearer_than_others_is_not_tried() -> None:
 
 def test_a_share_of_the_run_goes_by_before_the_first_wave() -> None:
     """Of the planned epochs; where none are planned, the warm-up alone."""
-    tamiyo = TamiyoController(TamiyoConfig(first=0.3, warm_up=2))
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, steps_left=0, warm_up=2))
     assert _propose(tamiyo, _observe(29)).reason == "warming up: epoch 29 of 30"
     assert _propose(tamiyo, _observe(30)).commands
     tamiyo = TamiyoController(TamiyoConfig(first=0.3, warm_up=2))
     assert _propose(tamiyo, _observe(2, epochs=None)).commands
+
+
+def test_a_short_run_begins_sooner() -> None:
+    """So that the steps are left which a seed needs; an epoch has 10 here, and the run 1,000."""
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, steps_left=850, warm_up=2))
+    assert _propose(tamiyo, _observe(14)).reason == "warming up: epoch 14 of 15"
+    assert _propose(tamiyo, _observe(15)).commands
+    again = TamiyoController(TamiyoConfig(first=0.3, steps_left=850, warm_up=2))
+    again.load_state_dict(tamiyo.state_dict())
+    assert again.wants_scores(15, 100)
+    assert not again.wants_scores(14, 100)
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, steps_left=5000, warm_up=2))
+    assert _propose(tamiyo, _observe(1)).reason == "warming up: epoch 1 of 2"
 
 
 def test_cheap_kinds_come_in_crowds() -> None:
@@ -257,7 +270,7 @@ def test_cheap_kinds_come_in_crowds() -> None:
 
 def test_scores_are_asked_for_only_where_a_wave_may_begin() -> None:
     """At the first wave, on what may become a plateau, and never too late."""
-    tamiyo = TamiyoController(TamiyoConfig(first=0.3, patience=2, last=0.5))
+    tamiyo = TamiyoController(TamiyoConfig(first=0.3, steps_left=0, patience=2, last=0.5))
     for epoch in range(30):
         assert not tamiyo.wants_scores(epoch, 100)
         _propose(tamiyo, _observe(epoch, 1 / (1 + epoch)))
