@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 def asked() -> str:
     """What the environment asks for; raises `BackendError` for what is no backend."""
-    value = os.environ.get(VARIABLE, "auto")
+    value = os.environ.get(VARIABLE) or "auto"  # `KASMINA_BACKEND= command` means not set
     if value not in CHOICES:
         raise BackendError(f"{VARIABLE}={value!r} is no backend; legal: {', '.join(CHOICES)}")
     return value

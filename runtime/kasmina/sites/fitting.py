@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from kasmina.blueprints import SiteShape
@@ -58,6 +59,11 @@ class Fitting:
             raise SiteError(
                 f"site {self.path!r}: its {self.side} is of {x.dtype}; seeds compute with "
                 "floating-point numbers alone, so place the site where these pass"
+            )
+        if x.layout is not torch.strided:
+            raise SiteError(
+                f"site {self.path!r}: its {self.side} is {x.layout}; seeds compute with strided "
+                "tensors alone, so place the site behind .to_dense()"
             )
         shape = x.shape
         if self.flat:

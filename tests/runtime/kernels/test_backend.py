@@ -78,8 +78,14 @@ def test_no_triton_and_an_amd_gpu(gpu: SimpleNamespace, monkeypatch: pytest.Monk
 
 def test_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels run there only in the interpreter, and only when they are demanded."""
+    asked(monkeypatch, "")
+    expected = choose("cpu")
     asked(monkeypatch, None)
-    assert choose("cpu") == ("torch", "the twins: kernels run on a CUDA GPU and this is 'cpu'")
+    assert (
+        choose("cpu")
+        == expected
+        == ("torch", "the twins: kernels run on a CUDA GPU and this is 'cpu'")
+    )
     assert choose("mps").backend == "torch"
     asked(monkeypatch, "triton")
     monkeypatch.setattr(backend, "interpreted", lambda: True)

@@ -126,6 +126,19 @@ def test_a_host_on_another_device() -> None:
         garden.sites["0"]._pass(None, torch.zeros(5, 6, device="meta"))
 
 
+def test_a_host_that_gives_a_sparse_tensor() -> None:
+    """No kernel and no twin reads one, so it is refused by name."""
+    site = Site("", placement="inline", seeds=1, features=3)
+    model = morph(nn.Identity(), [site], example=torch.eye(3))
+    put(Garden.of(model), 0, "GRAFTING", alpha=0.5)
+    with pytest.raises(SiteError) as error:
+        model(torch.eye(3).to_sparse())
+    assert str(error.value) == (
+        "site '.': its output is torch.sparse_coo; seeds compute with strided tensors alone, so place "
+        "the site behind .to_dense()"
+    )
+
+
 def test_a_kernel_that_cannot_be_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `auto` the twin takes over and says why, before any number is wrong; else an error."""
     monkeypatch.setenv("KASMINA_BACKEND", "triton")
