@@ -39,7 +39,9 @@ def save_network(result: RunResult, folder: RunFolder) -> None:
 
     from kasmina.sites import fold
 
-    write_atomically(folder.model, save(fold(result.model).state_dict()))
+    state = fold(result.model).state_dict()
+    apart = {name: value.contiguous().clone() for name, value in state.items()}  # tied ones share
+    write_atomically(folder.model, save(apart))
 
 
 def tell(console: Console, result: RunResult, folder: RunFolder) -> None:

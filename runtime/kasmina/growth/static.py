@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
-from itertools import compress
-from operator import not_
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from torch import nn
 from kasmina.growth.flops import FlopMeter
 from kasmina.growth.task import Task, evaluate, seeded
 from kasmina.sites import fold
-from kasmina.sites.plain import PLAIN
+from kasmina.sites.plain import GrownInline, GrownParallel, SpanEnd
 
 Stop = Callable[[], bool]
 
@@ -78,27 +77,16 @@ def reinitialised(task: Task, grown: nn.Module, seed: int) -> nn.Module:
     Branches draw theirs; the host has those of the task's network, parameters that no module can
     draw again among them.
     """
-    fresh = fold(grown)
+    begun = deepcopy(grown)  # its host has the names of the task's network; a folded one may not
+    begun.load_state_dict(task.build_model(seed).state_dict(), strict=False)
+    fresh = fold(begun)
     with seeded(seed):
-        for module in fresh.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    own = dict(task.build_model(seed).named_parameters())
-    with torch.no_grad():
-        for name, parameter in _host_parameters(fresh):
-            parameter.copy_(own[name])
+        for around in fresh.modules():
+            if isinstance(around, (GrownInline, GrownParallel, SpanEnd)):
+                for module in around.branches.modules():
+                    if callable(reset := getattr(module, "reset_parameters", None)):
+                        reset()
     return fresh
-
-
-def _host_parameters(folded: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The host's parameters in a folded model, by the names that they have without what was grown."""
-    around = {path for path, module in folded.named_modules() if isinstance(module, PLAIN)}
-    for name, parameter in folded.named_parameters():
-        atoms = name.split(".")
-        added = [".".join(atoms[:n]) in around for n in range(len(atoms))]  # `host`, `branches`
-        if "branches" not in compress(atoms, added):
-            yield ".".join(compress(atoms, map(not_, added))), parameter
 
 
 def nearest_width(task: Task, seed: int, parameters: int) -> int:

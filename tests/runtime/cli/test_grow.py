@@ -54,6 +54,11 @@ def spoilt():
     return {**line(), "loaders": ([*batches(3), (torch.full((8, 3), torch.nan), torch.zeros(8, 1))],
                                   batches(2))}
 
+def tied():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 1))
+    model[2].weight = model[0].weight
+    return {**line(), "model": model}
+
 def exploding():
     return {**line(), "loss": lambda output, target: loss(output, target) / 0.0}
 """
@@ -118,6 +123,14 @@ def test_a_users_task_has_no_test_figure(here: Path, capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert json.loads(captured.out)["test_metric"] is None
     assert "the task has no test split, so nothing was measured on one" in captured.err
+
+
+def test_tied_parameters_are_written_by_both_names(here: Path) -> None:
+    """The file of a network that shares memory; one architecture is trained for comparison."""
+    run = ("grow", "--task", "growtask:tied", "--compare", "--json", "--out", "r")
+    assert cli.main(run) == 0
+    found = load_file(here / "r" / "model.safetensors")
+    assert (found["0.weight"] == found["2.weight"]).all()
 
 
 def test_limits_and_size_reach_the_run(here: Path) -> None:
