@@ -13,6 +13,7 @@ from kasmina.sites import Garden, InlineSite, Site, morph
 from tests.runtime.sites.models import poison, put
 
 KINDS = ("mlp", "gated", "low_rank", "affine")
+pytestmark = pytest.mark.usefixtures("short_tiles")
 
 
 def grown(

@@ -14,6 +14,8 @@ from kasmina.sites import Garden, Site, SiteError, morph
 from tests.runtime.kernels.test_inline import grown, site_of
 from tests.runtime.sites.models import put
 
+pytestmark = pytest.mark.usefixtures("short_tiles")
+
 
 def model_and_garden() -> tuple[nn.Module, Garden]:
     """Two sites, a seed of each is grafted."""
