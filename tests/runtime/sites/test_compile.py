@@ -115,16 +115,16 @@ def test_a_pool_that_doubles_compiles_once() -> None:
 def test_more_doublings_than_torch_likes_to_compile() -> None:
     """Each is expected, and so does not count against the limit of recompilations."""
     torch._dynamo.reset()
-    blocks = nn.Sequential(*(nn.Linear(6, 6) for _ in range(10)))
+    blocks = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)))
     model = morph(blocks, [Site("*", placement="inline", seeds=5, hidden=2)])
     garden, counter, x = Garden.of(model), CompileCounter(), torch.randn(3, 6)
     compiled = torch.compile(model, fullgraph=True, backend=counter)
-    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):
+    with torch._dynamo.config.patch(recompile_limit=2):
         for site in garden.sites.values():
             for slot in range(5):
                 put(garden, site.first_row + slot, "GRAFTING", alpha=0.1)
             assert torch.allclose(compiled(x), model(x), atol=1e-5)
-    assert counter.frame_count == len(garden.sites) > 8
+    assert counter.frame_count == len(garden.sites) == 5
 
 
 def site_of(model: nn.Module) -> SiteLayer:
