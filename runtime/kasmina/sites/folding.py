@@ -25,8 +25,9 @@ def fold(
     """A plain copy of a grown model: torch's modules and a few small ones around the sites.
 
     The seeds that act stay (planes blend, full and withdraw, alpha above 0), with alpha folded
-    into their last map; a module at which some act is wrapped, so its keys begin with `host.`.
-    Everything else keeps its keys. Outputs are those of the model up to rounding.
+    into their last map; a module at which some act is wrapped, so its keys begin with `host.`, and
+    a host that asks for its type (`isinstance`) finds another. Everything else keeps its keys.
+    Outputs are those of the model up to rounding.
 
     Args:
         model: a morphed model; it is not changed.
@@ -47,13 +48,8 @@ def fold(
         if (seeds := [row - site.first_row for row in rows if garden.site_of(row) is site])
     ]
     folded = _Folded(_without_kasmina(copy.deepcopy(model)))
-    others = [site for site, _ in grown]
-    wraps = [
-        wrap
-        for site, seeds in grown
-        for wrap in _Wraps(garden, site, seeds).of(_block(folded.model, site, others))
-    ]
-    for wrap in sorted(wraps, key=_Wrap.order):
+    wraps = [wrap for site, seeds in grown for wrap in _Wraps(garden, site, seeds)]
+    for wrap in sorted(wraps, key=_Wrap.depth, reverse=True):
         folded.wrap(wrap)
     _without_fast_path(folded.model)
     if to is not None and example is not None:
@@ -94,42 +90,18 @@ def _without_fast_path(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
 
 
-def _block(model: nn.Module, site: SiteLayer, grown: Sequence[SiteLayer]) -> tuple[str, ...]:
-    """The parts of a span that is a run of one nn.Sequential, if no other site shares its ends."""
-    first, last = site.span
-    parent = first.rpartition(".")[0]
-    holder = model.get_submodule(parent)
-    siblings = "" not in (first, last) and first != last and last.rpartition(".")[0] == parent
-    if not siblings or not isinstance(holder, nn.Sequential):
-        return ()
-    run = _between(holder, first, last)
-    inside = {f"{parent}.{name}".lstrip(".") for name in run}
-    others = [other.span for other in grown if other is not site]
-    ends_here = {(first, first), (last, last)}.intersection(others)
-    begun_here = inside & {name for span in others if span[0] != span[1] for name in span}
-    return () if ends_here or begun_here else run
-
-
-def _between(holder: nn.Sequential, first: str, last: str) -> tuple[str, ...]:
-    names = [name for name, _ in holder.named_children()]
-    begin, end = (names.index(name.rpartition(".")[2]) for name in (first, last))
-    return tuple(names[begin : end + 1])
-
-
 class _Wrap(NamedTuple):
     """Put `around(module)` in the place of the module `name`."""
 
     name: str
     around: Callable[[nn.Module], nn.Module]
-    run: tuple[str, ...] = ()  # of a block: its parts in their nn.Sequential
 
-    def order(self) -> tuple[int, bool]:
-        """Inner modules before those that hold them, a block after all that is in it.
+    def depth(self) -> int:
+        """Of the module; inner ones come before those that hold them.
 
         What stands at one module keeps its order, which is that of the sites' hooks.
         """
-        depth = self.name.count(".") + 1 if self.name else 0
-        return -depth, bool(self.run)
+        return self.name.count(".") + 1 if self.name else 0
 
 
 class _Folded:
@@ -141,8 +113,6 @@ class _Folded:
     def wrap(self, wrap: _Wrap) -> None:
         """Carry it out."""
         host = self.model.get_submodule(wrap.name)
-        if wrap.run:
-            host = self._taken_out(wrap)
         wrapped = wrap.around(host)
         wrapped.training = host.training
         for added in (child for child in wrapped.children() if child is not host):
@@ -151,16 +121,6 @@ class _Folded:
             self.model = wrapped
         else:
             self._set(wrap.name, wrapped)
-
-    def _taken_out(self, wrap: _Wrap) -> nn.Module:
-        """The run of a block as a module; all but its first place stay empty."""
-        parent = wrap.name.rpartition(".")[0]
-        holder = self.model.get_submodule(parent)
-        run = nn.Sequential(*(holder.get_submodule(name) for name in wrap.run))
-        run.training = holder.training
-        for name in wrap.run[1:]:
-            setattr(holder, name, nn.Identity())
-        return run
 
     def _set(self, name: str, module: nn.Module) -> None:
         parent, _, attribute = name.rpartition(".")
@@ -173,16 +133,15 @@ class _Wraps:
     def __init__(self, garden: Garden, site: SiteLayer, seeds: Sequence[int]) -> None:
         self._state, self._site, self._seeds = garden.state, site, seeds
 
-    def of(self, block: Sequence[str]) -> Iterator[_Wrap]:
-        """The wraps; `block` names the parts of a span that is a run of one nn.Sequential."""
+    def __iter__(self) -> Iterator[_Wrap]:
+        """The wraps; a span keeps its modules where they are, since its host may look at each."""
         first, last = self._site.span
         branches, shape = self._branches(), self._site.shape
         features = None if shape.channels_first or shape.tokens else shape.d_in
         if isinstance(self._site, InlineSite):
             yield self._inline(self._site, branches)
-        elif first == last or block:
-            around = partial(GrownParallel, branches=branches, features=features)
-            yield _Wrap(first, around, tuple(block))
+        elif first == last:
+            yield _Wrap(first, partial(GrownParallel, branches=branches, features=features))
         else:
             start = SpanStart()
             yield _Wrap(first, start.around)

@@ -10,7 +10,7 @@ from torch import nn
 from kasmina.growth.static import reinitialised
 from kasmina.growth.task import seeded
 from kasmina.sites import Garden, Site, fold, morph
-from kasmina.sites.plain import GrownParallel
+from kasmina.sites.plain import SpanEnd
 from kasmina.tasks import chars
 from tests.runtime.sites.models import every_kind
 
@@ -67,7 +67,7 @@ def test_what_a_network_shares_and_counts_begins_anew() -> None:
     for ours, theirs in zip(fresh.buffers(), host.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs)
     for module in fresh.modules():
-        if isinstance(module, GrownParallel):
+        if isinstance(module, SpanEnd):
             for parameter in module.branches.parameters():
                 nn.init.zeros_(parameter)
     torch.testing.assert_close(fresh(x), host(x))

@@ -80,8 +80,31 @@ def test_only_grown_sites_change_their_keys() -> None:
     assert {"0.host.weight", "0.host.bias", "2.weight", "2.bias"} <= keys
 
 
-def test_a_span_of_a_sequential_becomes_one_block() -> None:
-    """The places of its other parts stay, empty, so that what follows keeps its keys."""
+class Collect(nn.Module):
+    """Goes through its layers by itself, and keeps what each puts out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, 4]` to `[B, 20]`."""
+        found = [x]
+        for layer in self.body:
+            found.append(layer(found[-1]))
+        return torch.cat(found, -1)
+
+
+def test_a_host_may_go_through_its_layers_by_itself() -> None:
+    """So a span's modules stay where they are."""
+    model, x = Collect().eval(), torch.randn(5, 4)
+    morph(model, [Site("body.0", until="body.2", seeds=2)], example=x)
+    put(Garden.of(model), 0, "FOSSILIZED")
+    torch.testing.assert_close(fold(model)(x), model(x))
+
+
+def test_a_span_of_a_sequential_keeps_its_modules() -> None:
+    """Each where it is, so that what follows keeps its keys."""
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.Linear(5, 2)).eval()
     morph(model, [Site("0", until="2", seeds=1), Site("0", placement="inline", seeds=1)])
     garden = Garden.of(model)
@@ -89,9 +112,9 @@ def test_a_span_of_a_sequential_becomes_one_block() -> None:
     expected = model(torch.ones(2, 3))
     folded = fold(model)
     assert torch.allclose(folded(torch.ones(2, 3)), expected, atol=1e-6)
-    assert isinstance(folded, nn.Sequential) and isinstance(folded[1], nn.Identity)
+    assert isinstance(folded, nn.Sequential) and isinstance(folded[1], nn.ReLU)
     assert "3.weight" in folded.state_dict()
-    put(garden, 1, "FOSSILIZED")  # the inline seed stands inside the block now
+    put(garden, 1, "FOSSILIZED")  # the inline seed stands at the first module of the span now
     expected = model(torch.ones(2, 3))
     assert torch.allclose(fold(model)(torch.ones(2, 3)), expected, atol=1e-6)
 
