@@ -12,13 +12,16 @@ and graft together. It never proposes what the mask forbids, nor what the budget
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kasmina.control.timing import FIRST, LAST, STEPS_LEFT, first_wave
+from kasmina.errors import KasminaError
 from kasmina.growth.controller import (
     Command,
     KindOffer,
@@ -54,6 +57,9 @@ class TamiyoConfig:
         rank: which sites come first: by `bottleneck` (see `growth.bottleneck`), `gradient_ratio`,
             `deviation` of what passes, or `random`, by lot.
         germinate: the spec's command that asks for a seed.
+
+    Raises:
+        KasminaError: a value is out of its range.
     """
 
     warm_up: int = 2
@@ -70,6 +76,30 @@ class TamiyoConfig:
     dearest: float = 20.0
     rank: Literal["bottleneck", "gradient_ratio", "deviation", "random"] = "bottleneck"
     germinate: str = "request_germination"
+
+    def __post_init__(self) -> None:
+        for name, (legal, what) in _LEGAL.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not legal(float(value)):
+                raise KasminaError(f"TamiyoConfig({name}={value!r}): it must be {what}")
+        ranks = get_args(get_type_hints(TamiyoConfig)["rank"])
+        if self.rank not in ranks:
+            raise KasminaError(f"TamiyoConfig(rank={self.rank!r}); legal: {', '.join(ranks)}")
+
+
+_LEGAL: dict[str, tuple[Callable[[float], bool], str]] = {
+    "first": (lambda value: 0 <= value < 1, "0 or more and below 1"),
+    **dict.fromkeys(("wave", "last"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
+    **dict.fromkeys(
+        ("warm_up", "steps_left", "patience", "tolerance"),
+        (lambda value: 0 <= value < math.inf, "a finite number, 0 or more"),
+    ),
+    **dict.fromkeys(
+        ("back_off", "crowd", "failures"),
+        (lambda value: 1 <= value < math.inf, "a finite number, 1 or more"),
+    ),
+    **dict.fromkeys(("breadth", "dearest"), (lambda value: value > 0, "a number above 0")),
+}
 
 
 class TamiyoController:

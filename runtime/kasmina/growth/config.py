@@ -43,7 +43,8 @@ class GardenerConfig:
         budget: parameters that the grown network may have in the end; None for no bound.
         epochs: planned epochs, after which no seed is under way: see `Gardener.conclude`; None if
             open.
-        ramp_steps: optimizer steps of an alpha ramp.
+        ramp_steps: optimizer steps of an alpha ramp; a ramp up has fewer where an epoch has so few
+            that its state's time would be out before.
         aside_rate: learning rate of the isolated training.
         aside_most: positions (tokens, pixels) of a batch that the isolated training reads at most.
         max_rewinds: rewinds of one site after which nothing germinates there any more.

@@ -108,7 +108,7 @@ class Effects:
         gardener = self._gardener
         losses = line_search(gardener.garden, rows, gardener.loss)
         gardener.journal.write("scaled", rows=rows.tolist(), losses=list(losses.items()))
-        gardener.ramps.start(rows)
+        gardener.ramps.start(rows, gardener.ending.ramp())
         gardener.judge.start(rows)
         gardener.ledger.loss_at_graft[rows.cpu()] = gardener.validation.loss
 

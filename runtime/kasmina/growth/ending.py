@@ -39,6 +39,7 @@ class Ending:
         lifecycle = gardener.garden.state.lifecycle
         self._ticks = torch.from_numpy(lifecycle.tables.MIN_EPOCHS.astype("int64")) + 1
         self._until_graft = ticks_until(lifecycle, "blend")
+        self._blends = least_epochs(lifecycle, "blend")
         self.called = False
 
     def left(self) -> float:
@@ -46,7 +47,15 @@ class Ending:
         clock, epochs = self._gardener.clock, self._gardener.config.epochs
         if epochs is None or not clock.step or not clock.epoch:
             return math.inf
-        return max(0, epochs - clock.epoch) * clock.step / clock.epoch
+        return max(0, epochs - clock.epoch) * clock.steps_an_epoch
+
+    def ramp(self) -> int:
+        """Optimizer steps of a ramp up, 1 or more: as configured, if its state lasts so long.
+
+        A tick has passed before the first step of it is seen, and another must see its end.
+        """
+        most = (self._blends - 2) * self._per_epoch
+        return int(max(1, min(self._gardener.config.ramp_steps, most)))
 
     def decides(self) -> bool:
         """Whether this is the last tick that leaves enough for a ramp down, or a later one."""
@@ -91,8 +100,8 @@ class Ending:
     @property
     def _up(self) -> float:
         """Steps until the first tick that sees the end of a ramp."""
-        ramp, epoch = self._gardener.config.ramp_steps, max(self._per_epoch, 1)
-        return math.ceil(ramp / epoch) * epoch
+        epoch = max(self._per_epoch, 1)
+        return math.ceil(self.ramp() / epoch) * epoch
 
     @property
     def _down(self) -> float:
@@ -100,8 +109,7 @@ class Ending:
 
     @property
     def _per_epoch(self) -> float:
-        clock = self._gardener.clock
-        return clock.step / max(clock.epoch, 1)
+        return self._gardener.clock.steps_an_epoch
 
     def _under_way(self) -> Tensor:
         """Rows that are neither in the initial state nor in a terminal one."""
@@ -129,3 +137,14 @@ def ticks_until(lifecycle: Lifecycle, plane: str) -> int:
                 ticks = least[edge.source] + int(waits)
                 least[edge.target] = min(ticks, least.get(edge.target, ticks))
     return min((n for s, n in least.items() if tables.STATE_PLANE[s] == wanted), default=0)
+
+
+def least_epochs(lifecycle: Lifecycle, plane: str) -> float:
+    """The fewest epochs after which a state of `plane` is out of time; infinite for none."""
+    wanted, tables = lifecycle.attribute_code("plane", plane), lifecycle.tables
+    most = (
+        int(tables.MAX_EPOCHS[state])
+        for state in lifecycle.State
+        if int(lifecycle.plane_of(torch.tensor([int(state)]))) == wanted
+    )
+    return min((epochs for epochs in most if epochs >= 0), default=math.inf)

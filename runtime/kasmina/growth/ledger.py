@@ -19,6 +19,11 @@ class Clock:
     step: int = 0
     epoch: int = 0
 
+    @property
+    def steps_an_epoch(self) -> float:
+        """Optimizer steps of an epoch so far, on average; 0 before the first."""
+        return self.step / max(self.epoch, 1)
+
     def state_dict(self) -> dict[str, int]:
         """Both counters."""
         return {"step": self.step, "epoch": self.epoch}

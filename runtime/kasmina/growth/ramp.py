@@ -93,10 +93,15 @@ class Ramps:
         self._paused = torch.zeros(seeds, dtype=torch.bool)
         self._loss = self._trend = self._stability = float("nan")
 
-    def start(self, rows: Tensor) -> None:
-        """The rows begin to graft: alpha is 0 and nothing has been gained yet."""
+    def start(self, rows: Tensor, steps: int | None = None) -> None:
+        """The rows begin to graft: alpha is 0 and nothing has been gained yet.
+
+        Args:
+            rows: of the state tensor.
+            steps: optimizer steps until alpha is 1; a full ramp's by default.
+        """
         self._garden.state.update(rows, {"alpha": 0.0})
-        self._aim(rows, 1.0, self._length)
+        self._aim(rows, 1.0, self._length if steps is None else steps)
         self._ledger.integral.start(rows)
         self.choices.choose(rows.tolist(), self._loss)
 

@@ -11,6 +11,7 @@ import pytest
 
 from kasmina.control import TamiyoController
 from kasmina.control.tamiyo import TamiyoConfig
+from kasmina.errors import KasminaError
 from kasmina.growth import KindOffer, Observation, Proposal, SeedTable, SiteObservation
 
 AT_ONCE = TamiyoConfig(first=0)
@@ -291,3 +292,27 @@ def test_a_crowd_is_no_larger_than_it_may_be() -> None:
     seen = replace(seen, seeds=SeedTable(**more))
     tamiyo = TamiyoController(TamiyoConfig(first=0, crowd=3))
     assert len(tamiyo.propose(seen, np.ones((8, len(COMMANDS)), np.bool_)).commands) == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"first": 1.0}, "TamiyoConfig(first=1.0): it must be 0 or more and below 1"),
+        ({"last": 0}, "TamiyoConfig(last=0): it must be above 0 and at most 1"),
+        (
+            {"steps_left": math.nan},
+            "TamiyoConfig(steps_left=nan): it must be a finite number, 0 or more",
+        ),
+        ({"crowd": 0}, "TamiyoConfig(crowd=0): it must be a finite number, 1 or more"),
+        ({"breadth": True}, "TamiyoConfig(breadth=True): it must be a number above 0"),
+        (
+            {"rank": "nope"},
+            "TamiyoConfig(rank='nope'); legal: bottleneck, gradient_ratio, deviation, random",
+        ),
+    ],
+)
+def test_settings_out_of_their_range_are_refused(setting: dict[str, Any], message: str) -> None:
+    """Before a run, not in its middle."""
+    with pytest.raises(KasminaError) as error:
+        TamiyoConfig(**setting)
+    assert str(error.value) == message

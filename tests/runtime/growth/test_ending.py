@@ -25,7 +25,7 @@ from kasmina.growth import (
     grow,
     replay,
 )
-from kasmina.growth.ending import ticks_until
+from kasmina.growth.ending import least_epochs, ticks_until
 from kasmina.growth.orders import Orders
 from kasmina.growth.task import evaluate
 from kasmina.lifecycle import Lifecycle
@@ -277,3 +277,27 @@ def test_a_short_run_keeps_what_it_has_paid_for(tmp_path: Path) -> None:
     (graft,) = [r for r in read_log(path) if r.kind == "transition" and r["to"] == "GRAFTING"]
     assert graft.epoch < 30 - 60 / 19
     assert result.test_metric > 0.9
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_ramp_ends_within_its_state_however_short_epochs_are(steps: int) -> None:
+    """A ramp of 60 steps would be out of time after 12 epochs of one step, and be taken back."""
+    bed = Bed(germinate(0), ramp_steps=60, twin_sample=0, contest=1)
+    for _ in range(60):
+        for _ in range(steps):
+            bed.batch()
+        bed.gardener.tick()
+        if bed.states[0] == "GRAFTING":
+            assert bed.gardener.ending.ramp() == 10 * steps
+        if bed.states[0] == "STABILIZATION":
+            break
+    assert bed.states[0] == "STABILIZATION"
+    assert float(bed.gardener.garden.state["alpha"][0]) == 1.0
+    assert bed.gardener.effects.rewinds == {".": 0}
+
+
+def test_a_state_without_a_limit_takes_any_ramp() -> None:
+    """As a lifecycle of one's own may have it."""
+    lifecycle = Lifecycle.default()
+    assert least_epochs(lifecycle, "blend") == 12
+    assert least_epochs(lifecycle, "withdraw") == float("inf")
