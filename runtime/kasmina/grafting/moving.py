@@ -80,7 +80,7 @@ def _shares(numbers: Tensor, ramp: Ramp, who: Who) -> Tensor:
             f"alpha was {float(ramp.alpha[at]):g}",
             who(at),
             ramp,
-            "clamp(0, 1) what it returns, and look for a division by 0",
+            "clamp(0, 1) what it returns, and look for a division by 0 or a reading that is NaN",
         )
     return found
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from kasmina.sites.chunked import InlineSite
+from kasmina.sites.comparing import refuse_other_outputs
 from kasmina.sites.errors import SiteError
 from kasmina.sites.example import Example
 from kasmina.sites.garden import RESERVED, Garden
@@ -33,10 +34,12 @@ def fold(
         model: a morphed model; it is not changed.
         to: a directory; `model.py`, which imports torch only, and `model.safetensors` are written
             there as well.
-        example: one batch, as `morph` takes it; needed with `to`.
+        example: one batch, as `morph` takes it; needed with `to`. With it the outputs of both
+            models are compared, in evaluation mode.
 
     Raises:
-        SiteError: the model has not been morphed, or cannot be written as a file.
+        SiteError: the model has not been morphed, or cannot be written as a file, or puts out
+            something else on the example when it is folded.
     """
     if to is not None and example is None:
         raise SiteError("fold(to=...) traces the model; give it one batch as example=")
@@ -52,6 +55,8 @@ def fold(
     for wrap in sorted(wraps, key=_Wrap.depth, reverse=True):
         folded.wrap(wrap)
     _without_fast_path(folded.model)
+    if example is not None:
+        refuse_other_outputs(model, folded.model, example)
     if to is not None and example is not None:
         write(folded.model, to, example)
     return folded.model

@@ -47,7 +47,8 @@ class Site:
         layout: shape of one example of what the seeds read: a signal `(channels, length)`, picture
             `(channels, height, width)` or sequence `("sequence", tokens, features)`, flattened or
             not; `("sequence", tokens)` where each token is a row of as many features as the module
-            has. Kinds that look at several positions or tokens need it where the features come
+            has. Axis 0 of a tensor is always the batch: a host that wants time there
+            (`batch_first=False`) has no sequences for a site. Kinds that look at several positions or tokens need it where the features come
             last. Other shapes are then refused, by `morph` and in each pass; without it lengths
             and sizes may vary as far as the host lets them, unless it moves positions (a stride).
         features: features of the site's output, where neither the module nor an example tells.

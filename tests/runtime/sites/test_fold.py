@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import re
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -101,6 +103,34 @@ def test_a_host_may_go_through_its_layers_by_itself() -> None:
     morph(model, [Site("body.0", until="body.2", seeds=2)], example=x)
     put(Garden.of(model), 0, "FOSSILIZED")
     torch.testing.assert_close(fold(model)(x), model(x))
+
+
+class Asks(Collect):
+    """Does something after those of its layers that are of a type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, 4]` to `[B, 4]`."""
+        for layer in self.body:
+            x = layer(x).cos() if isinstance(layer, nn.Linear) else layer(x)
+        return x
+
+
+def test_a_host_that_asks_for_types_is_told_of_other_outputs(tmp_path: Path) -> None:
+    """Where there is an example; nothing is written then."""
+    model, x = Asks().eval(), torch.randn(5, 4)
+    morph(model, [Site("body.0", seeds=2)], example=x)
+    put(Garden.of(model), 0, "FOSSILIZED")
+    for more in ({}, {"to": tmp_path / "out"}):
+        with pytest.raises(SiteError) as error:
+            fold(model, example=x, **more)
+        assert re.fullmatch(
+            r"fold: on the example the folded model puts out what is [0-9.]+ apart from the grown one\. "
+            r"A module around which .* asks for a module's type \(isinstance\) or takes its parts by "
+            r"themselves, or place the site at a module that is only called",
+            str(error.value),
+        )
+    assert not (tmp_path / "out").exists()
+    fold(morph(Collect(), [Site("body.0", seeds=2)], example=x), example=x)
 
 
 def test_a_span_of_a_sequential_keeps_its_modules() -> None:
