@@ -82,6 +82,11 @@ class TamiyoConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not legal(float(value)):
                 raise KasminaError(f"TamiyoConfig({name}={value!r}): it must be {what}")
+        if self.first >= self.last:
+            raise KasminaError(
+                f"TamiyoConfig(first={self.first!r}, last={self.last!r}): nothing would germinate; "
+                "first must be below last"
+            )
         ranks = get_args(get_type_hints(TamiyoConfig)["rank"])
         if self.rank not in ranks:
             raise KasminaError(f"TamiyoConfig(rank={self.rank!r}); legal: {', '.join(ranks)}")

@@ -303,6 +303,10 @@ def test_a_crowd_is_no_larger_than_it_may_be() -> None:
             {"steps_left": math.nan},
             "TamiyoConfig(steps_left=nan): it must be a finite number, 0 or more",
         ),
+        (
+            {"first": 0.8},
+            "TamiyoConfig(first=0.8, last=0.7): nothing would germinate; first must be below last",
+        ),
         ({"crowd": 0}, "TamiyoConfig(crowd=0): it must be a finite number, 1 or more"),
         ({"breadth": True}, "TamiyoConfig(breadth=True): it must be a number above 0"),
         (
