@@ -249,6 +249,7 @@ class _Shaping:
             raise SiteError(
                 f"site {self._spot.path!r}: layout {site.layout} is declared, but one example of "
                 f"what its seeds read has the shape {seen}; declare that, or no layout"
+                + (" (axis 0 is the batch, axis 1 the tokens)" if site.sequence else "")
             )
 
     def _is_flattened(self) -> bool:

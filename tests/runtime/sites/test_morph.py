@@ -486,7 +486,7 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
         {"example": torch.zeros(2, 5, 3)},
         (
             "site '0': layout ('sequence', 7, 3) is declared, but one example of what its seeds read "
-            "has the shape (5, 3); declare that, or no layout"
+            "has the shape (5, 3); declare that, or no layout (axis 0 is the batch, axis 1 the tokens)"
         ),
     ),
     (
@@ -496,7 +496,7 @@ REFUSALS: list[tuple[str, Callable[[], nn.Module], list[Site], dict[str, Any], s
         {"example": torch.zeros(2, 5, 3)},
         (
             "site '0': layout ('sequence', 7) is declared, but one example of what its seeds read "
-            "has the shape (5, 3); declare that, or no layout"
+            "has the shape (5, 3); declare that, or no layout (axis 0 is the batch, axis 1 the tokens)"
         ),
     ),
     (
