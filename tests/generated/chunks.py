@@ -24,6 +24,13 @@ KIND = 1  # number of the kind at its site; the others have 0 and 2
 UNTOUCHED = 7.0
 FAR = 1_000_000  # a row of another kind's pool, far behind this one's
 CODES = 11
+KERNELS = {
+    text: [
+        getattr(importlib.import_module(f"kasmina_generated.kernels.inline_{text}_{name}"), name)
+        for name in ("forward", "backward")
+    ]
+    for text in TEXTS
+}
 # Sums of some hundred float32 terms; lower dtypes round weights, x, hidden units, B and result.
 TOLERANCE = {
     torch.float32: 64 * 2.0**-23,
@@ -158,8 +165,7 @@ def _break(x: Tensor, parameters: list[Tensor], random: torch.Generator) -> None
 
 def run(text: str, case: Case, inputs: Inputs) -> Results:
     """Run both kernels; what they have to write is full of NaN, what they must leave of sevens."""
-    forward = importlib.import_module(f"kasmina_generated.kernels.inline_{text}_forward").forward
-    backward = importlib.import_module(f"kasmina_generated.kernels.inline_{text}_backward").backward
+    forward, backward = KERNELS[text]
     x, g = inputs.x.clone(), inputs.g.clone()
     seeds = (inputs.codes, inputs.kinds, inputs.rows, inputs.alpha, inputs.parameters)
     nan = float("nan")

@@ -33,6 +33,7 @@ def machine(name: str, folder: Path) -> Package:
 
 
 @pytest.mark.parametrize("name", sorted({*SPECS, *FOREIGN, *SHAPES}))
+@pytest.mark.no_cover
 def test_every_boundary(name: str, tmp_path: Path) -> None:
     """State x clock x fields at -1 ulp, at, +1 ulp, NaN, infinity x commands x tick: no mismatch.
 
@@ -48,6 +49,7 @@ def test_every_boundary(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lifecycle", "mission", "orders"])
+@pytest.mark.no_cover
 def test_every_room(name: str, tmp_path: Path) -> None:
     """Rows that ask at every rank, and limits that leave from no room to room for all."""
     package = machine(name, tmp_path)

@@ -46,6 +46,7 @@ def test_every_mutant_is_caught_or_proved_equal(file: Path) -> None:
     check(judged)
 
 
+@pytest.mark.no_cover
 def test_a_third_of_each_operators_mutants_of_the_lifecycle_is_caught() -> None:
     """As above, which the long run does with all."""
     spec, by_operator = read_spec(kasmina_spec.LIFECYCLE), defaultdict[str, list[Mutant]](list)

@@ -238,6 +238,7 @@ def test_a_state_that_changes_between_the_passes_is_an_error(
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("kinds", ["mlp", ("mlp", "gated")], ids=["one kind", "two kinds"])
+@pytest.mark.no_cover
 def test_kernels_in_a_compiled_graph(
     kinds: str | tuple[str, ...], by_both: Callable[..., tuple[nn.Module, nn.Module]]
 ) -> None:

@@ -21,6 +21,7 @@ from kasmina.kernels.parallel import Known
 from kasmina.kernels.twin import Kind
 
 TEXTS = ("mlp_relu", "mlp_gelu", "mlp_silu", "low_rank", "gated", "affine")
+MODULES = {text: import_module(f"kasmina_generated.kernels.parallel_{text}") for text in TEXTS}
 DORMANT, TRAINING, GRAFTING, EVALUATING = 0, 2, 3, 5
 KIND = 1  # the number of the kind at the site
 # Triton's interpreter computes with NumPy, which warns where a GPU just goes on.
@@ -68,7 +69,7 @@ class Made:
 
     def __init__(self, case: Case) -> None:
         self.case, kind, draw = case, case.kind, torch.Generator().manual_seed(case.examples)
-        self.module = import_module(f"kasmina_generated.kernels.parallel_{case.text}")
+        self.module = MODULES[case.text]
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=draw)
@@ -196,6 +197,7 @@ SHAPES = [
 
 @both_ways
 @pytest.mark.parametrize("case", SHAPES, ids=lambda case: f"{case.text}-{case.hidden}")
+@pytest.mark.no_cover
 def test_awkward_shapes(case: Case, known: bool) -> None:
     """Sizes that fill no tile, whole and empty sets of seeds that train; maps kept or not."""
     made = Made(case)
@@ -207,6 +209,7 @@ def test_awkward_shapes(case: Case, known: bool) -> None:
 @both_ways
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("text", ["gated", "affine"])
+@pytest.mark.no_cover
 def test_half_precision(text: str, dtype: torch.dtype, known: bool) -> None:
     """Everything in the site's dtype; parameters in float32 get gradients in float32."""
     for pool in (None, torch.float32):
@@ -219,6 +222,7 @@ NAUGHT = [(text, torch.nan) for text in TEXTS] + [("gated", 0.0), ("affine", 0.0
 
 @both_ways
 @pytest.mark.parametrize(("text", "alpha"), NAUGHT)
+@pytest.mark.no_cover
 def test_alpha_0_gives_the_hosts_bits(text: str, alpha: float, known: bool) -> None:
     """Also of -0.0 and infinities; dL/dalpha is told, and a NaN selects the host as well."""
 
@@ -275,6 +279,7 @@ def in_input(made: Made) -> None:
 @both_ways
 @pytest.mark.parametrize("fault", [in_last_map, in_first_map, overflow, in_input])
 @pytest.mark.parametrize("text", ["mlp_relu", "gated", "affine"])
+@pytest.mark.no_cover
 def test_what_is_not_finite(text: str, fault: Callable[[Made], None], known: bool) -> None:
     """Dropped and counted element by element as in the twin; nothing of it leaves backwards."""
     made = Made(Case(text, 33, 6, 9, 12, 8, 6, 5, 3, spoil=fault))
@@ -313,6 +318,7 @@ def test_any_strides(known: bool) -> None:
 
 
 @both_ways
+@pytest.mark.no_cover
 def test_the_same_bits_twice(known: bool) -> None:
     """Sums are taken in a fixed order, and the state that a pass met goes with it."""
     made = Made(Case("gated", 33, 33, 40, 12, 8, 6, 5, 3))
@@ -413,6 +419,7 @@ HELD = [
 
 
 @pytest.mark.parametrize(("text", "dtype"), HELD)
+@pytest.mark.no_cover
 def test_a_right_kernel_holds(text: str, dtype: torch.dtype) -> None:
     """On numbers of its own: the pool is left as it was. Below inference mode as well."""
     made = Made(Case(text, dtype=dtype))
@@ -472,6 +479,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.no_cover
 def test_any_shape_and_mix_of_states(examples: int) -> None:
     """Sizes, seeds and who trains, drawn at random; both ways."""
 
