@@ -131,6 +131,7 @@ def test_the_file_imports_torch_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [SOURCE, WEIGHTS]
 
 
+@pytest.mark.no_cover
 def test_the_same_model_gives_the_same_files(tmp_path: Path) -> None:
     """To the byte, over what was there."""
     for name in ("one", "two", "one"):
