@@ -20,6 +20,8 @@ from tests.generated.packages import Package, package
 from tests.generated.ways import Batch, boundary_batch, part
 from tests.helpers import ROOT, run_python
 
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Package:

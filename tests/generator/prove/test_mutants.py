@@ -25,6 +25,7 @@ from tests.generator.specs import MACHINES
 from tests.helpers import ROOT
 from tools.mutants import tally
 
+pytestmark = pytest.mark.no_cover
 EVERY = [
     kasmina_spec.LIFECYCLE,
     kasmina_spec.LIFECYCLE_V1,
