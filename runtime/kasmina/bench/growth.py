@@ -48,9 +48,9 @@ def run(*, quick: bool = False, jobs: int = 1, out: Path | None = None) -> list[
     file = None if out is None else out / "outcomes.jsonl"
     done = measured(units, _one, list[Outcome], jobs=jobs, file=file)
     results = Results(outcome for outcomes in done.values() for outcome in outcomes)
-    found = [row for row in rows(results) if not math.isnan(row.value)]  # of one seed no interval
-    if quick:
-        found = [replace(row, target=None) for row in found]
+    found = list(rows(results))
+    if quick:  # of one seed there is no interval
+        found = [replace(row, target=None) for row in found if not math.isnan(row.value)]
     if out is not None:
         _write(results, found, out)
     return found

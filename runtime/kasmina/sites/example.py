@@ -67,21 +67,25 @@ def run(model: nn.Module, example: Example, watched: Iterable[nn.Module]) -> dic
     seen = {id(module): Seen() for module in watched}
     watch = _Watch(seen)
     with ExitStack() as stack:
-        stack.enter_context(_untouched(model))
+        stack.enter_context(untouched(model))
         for module in model.modules():
             for handle in watch.hooks(module):
                 stack.callback(handle.remove)
         try:
-            if isinstance(example, Mapping):
-                model(**example)
-            else:
-                model(*(example if isinstance(example, tuple) else (example,)))
+            called(model, example)
         except Exception as error:
             raise SiteError(
                 f"the model cannot run its example: {type(error).__name__}: {error}. Give one batch "
                 "as the model takes it: a tensor, a tuple of arguments or a mapping of keywords"
             ) from error
     return seen
+
+
+def called(model: nn.Module, example: Example) -> Any:
+    """What the model gives for an example."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*(example if isinstance(example, tuple) else (example,)))
 
 
 class _Watch:
@@ -120,7 +124,7 @@ class _Watch:
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside; everything as it was after."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
